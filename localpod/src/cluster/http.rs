@@ -1,0 +1,302 @@
+//! Requests and their answers: faults, authentication, authorization, then the Pods.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::{Either, Full};
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Response};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::access::Question;
+use super::fault::{Fault, Point};
+use super::ledger::Request;
+use super::object::View;
+use super::query;
+use super::selector::Selector;
+use super::server::Server;
+use super::status::Status;
+use super::store::{Start, Store};
+use super::watch::{Lines, Terms, Watch, error_event, line};
+
+pub(super) type Answer = Response<Either<Full<Bytes>, Lines>>;
+
+/// A request as far as this server looks at it.
+struct Asked {
+    method: Method,
+    path: String,
+    query: Vec<(String, String)>,
+    accept: Option<String>,
+    token: Option<String>,
+    user_agent: Option<String>,
+}
+
+/// What a path under `/api/v1` names.
+enum Target {
+    /// The collection, in a namespace or everywhere.
+    Pods {
+        namespace: Option<String>,
+    },
+    Pod {
+        namespace: String,
+        name: String,
+    },
+}
+
+impl Target {
+    fn parse(path: &str) -> Option<Target> {
+        let segments: Vec<&str> = path.strip_prefix("/api/v1/")?.split('/').collect();
+        match segments[..] {
+            ["pods"] => Some(Target::Pods { namespace: None }),
+            ["namespaces", namespace, "pods"] => Some(Target::Pods { namespace: Some(namespace.to_owned()) }),
+            ["namespaces", namespace, "pods", name] if !name.is_empty() => {
+                Some(Target::Pod { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Asked {
+    fn new<B>(request: &hyper::Request<B>) -> Asked {
+        let header = |name: HeaderName| {
+            request.headers().get(name).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned)
+        };
+        Asked {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            query: query::parse(request.uri().query().unwrap_or_default()),
+            accept: header(ACCEPT),
+            token: header(AUTHORIZATION)
+                .and_then(|value| value.strip_prefix("Bearer ").map(ToOwned::to_owned)),
+            user_agent: header(USER_AGENT),
+        }
+    }
+
+    fn parameter(&self, name: &str) -> Option<&str> {
+        let found = self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        found.filter(|value| !value.is_empty())
+    }
+
+    fn flag(&self, name: &str) -> Option<bool> {
+        self.parameter(name).map(|value| matches!(value, "1" | "true"))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, Status> {
+        let Some(text) = self.parameter(name) else { return Ok(None) };
+        let invalid = |_| {
+            Status::bad_request(format!(
+                "{name}: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+            ))
+        };
+        text.parse().map(Some).map_err(invalid)
+    }
+
+    fn verb(&self, target: Option<&Target>) -> String {
+        match (&self.method, target) {
+            (&Method::GET, Some(Target::Pods { .. })) if self.flag("watch") == Some(true) => {
+                "watch".to_owned()
+            }
+            (&Method::GET, Some(Target::Pods { .. })) => "list".to_owned(),
+            (&Method::GET, _) => "get".to_owned(),
+            (method, _) => method.as_str().to_ascii_lowercase(),
+        }
+    }
+}
+
+/// Answers one request, and logs it as the answer begins.
+pub(super) async fn answer<B>(server: Arc<Server>, request: hyper::Request<B>) -> Answer {
+    let asked = Asked::new(&request);
+    let target = Target::parse(&asked.path);
+    let verb = asked.verb(target.as_ref());
+    let answer = match strike(&server).await {
+        Some(faulty) => faulty,
+        None => serve(&server, &asked, target.as_ref(), &verb).unwrap_or_else(|status| refuse(&status)),
+    };
+    server.ledger.log(Request {
+        at: Instant::now(),
+        verb,
+        path: asked.path,
+        query: asked.query,
+        user_agent: asked.user_agent,
+        status: answer.status().as_u16(),
+    });
+    answer
+}
+
+/// The answer of a fault in force, if there is one.
+async fn strike(server: &Server) -> Option<Answer> {
+    for fault in server.faults.strike(Point::Request) {
+        match fault {
+            Fault::Delay(delay) => tokio::time::sleep(delay).await,
+            Fault::Status(code) => return Some(refuse(&Status::canned(code))),
+            Fault::StallAfterHeaders => {
+                let (sender, receiver) = mpsc::channel(1);
+                return Some(stream(Lines::new(receiver, vec![Arc::new(sender)])));
+            }
+            // Strike when a connection is accepted.
+            Fault::Reset | Fault::StallHandshake => {}
+        }
+    }
+    None
+}
+
+fn serve(server: &Server, asked: &Asked, target: Option<&Target>, verb: &str) -> Result<Answer, Status> {
+    if !asked.token.as_deref().is_some_and(|token| server.account.accepts(token)) {
+        return Err(Status::unauthorized());
+    }
+    let target = target.ok_or_else(Status::no_such_path)?;
+    if asked.method != Method::GET {
+        return Err(Status::method_not_allowed());
+    }
+    let selector = Selector::parse(asked.parameter("fieldSelector").unwrap_or_default());
+    let (namespace, name) = match target {
+        Target::Pods { namespace } => (namespace.as_deref(), selector.as_ref().ok().and_then(Selector::name)),
+        Target::Pod { namespace, name } => (Some(namespace.as_str()), Some(name.as_str())),
+    };
+    let question = Question { verb, namespace, name };
+    if !server.allows(&question) {
+        return Err(Status::forbidden(question.refusal(&server.user), name));
+    }
+    match target {
+        Target::Pod { namespace, name } => {
+            let view = View::negotiate(asked.accept.as_deref(), false)?;
+            let pod = server.store.get(&(namespace.clone(), name.clone()));
+            Ok(whole(200, &view.object(&*pod.ok_or_else(|| Status::no_such_pod(name))?), None))
+        }
+        Target::Pods { namespace } if verb == "watch" => {
+            watch(server, asked, namespace.as_deref(), selector?)
+        }
+        Target::Pods { namespace } => list(&server.store, asked, namespace.as_deref(), &selector?),
+    }
+}
+
+fn list(
+    store: &Store,
+    asked: &Asked,
+    namespace: Option<&str>,
+    selector: &Selector,
+) -> Result<Answer, Status> {
+    let view = View::negotiate(asked.accept.as_deref(), true)?;
+    let matching = asked.parameter("resourceVersionMatch");
+    if asked.flag("sendInitialEvents").is_some() {
+        return Err(Status::invalid_options("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    let current = store.revision();
+    let asked_revision = asked.number("resourceVersion")?.filter(|revision| *revision > 0);
+    if let Some(revision) = asked_revision.filter(|revision| *revision > current) {
+        return Err(Status::too_large(revision, current));
+    }
+    let (at, after) = match asked.parameter("continue") {
+        None => (asked_revision.filter(|_| matching == Some("Exact")), None),
+        Some(token) => {
+            let (revision, key) =
+                resume(token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
+            (Some(revision), Some(key))
+        }
+    };
+    let (revision, pods) = store.list(at).map_err(|compacted| match (at, &after) {
+        (Some(asked), None) => Status::too_old(asked, compacted.oldest),
+        _ => Status::continue_expired(),
+    })?;
+    let mut pods: Vec<_> = pods
+        .into_iter()
+        .filter(|pod| namespace.is_none_or(|wanted| pod.metadata.namespace.as_deref() == Some(wanted)))
+        .filter(|pod| selector.matches(pod))
+        .filter(|pod| after.as_ref().is_none_or(|after| super::store::key_of(pod) > *after))
+        .collect();
+    let mut metadata = json!({ "resourceVersion": revision.to_string() });
+    let limit =
+        asked.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+    if let Some(limit) = limit.filter(|limit| *limit < pods.len()) {
+        if selector.is_empty() {
+            metadata["remainingItemCount"] = json!(pods.len() - limit);
+        }
+        pods.truncate(limit);
+        let (namespace, name) = super::store::key_of(&pods[limit - 1]);
+        metadata["continue"] = json!(format!("{revision}/{namespace}/{name}"));
+    }
+    Ok(whole(200, &view.list(&pods, &metadata), None))
+}
+
+/// Revision and last key of a continue token.
+fn resume(token: &str) -> Option<(u64, (String, String))> {
+    let (revision, key) = token.split_once('/')?;
+    let (namespace, name) = key.split_once('/')?;
+    Some((revision.parse().ok()?, (namespace.to_owned(), name.to_owned())))
+}
+
+fn watch(
+    server: &Server,
+    asked: &Asked,
+    namespace: Option<&str>,
+    selector: Selector,
+) -> Result<Answer, Status> {
+    // A watch is negotiated by the type of its objects, not of a list.
+    let view = View::negotiate(asked.accept.as_deref(), false)?;
+    let bookmarks = asked.flag("allowWatchBookmarks") == Some(true);
+    let initial_events = asked.flag("sendInitialEvents");
+    match (initial_events, asked.parameter("resourceVersionMatch")) {
+        (Some(_), Some("NotOlderThan")) | (None, None) => {}
+        (Some(_), _) => {
+            let message = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            return Err(Status::invalid_options("resourceVersionMatch", message));
+        }
+        (None, Some(_)) => {
+            let message = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            return Err(Status::invalid_options("resourceVersionMatch", message));
+        }
+    }
+    let revision = asked.number("resourceVersion")?.filter(|revision| *revision > 0);
+    let start = match (initial_events, revision) {
+        (Some(true), _) | (None, None) => Start::State,
+        (Some(false), None) => Start::Now,
+        (_, Some(revision)) => Start::After(revision),
+    };
+    let terms = Terms {
+        namespace: namespace.map(ToOwned::to_owned),
+        selector,
+        view,
+        bookmarks,
+        initial_events_end: initial_events == Some(true),
+        timeout: asked.number("timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs),
+    };
+
+    let (lines, receiver) = mpsc::channel(1);
+    match server.store.watch(start) {
+        Ok(subscription) => {
+            let stalling = server.faults.stalling.subscribe();
+            tokio::spawn(Watch { terms, lines, stalling }.run(subscription));
+        }
+        // A server that has accepted a watch reports this as its only event, not as the answer's status.
+        Err(compacted) => {
+            let status = Status::too_old(revision.unwrap_or_default(), compacted.oldest);
+            // The channel has room for one line, so this cannot fail.
+            drop(lines.try_send(Ok(line(&error_event(&status)))));
+        }
+    }
+    Ok(stream(Lines::new(receiver, vec![Arc::new(server.ledger.watch())])))
+}
+
+fn refuse(status: &Status) -> Answer {
+    whole(status.code, &status.body(), status.retry_after)
+}
+
+fn whole(code: u16, body: &Value, retry_after: Option<u32>) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body.to_string()))));
+    // A code that is none can only come from a test that asked for it.
+    *answer.status_mut() = code.try_into().unwrap_or_default();
+    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    if let Some(seconds) = retry_after {
+        answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    answer
+}
+
+fn stream(lines: Lines) -> Answer {
+    let mut answer = Response::new(Either::Right(lines));
+    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    answer
+}

@@ -1,0 +1,169 @@
+//! The listening side: accepts connections, or refuses them when it is told to.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream as StdTcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use super::access::{Access, Question};
+use super::account::Account;
+use super::fault::{Fault, Faults, Point};
+use super::http;
+use super::ledger::Ledger;
+use super::store::Store;
+use crate::sync::lock;
+
+/// Connections the kernel holds for us until they are accepted.
+const BACKLOG: u32 = 128;
+
+/// What every request sees.
+pub(super) struct Server {
+    pub(super) store: Store,
+    pub(super) account: Account,
+    /// The service account as a user name.
+    pub(super) user: String,
+    pub(super) faults: Arc<Faults>,
+    pub(super) ledger: Arc<Ledger>,
+    access: Mutex<Access>,
+    /// Counted up to close every connection.
+    hangups: watch::Sender<u64>,
+}
+
+impl Server {
+    pub(super) fn new(account: Account, user: String) -> Server {
+        Server {
+            store: Store::new(),
+            account,
+            user,
+            faults: Arc::new(Faults::new()),
+            ledger: Arc::new(Ledger::default()),
+            access: Mutex::default(),
+            hangups: watch::Sender::new(0),
+        }
+    }
+
+    pub(super) fn authorize(&self, access: Access) {
+        *lock(&self.access) = access;
+    }
+
+    pub(super) fn allows(&self, question: &Question) -> bool {
+        lock(&self.access).allows(question)
+    }
+
+    pub(super) fn hang_up(&self) {
+        self.hangups.send_modify(|count| *count += 1);
+    }
+}
+
+/// The server's port, held for its lifetime.
+pub(super) struct Port {
+    pub(super) address: SocketAddr,
+    /// Bound and never listening: while connections are refused, it keeps everyone else from taking the port.
+    _holder: TcpSocket,
+}
+
+impl Port {
+    pub(super) fn take() -> io::Result<Port> {
+        let holder = bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        Ok(Port { address: holder.local_addr()?, _holder: holder })
+    }
+
+    pub(super) fn listen(&self) -> io::Result<TcpListener> {
+        bind(self.address)?.listen(BACKLOG)
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    // Lets the holder and one listener share the port, and a new listener follow a closed one at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Ends a listener for good.
+///
+/// Closing it would not do: a process that another thread is about to start has a copy of it until its exec, and as long
+/// the kernel would go on accepting connections. Shutting it down ends it for all copies.
+fn stop_listening(listener: TcpListener) {
+    if let Ok(listener) = listener.into_std() {
+        // The standard library shuts down streams only, but to the kernel they are sockets both. A failure leaves what
+        // closing does.
+        drop(StdTcpStream::from(OwnedFd::from(listener)).shutdown(Shutdown::Both));
+    }
+}
+
+/// Serves until the runtime ends.
+pub(super) async fn run(server: Arc<Server>, port: Port, first: TcpListener, acceptor: TlsAcceptor) {
+    let mut refusing = server.faults.refusing.subscribe();
+    let mut listener = Some(first);
+    loop {
+        let Some(open) = &listener else {
+            if refusing.wait_for(|holders| *holders == 0).await.is_err() {
+                return;
+            }
+            // The port is held, so another attempt can only fail for want of descriptors, which may pass.
+            listener = port.listen().ok();
+            server.ledger.set_listening(listener.is_some());
+            if listener.is_none() {
+                tokio::task::yield_now().await;
+            }
+            continue;
+        };
+        tokio::select! {
+            _ = refusing.wait_for(|holders| *holders > 0) => {
+                if let Some(listener) = listener.take() {
+                    stop_listening(listener);
+                }
+                server.ledger.set_listening(false);
+            }
+            accepted = open.accept() => if let Ok((stream, _)) = accepted {
+                tokio::spawn(connection(Arc::clone(&server), stream, acceptor.clone()));
+            }
+        }
+    }
+}
+
+async fn connection(server: Arc<Server>, stream: TcpStream, acceptor: TlsAcceptor) {
+    let _open = server.ledger.connection();
+    let mut hangups = server.hangups.subscribe();
+    tokio::select! {
+        // Dropping the stream mid-way is what a hang-up is.
+        _ = hangups.changed() => {}
+        () = converse(&server, stream, acceptor) => {}
+    }
+}
+
+async fn converse(server: &Arc<Server>, mut stream: TcpStream, acceptor: TlsAcceptor) {
+    match server.faults.strike(Point::Accept).first() {
+        Some(Fault::Reset) => {
+            // Without lingering, closing sends a reset; where that fails the client still sees the end of the stream.
+            drop(stream.set_zero_linger());
+            return;
+        }
+        Some(Fault::StallHandshake) => {
+            let mut ignored = [0; 1024];
+            while stream.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
+            return;
+        }
+        _ => {}
+    }
+    // Only latency suffers without it.
+    drop(stream.set_nodelay(true));
+    let Ok(tls) = acceptor.accept(stream).await else { return };
+    let service = service_fn(|request| {
+        let server = Arc::clone(server);
+        async move { Ok::<_, Infallible>(http::answer(server, request).await) }
+    });
+    // A client may go at any time, and a watch may be broken off on request: neither is an error here.
+    drop(http1::Builder::new().serve_connection(TokioIo::new(tls), service).await);
+}

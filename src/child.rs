@@ -1,0 +1,217 @@
+//! The command: spawned, signalled, waited for.
+
+pub mod exec;
+pub mod reaper;
+pub mod terminal;
+
+use std::fmt;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal as NixSignal, raise};
+use nix::unistd::Pid;
+use tracing::{debug, info, warn};
+
+use crate::plan::Command;
+use crate::policy::ForwardTo;
+use crate::signal::origin::Origin;
+use crate::signal::send::{Target, send};
+use crate::signal::stream::Listener;
+use crate::signal::{self, Phase, Reaction, Signal};
+use exec::Image;
+use terminal::Terminal;
+
+/// How the command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this code.
+    Exited(u8),
+    /// By the signal of this number.
+    Signaled(i32),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exited(code) => write!(f, "exit code {code}"),
+            Self::Signaled(number) => match Signal::from_number(number) {
+                Some(signal) => write!(f, "{signal}"),
+                None if number == NixSignal::SIGKILL as i32 => write!(f, "SIGKILL"),
+                None => write!(f, "signal {number}"),
+            },
+        }
+    }
+}
+
+/// Why the command did not start.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// No such program, or its interpreter is missing.
+    NotFound(io::Error),
+    /// There, but not to be executed.
+    NotExecutable(io::Error),
+    /// The system could not make a process.
+    NoProcess(io::Error),
+}
+
+impl fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound(_) => write!(
+                f,
+                "not found; expected a program in this image: an absolute path, or a name in PATH (for a script, \
+                 its interpreter too)"
+            ),
+            Self::NotExecutable(error) => {
+                write!(f, "{error}; expected a file that this user may execute, built for this machine")
+            }
+            Self::NoProcess(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// The running command.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    forward_to: ForwardTo,
+    terminal: Option<Terminal>,
+}
+
+/// Starts the command in a process group of its own, as the foreground of the terminal if there is one,
+/// with the signal mask and dispositions that proa was started with.
+///
+/// # Errors
+/// When there is no such program, it may not be executed, or no process can be made.
+pub fn spawn(command: &Command) -> Result<Child, NotStarted> {
+    let terminal = Terminal::in_foreground();
+    let origin = Origin::capture();
+    let image = Image::new(command).map_err(|error| NotStarted::NotFound(error.into()))?;
+    // The hook below becomes the command itself; what stands here is only the library's fork.
+    let mut builder = process::Command::new(&command.program);
+    builder.process_group(0);
+    let foreground = terminal.as_ref().and_then(|terminal| terminal.try_clone().ok());
+    before_exec(&mut builder, move || {
+        if let Some(terminal) = &foreground {
+            terminal.take_in_child()?;
+        }
+        // Last: from here on a signal that is already on its way acts on the command.
+        origin.restore()?;
+        match image.execute()? {}
+    });
+    let spawned = builder.spawn();
+    match spawned {
+        // The handle is dropped without a wait: the reaper alone collects children.
+        Ok(child) => {
+            let pid = Pid::from_raw(child.id().cast_signed());
+            info!(pid = child.id(), program = %command.program.display(), "command started");
+            Ok(Child { pid, forward_to: command.forward_to, terminal })
+        }
+        Err(error) => {
+            take_back(terminal.as_ref());
+            Err(match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENOENT | Errno::ENOTDIR) => NotStarted::NotFound(error),
+                Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => {
+                    NotStarted::NoProcess(error)
+                }
+                _ => NotStarted::NotExecutable(error),
+            })
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "a pre_exec hook is the only place between fork and exec")]
+fn before_exec(builder: &mut process::Command, hook: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+    // SAFETY: the hook makes async-signal-safe system calls alone and allocates nothing
+    // (signal-safety(7)); errors are built from errno.
+    unsafe { builder.pre_exec(hook) };
+}
+
+fn take_back(terminal: Option<&Terminal>) {
+    if let Some(Err(error)) = terminal.map(Terminal::take_back) {
+        // The terminal may be gone: its hang-up is what ended the command.
+        debug!(%error, "cannot take the terminal back");
+    }
+}
+
+/// Stops this process as the default action of a stop signal would. Without effect for PID 1.
+pub fn suspend_self() {
+    // Cannot fail: the signal is a constant and we may signal ourselves.
+    let _ = raise(NixSignal::SIGSTOP);
+}
+
+impl Child {
+    /// Passes a signal on.
+    pub fn forward(&self, signal: Signal) {
+        let target = match self.forward_to {
+            ForwardTo::Child => Target::Process(self.pid),
+            ForwardTo::Group => Target::Group(self.pid),
+        };
+        match send(target, signal) {
+            Ok(()) => debug!(%signal, "forwarded"),
+            // ESRCH: it has ended, and the news of that is on its way.
+            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {}
+            Err(error) => warn!(%signal, %error, "cannot forward"),
+        }
+    }
+
+    /// Waits for the command's end, forwarding signals and collecting orphans meanwhile.
+    ///
+    /// # Errors
+    /// When signals can no longer be received.
+    pub async fn wait(self, signals: &mut Listener<'_>) -> io::Result<Ended> {
+        loop {
+            let signal = signals.next().await?;
+            match signal::reaction(Phase::Command, signal) {
+                Reaction::Reap => {
+                    if let Some(ended) = self.collect() {
+                        take_back(self.terminal.as_ref());
+                        return Ok(ended);
+                    }
+                }
+                Reaction::Forward => self.forward(signal),
+                Reaction::Stop | Reaction::Hold | Reaction::Suspend | Reaction::Ignore => {}
+            }
+        }
+    }
+
+    fn collect(&self) -> Option<Ended> {
+        for status in reaper::reap(self.pid) {
+            if let Some(code) = status.code() {
+                // waitpid(2) gives the low 8 bits alone.
+                return Some(Ended::Exited(u8::try_from(code).unwrap_or(u8::MAX)));
+            }
+            if let Some(signal) = status.signal() {
+                return Some(Ended::Signaled(signal));
+            }
+            if status.stopped_signal().is_some() {
+                self.stopped();
+            }
+        }
+        None
+    }
+
+    /// The command has stopped. On a terminal with job control proa stops too, so that the shell gets its
+    /// prompt back, and hands the terminal over again once continued. Without job control nobody could
+    /// ever continue a command that was stopped from the keyboard, so it goes on. Off the terminal
+    /// whoever stopped the command continues it.
+    fn stopped(&self) {
+        let Some(terminal) = &self.terminal else {
+            return;
+        };
+        if terminal.has_job_control() {
+            take_back(Some(terminal));
+            suspend_self();
+            // Back again: `fg` has made our group the foreground, `bg` has not.
+            if terminal.is_ours()
+                && let Err(error) = terminal.give_to(self.pid)
+            {
+                debug!(%error, "cannot hand the terminal over");
+            }
+        }
+        let continued = send(Target::Group(self.pid), Signal::CONT);
+        debug!(?continued, "command was stopped and goes on");
+    }
+}

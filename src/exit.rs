@@ -1,0 +1,195 @@
+//! How it ended: the one place where an outcome becomes an exit code and a termination message.
+
+use std::fmt;
+
+use crate::child::{Ended, NotStarted};
+use crate::cluster::{NoApi, Trouble};
+use crate::gate::verdict::Reason;
+use crate::gate::{Cause, Refusal, Waiting};
+use crate::identity::Unknown;
+use crate::plan::Invalid;
+use crate::signal::Signal;
+
+/// proa's own exit codes, beside those of the command. The numbers of 64 and more are sysexits(3)'s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// Wrong usage, or a Pod in which proa cannot work.
+    Usage = 2,
+    /// A sidecar ended for good before the command could start.
+    SidecarEnded = 69,
+    /// proa itself failed.
+    Internal = 70,
+    /// The sidecars were not ready in time.
+    NotReady = 75,
+    /// The API server does not allow what proa needs.
+    Forbidden = 77,
+    /// The command is there but cannot be executed; POSIX, "Exit status for commands".
+    NotExecutable = 126,
+    /// The command was not found; POSIX, "Exit status for commands".
+    NotFound = 127,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The command ended.
+    Ended(Ended),
+    /// A signal came before the command.
+    Stopped(Signal),
+    /// The gate stayed shut.
+    Refused(Refusal),
+    /// The command did not start.
+    NotStarted {
+        /// As it was given.
+        program: String,
+        /// Why.
+        why: NotStarted,
+    },
+    /// The command line is wrong; what clap says of it.
+    Usage(String),
+    /// The options or variables make no sense together.
+    Invalid(Invalid),
+    /// Who we are is unknown.
+    Unknown(Unknown),
+    /// There is no API server to ask.
+    NoApi(NoApi),
+    /// proa itself failed.
+    Failed(anyhow::Error),
+}
+
+impl From<Cause> for Outcome {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Stopped(signal) => Self::Stopped(signal),
+            Cause::Refused(refusal) => Self::Refused(refusal),
+            Cause::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+impl Outcome {
+    /// The exit code: the command's own, 128+n for signal n (Bash manual, "Exit Status"), or one of [`Code`].
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        let code = match self {
+            Self::Ended(Ended::Exited(code)) => return *code,
+            Self::Ended(Ended::Signaled(number)) => return after_signal(*number),
+            Self::Stopped(signal) => return after_signal(signal.number()),
+            // The kubelet's signal is on its way; this is the code that it would have led to.
+            Self::Refused(Refusal::Pod(Reason::Deleting | Reason::Finished)) => {
+                return after_signal(Signal::TERM.number());
+            }
+            Self::Refused(Refusal::Pod(Reason::SidecarEnded { .. })) => Code::SidecarEnded,
+            Self::Refused(Refusal::Api(Trouble::Forbidden { .. } | Trouble::Unauthorized(_))) => {
+                Code::Forbidden
+            }
+            Self::Refused(Refusal::TimedOut { waiting: Waiting::Api(trouble), .. }) => match trouble {
+                Trouble::Forbidden { .. } | Trouble::Unauthorized(_) => Code::Forbidden,
+                _ => Code::NotReady,
+            },
+            Self::Refused(Refusal::TimedOut { .. } | Refusal::Api(Trouble::Unreachable(_))) => Code::NotReady,
+            Self::Refused(
+                Refusal::Pod(Reason::UnknownSidecar { .. })
+                | Refusal::Api(Trouble::NoSuchPod(_) | Trouble::OtherPod { .. } | Trouble::Unreadable(_)),
+            )
+            | Self::Usage(_)
+            | Self::Invalid(_)
+            | Self::Unknown(_)
+            | Self::NoApi(_) => Code::Usage,
+            Self::NotStarted { why: NotStarted::NotFound(_), .. } => Code::NotFound,
+            Self::NotStarted { why: NotStarted::NotExecutable(_), .. } => Code::NotExecutable,
+            Self::NotStarted { why: NotStarted::NoProcess(_), .. } | Self::Failed(_) => Code::Internal,
+        };
+        code as u8
+    }
+
+    /// What `kubectl describe pod` should show: proa's own failures. How the command ended, or that a
+    /// signal was asked for, is told by the exit code.
+    #[must_use]
+    pub fn termination_message(&self) -> Option<String> {
+        match self {
+            Self::Ended(_) | Self::Stopped(_) => None,
+            _ => Some(format!("proa: {self}\n")),
+        }
+    }
+}
+
+/// 128+n. Signals end at 64, so that this always fits.
+fn after_signal(number: i32) -> u8 {
+    u8::try_from(128 + number).unwrap_or(u8::MAX)
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(ended) => write!(f, "{ended}"),
+            Self::Stopped(signal) => write!(f, "{signal} before the command started"),
+            Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::NotStarted { program, why } => write!(f, "cannot run `{program}`: {why}"),
+            Self::Usage(text) => write!(f, "{}", text.trim_end()),
+            Self::Invalid(invalid) => write!(f, "{invalid}"),
+            Self::Unknown(unknown) => write!(f, "{unknown}"),
+            Self::NoApi(none) => write!(f, "{none}"),
+            Self::Failed(error) => write!(f, "{error:#}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::time::Duration;
+
+    use crate::pod::Exit;
+
+    #[test]
+    fn the_commands_own_code_is_never_changed() {
+        for code in 0..=u8::MAX {
+            assert_eq!(Outcome::Ended(Ended::Exited(code)).code(), code);
+            assert_eq!(Outcome::Ended(Ended::Exited(code)).termination_message(), None);
+        }
+    }
+
+    #[test]
+    fn every_signal_leads_to_128_and_its_number() {
+        for signal in Signal::all() {
+            let expected = u8::try_from(128 + signal.number()).unwrap();
+            assert_eq!(Outcome::Ended(Ended::Signaled(signal.number())).code(), expected);
+            assert_eq!(Outcome::Stopped(signal).code(), expected);
+        }
+        assert_eq!(Outcome::Ended(Ended::Signaled(9)).code(), 137);
+    }
+
+    #[test]
+    fn proas_own_failures_have_codes_of_their_own() {
+        let exit = Exit { code: 1, reason: "OOMKilled".into() };
+        let forbidden =
+            || Trouble::Forbidden { verb: "watch", namespace: "jobs".into(), message: "no".into() };
+        let timed_out = |waiting| Refusal::TimedOut { after: Duration::from_secs(1), waiting };
+        let not_started = |why| Outcome::NotStarted { program: "x".into(), why };
+        let error = || io::Error::other("x");
+        for (outcome, code) in [
+            (Outcome::Usage("x".into()), 2),
+            (Outcome::Invalid(Invalid::EmptyCommand), 2),
+            (Outcome::NoApi(NoApi::Server), 2),
+            (Outcome::Refused(Refusal::Api(Trouble::NoSuchPod("a/b".into()))), 2),
+            (Outcome::Refused(Refusal::Pod(Reason::SidecarEnded { name: "x".into(), exit })), 69),
+            (Outcome::Failed(anyhow::anyhow!("x")), 70),
+            (not_started(NotStarted::NoProcess(error())), 70),
+            (Outcome::Refused(timed_out(Waiting::Pod)), 75),
+            (Outcome::Refused(timed_out(Waiting::Sidecars(Vec::new()))), 75),
+            (Outcome::Refused(timed_out(Waiting::Api(Trouble::Unreachable("x".into())))), 75),
+            (Outcome::Refused(timed_out(Waiting::Api(forbidden()))), 77),
+            (Outcome::Refused(Refusal::Api(forbidden())), 77),
+            (Outcome::Refused(Refusal::Api(Trouble::Unauthorized("x".into()))), 77),
+            (not_started(NotStarted::NotExecutable(error())), 126),
+            (not_started(NotStarted::NotFound(error())), 127),
+            (Outcome::Refused(Refusal::Pod(Reason::Deleting)), 143),
+        ] {
+            assert_eq!(outcome.code(), code, "{outcome:?}");
+            assert!(outcome.termination_message().is_some(), "{outcome:?}");
+        }
+    }
+}

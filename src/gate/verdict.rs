@@ -1,0 +1,235 @@
+//! Whether the command may start: a decision over one snapshot.
+
+use std::fmt;
+
+use crate::pod::{Exit, Life, Sidecar, Snapshot, list};
+
+/// Which sidecars the gate looks at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// These only; all where it is empty.
+    pub wait_for: Vec<String>,
+    /// Not these.
+    pub ignore: Vec<String>,
+}
+
+impl Selection {
+    /// Whether this sidecar is waited for.
+    #[must_use]
+    pub fn includes(&self, name: &str) -> bool {
+        (self.wait_for.is_empty() || self.wait_for.iter().any(|n| n == name))
+            && !self.ignore.iter().any(|n| n == name)
+    }
+}
+
+/// What follows from a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not yet, because of these.
+    Wait(Vec<Unready>),
+    /// Every selected sidecar is ready.
+    Open,
+    /// It will never open.
+    Refuse(Reason),
+}
+
+/// A sidecar that is not ready, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unready {
+    /// The sidecar.
+    pub name: String,
+    /// In the kubelet's words where there are any.
+    pub why: String,
+}
+
+impl fmt::Display for Unready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.why)
+    }
+}
+
+/// Why the gate will never open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// A sidecar ended and will not be started again.
+    SidecarEnded {
+        /// The sidecar.
+        name: String,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The Pod is being deleted.
+    Deleting,
+    /// The Pod's phase is final.
+    Finished,
+    /// A selector names a container that the Pod does not have.
+    UnknownSidecar {
+        /// The name.
+        name: String,
+        /// The names there are.
+        found: Vec<String>,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SidecarEnded { name, exit } => write!(
+                f,
+                "sidecar `{name}` ended for good ({exit}) before the command could start: \
+                 its restart policy will not start it again; --ignore={name} if it is meant to"
+            ),
+            Self::Deleting => write!(f, "the Pod is being deleted"),
+            Self::Finished => write!(f, "the Pod has come to its end (evicted, or past its active deadline)"),
+            Self::UnknownSidecar { name, found } if found.is_empty() => {
+                write!(f, "--wait-for names `{name}`, but no container runs beside this one")
+            }
+            Self::UnknownSidecar { name, found } => write!(
+                f,
+                "--wait-for names `{name}`, which is no container beside this one; there are {}",
+                list(found)
+            ),
+        }
+    }
+}
+
+/// Decides whether the command may start.
+///
+/// An unknown name in `ignore` is let through: one manifest may serve with and without an injected sidecar.
+#[must_use]
+pub fn verdict(snapshot: &Snapshot, selection: &Selection) -> Verdict {
+    match snapshot.life {
+        Life::Active => {}
+        Life::Deleting => return Verdict::Refuse(Reason::Deleting),
+        Life::Finished => return Verdict::Refuse(Reason::Finished),
+    }
+    let known = |name: &&String| snapshot.sidecars.iter().any(|sidecar| sidecar.name == **name);
+    if let Some(name) = selection.wait_for.iter().find(|name| !known(name)) {
+        return Verdict::Refuse(Reason::UnknownSidecar {
+            name: name.clone(),
+            found: snapshot.sidecars.iter().map(|sidecar| sidecar.name.clone()).collect(),
+        });
+    }
+    let selected = || snapshot.sidecars.iter().filter(|sidecar| selection.includes(&sidecar.name));
+    let ended = |sidecar: &Sidecar| Some((sidecar.name.clone(), sidecar.ended_for_good()?.clone()));
+    if let Some((name, exit)) = selected().find_map(ended) {
+        return Verdict::Refuse(Reason::SidecarEnded { name, exit });
+    }
+    let unready: Vec<_> = selected()
+        .filter(|sidecar| !sidecar.ready)
+        .map(|sidecar| Unready { name: sidecar.name.clone(), why: sidecar.why_not_ready() })
+        .collect();
+    if unready.is_empty() { Verdict::Open } else { Verdict::Wait(unready) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::tests::snapshot;
+
+    /// A Pod with our container, `web`, and what else is given: a state and readiness for `web`.
+    fn beside_web(policy: &str, ready: bool, state: &str) -> Snapshot {
+        snapshot(&format!(
+            "
+spec:
+  restartPolicy: {policy}
+  containers: [{{name: web, image: w}}, {{name: main, image: m}}]
+status:
+  containerStatuses:
+  - {{name: web, image: w, imageID: w, ready: {ready}, restartCount: 0, state: {{{state}}}}}
+"
+        ))
+    }
+
+    fn all() -> Selection {
+        Selection::default()
+    }
+
+    fn waits(verdict: &Verdict) -> bool {
+        matches!(verdict, Verdict::Wait(_))
+    }
+
+    #[test]
+    fn opens_when_every_sidecar_is_ready() {
+        assert_eq!(verdict(&beside_web("Never", true, "running: {}"), &all()), Verdict::Open);
+    }
+
+    #[test]
+    fn opens_when_there_is_no_sidecar() {
+        let alone = snapshot("spec: {containers: [{name: main, image: m}]}");
+        assert_eq!(verdict(&alone, &all()), Verdict::Open);
+    }
+
+    #[test]
+    fn waits_for_a_sidecar_without_a_status_yet() {
+        let unseen = snapshot("spec: {containers: [{name: web, image: w}, {name: main, image: m}]}");
+        let expected = vec![Unready { name: "web".into(), why: "not started".into() }];
+        assert_eq!(verdict(&unseen, &all()), Verdict::Wait(expected));
+    }
+
+    #[test]
+    fn waits_for_native_sidecars_too() {
+        let native = snapshot(
+            "
+spec:
+  initContainers: [{name: db, image: d, restartPolicy: Always}]
+  containers: [{name: main, image: m}]
+status:
+  initContainerStatuses: [{name: db, image: d, imageID: d, ready: false, started: true, restartCount: 0, state: {running: {}}}]
+",
+        );
+        assert!(waits(&verdict(&native, &all())));
+    }
+
+    #[test]
+    fn refuses_when_a_sidecar_will_not_be_started_again() {
+        for (policy, code, refused) in [
+            ("Never", 0, true),
+            ("Never", 1, true),
+            ("OnFailure", 0, true),
+            ("OnFailure", 1, false),
+            ("Always", 0, false),
+            ("Always", 1, false),
+        ] {
+            let state = format!("terminated: {{exitCode: {code}, reason: Error}}");
+            let found = verdict(&beside_web(policy, false, &state), &all());
+            let ended = matches!(found, Verdict::Refuse(Reason::SidecarEnded { .. }));
+            assert_eq!(ended, refused, "{policy} {code}: {found:?}");
+            assert_eq!(waits(&found), !refused, "{policy} {code}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_when_the_pod_is_on_its_way_out() {
+        for (life, reason) in [(Life::Deleting, Reason::Deleting), (Life::Finished, Reason::Finished)] {
+            let leaving = Snapshot { life, ..beside_web("Never", true, "running: {}") };
+            assert_eq!(verdict(&leaving, &all()), Verdict::Refuse(reason));
+        }
+    }
+
+    #[test]
+    fn selectors_choose_by_name() {
+        let unready = beside_web("Never", false, "running: {}");
+        let ignoring = Selection { ignore: vec!["web".into(), "absent".into()], ..all() };
+        assert_eq!(verdict(&unready, &ignoring), Verdict::Open);
+        let waiting = Selection { wait_for: vec!["web".into()], ..all() };
+        assert!(waits(&verdict(&unready, &waiting)));
+        let unknown = Selection { wait_for: vec!["wbe".into()], ..all() };
+        let expected = Reason::UnknownSidecar { name: "wbe".into(), found: vec!["web".into()] };
+        assert_eq!(verdict(&unready, &unknown), Verdict::Refuse(expected));
+    }
+
+    #[test]
+    fn a_sidecar_that_is_not_selected_may_fail() {
+        let failed = beside_web("Never", false, "terminated: {exitCode: 1}");
+        let ignoring = Selection { ignore: vec!["web".into()], ..all() };
+        assert_eq!(verdict(&failed, &ignoring), Verdict::Open);
+    }
+
+    #[test]
+    fn waiting_reasons_are_the_kubelets() {
+        let pulling = beside_web("Never", false, "waiting: {reason: ImagePullBackOff}");
+        let Verdict::Wait(unready) = verdict(&pulling, &all()) else { panic!("should wait") };
+        assert_eq!(unready[0].to_string(), "web (ImagePullBackOff)");
+    }
+}

@@ -1,0 +1,301 @@
+//! Who am I: the own Pod and container, from flags, the kubelet's mounts and the hostname.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::plan::Claim;
+
+/// Who we are, as far as it can be known without the API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The Pod's namespace.
+    pub namespace: String,
+    /// The Pod's name.
+    pub pod: PodName,
+    /// The Pod's UID, if a mount of the kubelet's tells it.
+    pub uid: Option<String>,
+    /// Our container's name, if a flag or a mount tells it.
+    pub container: Option<String>,
+}
+
+/// The Pod's name and what it is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodName {
+    /// Given by flag or variable: taken at its word.
+    Given(String),
+    /// The hostname, which is the Pod's name unless `spec.hostname`, `setHostnameAsFQDN`, `hostNetwork`
+    /// or a name of more than 63 characters makes it another.
+    Hostname(String),
+}
+
+impl PodName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Given(name) | Self::Hostname(name) => name,
+        }
+    }
+
+    /// Whether the name cannot be the Pod's: cut at 63 characters, or fully qualified.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        matches!(self, Self::Hostname(name) if name.len() >= 63 || name.contains('.'))
+    }
+}
+
+/// Why the own identity is unknown.
+#[derive(Debug)]
+pub enum Unknown {
+    /// Neither flag, variable nor service account tells the namespace.
+    Namespace(PathBuf, io::Error),
+    /// The hostname is no UTF-8 text.
+    Hostname(PathBuf, io::Error),
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(path, error) => write!(
+                f,
+                "cannot tell this Pod's namespace: no --namespace, no POD_NAMESPACE, and {}: {error}; proa runs \
+                 in a Pod whose service account token is mounted (automountServiceAccountToken, or a projected \
+                 volume named by --service-account-dir)",
+                path.display()
+            ),
+            Self::Hostname(path, error) => write!(
+                f,
+                "cannot read the hostname from {}: {error}; set --pod-name (POD_NAME)",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Unknown {}
+
+impl Identity {
+    /// Gathers what flags, mounts and hostname tell. What flags say wins.
+    ///
+    /// # Errors
+    /// When the namespace or the hostname cannot be found out.
+    pub fn find(claim: &Claim, mounts: &Mounts, service_account: &Path) -> Result<Self, Unknown> {
+        let namespace = match &claim.namespace {
+            Some(namespace) => namespace.clone(),
+            None => {
+                read(service_account.join("namespace")).map_err(|(path, e)| Unknown::Namespace(path, e))?
+            }
+        };
+        let pod = match &claim.pod_name {
+            Some(name) => PodName::Given(name.clone()),
+            None => read("/proc/sys/kernel/hostname".into())
+                .map(PodName::Hostname)
+                .map_err(|(path, error)| Unknown::Hostname(path, error))?,
+        };
+        Ok(Self {
+            namespace,
+            pod,
+            uid: mounts.uid.clone(),
+            container: claim.container.clone().or_else(|| mounts.container.clone()),
+        })
+    }
+}
+
+fn read(path: PathBuf) -> Result<String, (PathBuf, io::Error)> {
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) => Err((path, error)),
+    }
+}
+
+/// What the kubelet's bind mounts tell of this container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mounts {
+    /// The Pod's UID.
+    pub uid: Option<String>,
+    /// The container's name.
+    pub container: Option<String>,
+    /// Where the termination message is written: `terminationMessagePath`.
+    pub termination_message_path: Option<PathBuf>,
+}
+
+impl Mounts {
+    /// Reads this process's mounts; nothing is known where they cannot be read.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        fs::read_to_string("/proc/self/mountinfo").map_or_else(|_| Self::default(), |text| Self::parse(&text))
+    }
+
+    /// Reads mountinfo (`proc_pid_mountinfo(5)`): the fourth field of a line is the path within the source
+    /// filesystem, the fifth the mount point.
+    ///
+    /// The kubelet binds `<root>/pods/<uid>/containers/<name>/<8 hex digits>` on the termination message
+    /// path and `<root>/pods/<uid>/etc-hosts` on /etc/hosts (`pkg/kubelet/kubelet_pods.go`,
+    /// `pkg/kubelet/kuberuntime/kuberuntime_container.go`). Only the end of the path can be relied on: the
+    /// kubelet's root directory is configurable, and where it is a mount of its own the prefix is missing.
+    #[must_use]
+    pub fn parse(mountinfo: &str) -> Self {
+        let binds: Vec<_> = mountinfo.lines().filter_map(Bind::parse).collect();
+        let message = binds.iter().find_map(|bind| match bind {
+            Bind::TerminationMessage { uid, container, path } => Some((uid, container, path)),
+            Bind::Hosts { .. } => None,
+        });
+        let hosts = binds.iter().find_map(|bind| match bind {
+            Bind::Hosts { uid } => Some(uid),
+            Bind::TerminationMessage { .. } => None,
+        });
+        Self {
+            uid: message.map(|(uid, _, _)| uid).or(hosts).cloned(),
+            container: message.map(|(_, container, _)| container.clone()),
+            termination_message_path: message.map(|(_, _, path)| PathBuf::from(path)),
+        }
+    }
+}
+
+/// A bind mount by which the kubelet says who a container is.
+enum Bind {
+    TerminationMessage { uid: String, container: String, path: String },
+    Hosts { uid: String },
+}
+
+impl Bind {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ').skip(3);
+        let (root, mount_point) = (unescape(fields.next()?), unescape(fields.next()?));
+        let segments: Vec<_> = root.split('/').collect();
+        match segments.as_slice() {
+            [.., "pods", uid, "containers", container, file] if is_uid(uid) && is_hex(file, 8) => {
+                Some(Self::TerminationMessage {
+                    uid: (*uid).to_owned(),
+                    container: (*container).to_owned(),
+                    path: mount_point,
+                })
+            }
+            // A container that has the node's directories mounted may see other Pods' files, but only its
+            // own at /etc/hosts.
+            [.., "pods", uid, "etc-hosts"] if is_uid(uid) && mount_point == "/etc/hosts" => {
+                Some(Self::Hosts { uid: (*uid).to_owned() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Groups of 8, 4, 4, 4 and 12 hexadecimal digits.
+fn is_uid(text: &str) -> bool {
+    let groups: Vec<_> = text.split('-').collect();
+    let lengths = [8, 4, 4, 4, 12];
+    groups.len() == lengths.len() && groups.iter().zip(lengths).all(|(group, length)| is_hex(group, length))
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The kernel writes space, tab, newline and backslash as three octal digits (`\040`).
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|_| first == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(octal.unwrap_or(first));
+        rest = if octal.is_some() { &after[3..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1";
+
+    fn found(container: &str, path: &str) -> Mounts {
+        Mounts {
+            uid: Some(UID.into()),
+            container: Some(container.into()),
+            termination_message_path: Some(path.into()),
+        }
+    }
+
+    #[test]
+    fn containerd_on_cgroup_v2() {
+        let text = "\
+811 745 0:108 / / rw,relatime master:320 - overlay overlay rw,lowerdir=/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/61/fs,upperdir=/u,workdir=/w
+812 811 0:110 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw
+819 811 0:28 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw,nsdelegate,memory_recursiveprot
+820 811 259:1 /var/lib/kubelet/pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/etc-hosts /etc/hosts rw,relatime - ext4 /dev/nvme0n1p1 rw,discard
+821 811 259:1 /var/lib/kubelet/pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/containers/main/5f0c6d11 /dev/termination-log rw,relatime - ext4 /dev/nvme0n1p1 rw,discard
+822 811 259:1 /var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/9d/hostname /etc/hostname rw,relatime - ext4 /dev/nvme0n1p1 rw,discard
+824 811 0:96 / /run/secrets/kubernetes.io/serviceaccount ro,relatime - tmpfs tmpfs rw,size=65536k
+";
+        assert_eq!(Mounts::parse(text), found("main", "/dev/termination-log"));
+    }
+
+    #[test]
+    fn docker_on_cgroup_v1_with_the_kubelet_on_a_disk_of_its_own() {
+        let text = "\
+1712 1620 0:302 / / rw,relatime master:601 - overlay overlay rw,lowerdir=/var/lib/docker/overlay2/l/A:/var/lib/docker/overlay2/l/B
+1717 1716 0:31 /kubepods/besteffort/pod3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/0f /sys/fs/cgroup/memory ro,nosuid,nodev,noexec,relatime master:14 - cgroup cgroup rw,memory
+1730 1712 8:33 /pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/containers/job/a1b2c3d4 /dev/termination-log rw,relatime - xfs /dev/sdc1 rw,attr2,inode64,noquota
+1733 1712 8:33 /pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/etc-hosts /etc/hosts rw,relatime - xfs /dev/sdc1 rw,attr2,inode64,noquota
+";
+        assert_eq!(Mounts::parse(text), found("job", "/dev/termination-log"));
+    }
+
+    #[test]
+    fn crio_with_another_kubelet_root_and_message_path() {
+        let text = "\
+620 600 0:77 / / rw,relatime - overlay overlay rw,context=\"system_u:object_r:container_file_t:s0:c1,c2\",lowerdir=/var/lib/containers/storage/overlay/l/X
+641 620 252:3 /srv/k8s/kubelet/pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/etc-hosts /etc/hosts rw,relatime - xfs /dev/vda3 rw,seclabel
+642 620 252:3 /srv/k8s/kubelet/pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/containers/web/0badcafe /tmp/my\\040message rw,relatime - xfs /dev/vda3 rw,seclabel
+";
+        assert_eq!(Mounts::parse(text), found("web", "/tmp/my message"));
+    }
+
+    #[test]
+    fn docker_in_docker_and_btrfs_prefixes() {
+        let text = "\
+9 8 0:45 /@/var/lib/docker/volumes/2f/_data/lib/kubelet/pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/containers/main/00c0ffee /dev/termination-log rw - btrfs /dev/sda2 rw,subvol=/@
+";
+        assert_eq!(Mounts::parse(text), found("main", "/dev/termination-log"));
+    }
+
+    #[test]
+    fn hosts_alone_tells_the_pod() {
+        let text =
+            format!("1 2 8:1 /var/lib/kubelet/pods/{UID}/etc-hosts /etc/hosts rw - ext4 /dev/sda1 rw\n");
+        let expected = Mounts { uid: Some(UID.into()), ..Mounts::default() };
+        assert_eq!(Mounts::parse(&text), expected);
+    }
+
+    #[test]
+    fn text_that_matches_nothing_tells_nothing() {
+        let other_pods_file = format!("1 2 8:1 /pods/{UID}/etc-hosts /node/hosts rw - ext4 /dev/sda1 rw");
+        let volume = format!("1 2 8:1 /pods/{UID}/containers/main/data /data rw - ext4 /dev/sda1 rw");
+        let subpath = format!("1 2 8:1 /pods/{UID}/volume-subpaths/v/main/0 /x rw - ext4 /dev/sda1 rw");
+        let no_uid =
+            "1 2 8:1 /pods/blue/containers/main/5f0c6d11 /dev/termination-log rw - ext4 /dev/sda1 rw";
+        for text in
+            ["", "\n\n", "garbage", "1 2 3", "1 2 8:1 / / rw - ext4 x rw", "\\", "1 2 8:1 \\0 \\999 rw"]
+                .into_iter()
+                .chain([other_pods_file.as_str(), &volume, &subpath, no_uid])
+        {
+            assert_eq!(Mounts::parse(text), Mounts::default(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cut_or_qualified_hostname_is_doubtful() {
+        let hostname = |text: &str| PodName::Hostname(text.to_owned());
+        assert!(!hostname("report-29183-x7k2p").is_doubtful());
+        assert!(hostname("report.jobs.default.svc.cluster.local").is_doubtful());
+        assert!(hostname(&"a".repeat(63)).is_doubtful());
+        assert!(!PodName::Given("dotted.name".into()).is_doubtful());
+    }
+}

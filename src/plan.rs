@@ -1,0 +1,299 @@
+//! What will happen: the command line and environment, lowered to one value. Validation ends here.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::{Cli, List};
+use crate::gate::verdict::Selection;
+use crate::policy::{ForwardTo, HttpUrl, Method, OnTimeout, ShutdownWhen};
+use crate::signal::Signal;
+
+/// Everything that was asked for, checked.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What flags and variables say of who we are.
+    pub claim: Claim,
+    /// How the API server is reached.
+    pub api: Api,
+    /// What is waited for, and how long.
+    pub gate: Gate,
+    /// What is run.
+    pub command: Command,
+    /// How the sidecars are ended.
+    pub shutdown: Shutdown,
+}
+
+/// What flags and variables say of who we are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// The Pod's namespace.
+    pub namespace: Option<String>,
+    /// The Pod's name.
+    pub pod_name: Option<String>,
+    /// Our container's name.
+    pub container: Option<String>,
+}
+
+/// How the API server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Api {
+    /// The service account's mount: `token`, `ca.crt`, `namespace`.
+    pub service_account: PathBuf,
+    /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, which the kubelet gives every container.
+    pub server: Option<(String, u16)>,
+}
+
+/// What is waited for, and how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// Which sidecars.
+    pub selection: Selection,
+    /// How long; `None`: for ever.
+    pub timeout: Option<Duration>,
+    /// What follows when they take longer.
+    pub on_timeout: OnTimeout,
+}
+
+/// What is run.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// The program, looked up in `PATH` if it has no slash.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Who gets the signals that proa receives.
+    pub forward_to: ForwardTo,
+}
+
+/// How the sidecars are ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shutdown {
+    /// After which ends.
+    pub when: ShutdownWhen,
+    /// In the order given: GETs, POSTs, kills. All run side by side.
+    pub actions: Vec<Action>,
+    /// How long actions and drain may take together; `None`: the Pod's grace period.
+    pub timeout: Option<Duration>,
+    /// Sidecars whose exit is not waited for.
+    pub ignore: Vec<String>,
+}
+
+/// One way to end one or more sidecars.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// An HTTP request.
+    Http(Method, HttpUrl),
+    /// A signal to processes in the Pod's shared process namespace.
+    Kill(Whom, Signal),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(method, url) => write!(f, "{method} {url}"),
+            Self::Kill(Whom::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
+            Self::Kill(Whom::All, signal) => write!(f, "{signal} to all other processes"),
+        }
+    }
+}
+
+/// Which processes a signal goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whom {
+    /// Those with this executable name or `argv[0]` base name.
+    Named(String),
+    /// All others.
+    All,
+}
+
+/// The variables that are read beside the flags' own, taken out of the environment by the caller.
+pub type Environment = BTreeMap<String, String>;
+
+/// What the downward API conventionally calls the Pod's name.
+pub const POD_NAME: &str = "POD_NAME";
+/// What the downward API conventionally calls the Pod's namespace.
+pub const POD_NAMESPACE: &str = "POD_NAMESPACE";
+/// The API server's address, set by the kubelet.
+pub const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
+/// The API server's port, set by the kubelet.
+pub const SERVICE_PORT: &str = "KUBERNETES_SERVICE_PORT";
+/// Every variable that [`Plan::new`] looks at.
+pub const VARIABLES: [&str; 4] = [POD_NAME, POD_NAMESPACE, SERVICE_HOST, SERVICE_PORT];
+
+/// Why the command line makes no plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invalid {
+    /// The command's name is empty.
+    EmptyCommand,
+    /// `KUBERNETES_SERVICE_PORT` is no port.
+    ServicePort(String),
+    /// A sidecar both waited for and ignored.
+    Contradiction(String),
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyCommand => write!(f, "the command after `--` is empty; expected a program to run"),
+            Self::ServicePort(found) => {
+                write!(f, "{SERVICE_PORT} is `{found}`; expected a port number from 1 to 65535")
+            }
+            Self::Contradiction(name) => {
+                write!(f, "`{name}` is in both --wait-for and --ignore; take it out of one of them")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+impl Plan {
+    /// Lowers what was asked to what will happen.
+    ///
+    /// # Errors
+    /// When values that are fine on their own make no sense together.
+    pub fn new(cli: Cli, environment: &Environment) -> Result<Self, Invalid> {
+        let wait_for = flatten(cli.wait_for);
+        let ignore = flatten(cli.ignore);
+        if let Some(both) = wait_for.iter().find(|name| ignore.contains(name)) {
+            return Err(Invalid::Contradiction(both.clone()));
+        }
+        let mut words = cli.command.into_iter();
+        let program = words.next().filter(|p| !p.is_empty()).ok_or(Invalid::EmptyCommand)?;
+        let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+        Ok(Self {
+            claim: Claim {
+                namespace: cli.namespace.or_else(|| variable(POD_NAMESPACE)),
+                pod_name: cli.pod_name.or_else(|| variable(POD_NAME)),
+                container: cli.container,
+            },
+            api: Api {
+                service_account: cli.service_account_dir,
+                server: server(variable(SERVICE_HOST), variable(SERVICE_PORT))?,
+            },
+            gate: Gate {
+                timeout: Some(cli.ready_timeout).filter(|timeout| !timeout.is_zero()),
+                on_timeout: cli.on_timeout,
+                selection: Selection { wait_for, ignore: ignore.clone() },
+            },
+            command: Command { program, args: words.collect(), forward_to: cli.forward_to },
+            shutdown: Shutdown {
+                when: cli.shutdown_when,
+                actions: actions(
+                    flatten(cli.shutdown_http_get),
+                    flatten(cli.shutdown_http_post),
+                    flatten(cli.kill),
+                    cli.kill_all,
+                    cli.kill_signal,
+                ),
+                timeout: cli.shutdown_timeout,
+                ignore,
+            },
+        })
+    }
+}
+
+fn flatten<T>(lists: Vec<List<T>>) -> Vec<T> {
+    lists.into_iter().flat_map(|list| list.0).collect()
+}
+
+fn server(host: Option<String>, port: Option<String>) -> Result<Option<(String, u16)>, Invalid> {
+    let Some((host, port)) = host.zip(port) else {
+        return Ok(None);
+    };
+    match port.parse() {
+        Ok(number) if number > 0 => Ok(Some((host, number))),
+        _ => Err(Invalid::ServicePort(port)),
+    }
+}
+
+fn actions(
+    get: Vec<HttpUrl>,
+    post: Vec<HttpUrl>,
+    kill: Vec<String>,
+    kill_all: bool,
+    signal: Signal,
+) -> Vec<Action> {
+    let get = get.into_iter().map(|url| Action::Http(Method::Get, url));
+    let post = post.into_iter().map(|url| Action::Http(Method::Post, url));
+    let named = kill.into_iter().map(|name| Action::Kill(Whom::Named(name), signal));
+    let all = kill_all.then_some(Action::Kill(Whom::All, signal));
+    get.chain(post).chain(named).chain(all).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Plan, Invalid> {
+        let cli = Cli::try_parse_from([&["proa"], arguments].concat()).expect("a valid command line");
+        let pairs = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Plan::new(cli, &pairs.collect())
+    }
+
+    #[test]
+    fn what_follows_the_two_hyphens_is_the_commands_own() {
+        let plan = plan(&["--", "sh", "-c", "exit 3", "--", "--help"], &[]).unwrap();
+        assert_eq!(plan.command.program, "sh");
+        assert_eq!(plan.command.args, ["-c", "exit 3", "--", "--help"]);
+    }
+
+    #[test]
+    fn repeated_flags_and_lists_add_up() {
+        let plan = plan(
+            &[
+                "--ignore",
+                "a b",
+                "--ignore=c",
+                "-g",
+                "http://localhost:1/ http://localhost:2/",
+                "-K",
+                "--",
+                "x",
+            ],
+            &[],
+        )
+        .unwrap();
+        assert_eq!(plan.gate.selection.ignore, ["a", "b", "c"]);
+        assert_eq!(plan.shutdown.ignore, plan.gate.selection.ignore);
+        let shown: Vec<_> = plan.shutdown.actions.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            ["GET http://localhost:1/", "GET http://localhost:2/", "SIGTERM to all other processes"]
+        );
+    }
+
+    #[test]
+    fn a_ready_timeout_of_0_is_none() {
+        assert_eq!(plan(&["--ready-timeout=0", "--", "x"], &[]).unwrap().gate.timeout, None);
+        assert_eq!(plan(&["--", "x"], &[]).unwrap().gate.timeout, Some(Duration::from_secs(600)));
+    }
+
+    #[test]
+    fn flags_win_over_the_downward_apis_variables() {
+        let environment = [(POD_NAME, "a"), (POD_NAMESPACE, "")];
+        let claim = plan(&["--", "x"], &environment).unwrap().claim;
+        assert_eq!(claim.pod_name.as_deref(), Some("a"));
+        assert_eq!(claim.namespace, None, "an empty variable is none");
+        assert_eq!(
+            plan(&["--pod-name=b", "--", "x"], &environment).unwrap().claim.pod_name.as_deref(),
+            Some("b")
+        );
+    }
+
+    #[test]
+    fn values_that_make_no_sense_together_are_refused() {
+        assert_eq!(
+            plan(&["--wait-for=a", "--ignore=a", "--", "x"], &[]).unwrap_err(),
+            Invalid::Contradiction("a".into())
+        );
+        assert_eq!(plan(&["--", ""], &[]).unwrap_err(), Invalid::EmptyCommand);
+        let environment = [(SERVICE_HOST, "10.0.0.1"), (SERVICE_PORT, "tcp://10.0.0.1:443")];
+        assert!(matches!(plan(&["--", "x"], &environment), Err(Invalid::ServicePort(_))));
+    }
+}

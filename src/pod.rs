@@ -1,0 +1,586 @@
+//! What is true: a Kubernetes Pod, read into the few facts that proa decides by.
+
+use std::fmt;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    Container, ContainerRestartRule, ContainerStateTerminated, ContainerStatus, Pod, PodSpec,
+};
+
+use crate::signal::Signal;
+
+/// `terminationGracePeriodSeconds` of a Pod that sets none (Pod API reference).
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+
+/// The Pod as one watch event showed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Name.
+    pub name: String,
+    /// UID; empty if the API server gave none.
+    pub uid: String,
+    /// Whether the Pod is on its way out.
+    pub life: Life,
+    /// How long the containers may take to end once asked to.
+    pub grace: Duration,
+    /// Whether processes of the Pod's containers see one another.
+    pub processes: ProcessNamespace,
+    /// Our own container.
+    pub main: Main,
+    /// Every other container that runs beside it.
+    pub sidecars: Vec<Sidecar>,
+}
+
+/// Where the Pod is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Not asked to end.
+    Active,
+    /// Has a deletion timestamp; the kubelet no longer updates container statuses.
+    Deleting,
+    /// Its phase is final: evicted, past its active deadline, or completed.
+    Finished,
+}
+
+/// Which processes a container's processes can see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessNamespace {
+    /// Its own.
+    Container,
+    /// All of the Pod's (`shareProcessNamespace`).
+    Pod,
+    /// All of the node's (`hostPID`).
+    Host,
+}
+
+/// The container that proa is the entrypoint of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Main {
+    /// Name.
+    pub name: String,
+    /// Whether the kubelet starts it again after an end.
+    pub restart: Restart,
+    /// The signal with which the runtime stops it, where the Pod's status tells.
+    pub stop_signal: Option<Signal>,
+    /// What the container is to the Pod.
+    pub role: Role,
+}
+
+/// What a container is to its Pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// In `containers`.
+    Regular,
+    /// An init container that ends before the regular ones start.
+    Init,
+    /// An init container that keeps running: a native sidecar (KEP-753).
+    NativeSidecar,
+}
+
+/// A container beside ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Name.
+    pub name: String,
+    /// Native sidecars are waited for, but never ended: the kubelet does that, and restarts those that end early.
+    pub native: bool,
+    /// The container runtime's ID without its scheme; `None` before it has started.
+    pub id: Option<String>,
+    /// Whether Kubernetes calls it ready.
+    pub ready: bool,
+    /// What it does now.
+    pub state: State,
+    /// How it ended the last time, if it has.
+    pub last: Option<Exit>,
+    /// Whether the kubelet starts it again after an end.
+    pub restart: Restart,
+}
+
+/// What a container does now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Not running (yet, or again), for the reason that the kubelet gives, e.g. `CrashLoopBackOff`.
+    Waiting(String),
+    /// Running.
+    Running,
+    /// Ended.
+    Terminated(Exit),
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code; 128+n after signal n.
+    pub code: i32,
+    /// The kubelet's word for it: `Completed`, `Error`, `OOMKilled`, ...
+    pub reason: String,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exit code {}", self.code)?;
+        // `Error` and `Completed` say no more than the code does.
+        match self.reason.as_str() {
+            "" | "Error" | "Completed" => Ok(()),
+            reason => write!(f, ", {reason}"),
+        }
+    }
+}
+
+/// The restart policy in force for one container: its own rules first, then its own policy, else the
+/// Pod's (KEP-5307).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restart {
+    rules: Vec<Rule>,
+    policy: RestartPolicy,
+}
+
+/// Kubernetes' `restartPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// After every end.
+    Always,
+    /// After an exit code that is not 0.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// A restart rule that matches some exit codes. Every action there is restarts the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rule {
+    In(Vec<i32>),
+    NotIn(Vec<i32>),
+}
+
+impl Restart {
+    /// Whether the kubelet will start the container again after this exit code.
+    #[must_use]
+    pub fn after(&self, code: i32) -> bool {
+        let ruled = self.rules.iter().any(|rule| match rule {
+            Rule::In(codes) => codes.contains(&code),
+            Rule::NotIn(codes) => !codes.contains(&code),
+        });
+        ruled
+            || match self.policy {
+                RestartPolicy::Always => true,
+                RestartPolicy::OnFailure => code != 0,
+                RestartPolicy::Never => false,
+            }
+    }
+
+    /// Whether the container is started again whatever its exit code.
+    #[must_use]
+    pub fn always(&self) -> bool {
+        self.policy == RestartPolicy::Always
+    }
+
+    fn of(container: &Container, pod: RestartPolicy) -> Self {
+        let rules = container.restart_policy_rules.iter().flatten();
+        Self {
+            rules: rules.filter_map(Rule::of).collect(),
+            policy: container.restart_policy.as_deref().map_or(pod, RestartPolicy::of),
+        }
+    }
+}
+
+impl RestartPolicy {
+    /// The API server's default is `Always`; it lets no other words through.
+    fn of(text: &str) -> Self {
+        match text {
+            "Never" => Self::Never,
+            "OnFailure" => Self::OnFailure,
+            _ => Self::Always,
+        }
+    }
+}
+
+impl Rule {
+    fn of(rule: &ContainerRestartRule) -> Option<Self> {
+        let codes = rule.exit_codes.as_ref()?;
+        let values = codes.values.clone().unwrap_or_default();
+        match codes.operator.as_str() {
+            "In" => Some(Self::In(values)),
+            "NotIn" => Some(Self::NotIn(values)),
+            _ => None,
+        }
+    }
+}
+
+impl Sidecar {
+    /// How it ended, if it did and will not be started again.
+    #[must_use]
+    pub fn ended_for_good(&self) -> Option<&Exit> {
+        match &self.state {
+            State::Terminated(exit) if !self.restart.after(exit.code) => Some(exit),
+            _ => None,
+        }
+    }
+
+    /// Why it is not ready, in the kubelet's words where there are any.
+    #[must_use]
+    pub fn why_not_ready(&self) -> String {
+        let now = match &self.state {
+            State::Waiting(reason) => reason.clone(),
+            State::Running => "running, not ready".to_owned(),
+            State::Terminated(exit) => format!("ended with {exit}"),
+        };
+        match (&self.state, &self.last) {
+            (State::Waiting(_) | State::Running, Some(last)) => format!("{now}, before that {last}"),
+            _ => now,
+        }
+    }
+}
+
+/// Why a Pod cannot be read into a [`Snapshot`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The named container is not in the Pod.
+    NoSuchContainer {
+        /// The name we have.
+        name: String,
+        /// The names there are.
+        found: Vec<String>,
+    },
+    /// Nothing says which container is ours.
+    WhichContainer {
+        /// The candidates.
+        found: Vec<String>,
+    },
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchContainer { name, found } => write!(
+                f,
+                "no container `{name}` in this Pod, which has {}; check --container (PROA_CONTAINER)",
+                list(found)
+            ),
+            Self::WhichContainer { found } => write!(
+                f,
+                "cannot tell which of the containers {} is this one, since no mount of the kubelet's says so; \
+                 set --container (PROA_CONTAINER) or the annotation `{DEFAULT_CONTAINER}`",
+                list(found)
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// Names in backticks, separated by commas.
+#[must_use]
+pub fn list<T: AsRef<str>>(names: &[T]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{}`", name.as_ref())).collect();
+    quoted.join(", ")
+}
+
+/// Names the container that tools such as `kubectl logs` take by default.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+impl Snapshot {
+    /// Reads the Pod. `container` is our own container's name, where flags or mounts told it.
+    ///
+    /// # Errors
+    /// When our own container cannot be told from the others.
+    pub fn of(pod: &Pod, container: Option<&str>) -> Result<Self, Unreadable> {
+        let no_spec = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&no_spec);
+        let policy = spec.restart_policy.as_deref().map_or(RestartPolicy::Always, RestartPolicy::of);
+        let (own, role) = own_container(pod, spec, container)?;
+        Ok(Self {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            life: life(pod),
+            grace: spec
+                .termination_grace_period_seconds
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .map_or(DEFAULT_GRACE, Duration::from_secs),
+            processes: if spec.host_pid == Some(true) {
+                ProcessNamespace::Host
+            } else if spec.share_process_namespace == Some(true) {
+                ProcessNamespace::Pod
+            } else {
+                ProcessNamespace::Container
+            },
+            main: Main {
+                name: own.name.clone(),
+                restart: match role {
+                    Role::Init => init_restart(own, policy),
+                    Role::Regular | Role::NativeSidecar => Restart::of(own, policy),
+                },
+                stop_signal: stop_signal(own, status(pod, &own.name)),
+                role,
+            },
+            sidecars: sidecars(pod, spec, &own.name, role, policy),
+        })
+    }
+}
+
+fn life(pod: &Pod) -> Life {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Life::Deleting;
+    }
+    match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
+        Some("Succeeded" | "Failed") => Life::Finished,
+        _ => Life::Active,
+    }
+}
+
+/// A plain init container is never restarted for `Never`, and after a failure for both other policies
+/// (Pod Lifecycle, "Container restart policy").
+fn init_restart(container: &Container, pod: RestartPolicy) -> Restart {
+    let mut restart = Restart::of(container, pod);
+    if restart.policy == RestartPolicy::Always {
+        restart.policy = RestartPolicy::OnFailure;
+    }
+    restart
+}
+
+fn is_native(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+fn own_container<'a>(
+    pod: &Pod,
+    spec: &'a PodSpec,
+    container: Option<&str>,
+) -> Result<(&'a Container, Role), Unreadable> {
+    let init = spec.init_containers.iter().flatten();
+    let all = || {
+        let init = init.clone().map(|c| (c, if is_native(c) { Role::NativeSidecar } else { Role::Init }));
+        init.chain(spec.containers.iter().map(|c| (c, Role::Regular)))
+    };
+    let find = |name: &str| all().find(|(container, _)| container.name == name);
+    let names = || all().map(|(container, _)| container.name.clone()).collect();
+    if let Some(name) = container {
+        return find(name)
+            .ok_or_else(|| Unreadable::NoSuchContainer { name: name.to_owned(), found: names() });
+    }
+    let annotated = pod.metadata.annotations.iter().flatten().find(|(key, _)| *key == DEFAULT_CONTAINER);
+    if let Some(own) = annotated.and_then(|(_, name)| find(name)) {
+        return Ok(own);
+    }
+    match spec.containers.as_slice() {
+        [only] => Ok((only, Role::Regular)),
+        _ => Err(Unreadable::WhichContainer { found: names() }),
+    }
+}
+
+fn status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let regular = status.container_statuses.iter().flatten();
+    let init = status.init_container_statuses.iter().flatten();
+    regular.chain(init).find(|status| status.name == name)
+}
+
+/// The status tells the signal in force, the image's `STOPSIGNAL` included; the spec only an override (KEP-4960).
+fn stop_signal(container: &Container, status: Option<&ContainerStatus>) -> Option<Signal> {
+    let in_status = status.and_then(|status| status.stop_signal.as_deref());
+    let in_spec = || container.lifecycle.as_ref()?.stop_signal.as_deref();
+    in_status.or_else(in_spec)?.parse().ok()
+}
+
+/// The containers that run beside ours. An init container runs beside the native sidecars listed before
+/// it and nothing else: those after it, and the regular containers, start once it has ended.
+fn sidecars(pod: &Pod, spec: &PodSpec, own: &str, role: Role, policy: RestartPolicy) -> Vec<Sidecar> {
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    let (native, regular) = match role {
+        Role::Regular => (init, spec.containers.as_slice()),
+        Role::NativeSidecar => (init, [].as_slice()),
+        Role::Init => {
+            let before = init.iter().position(|container| container.name == own).unwrap_or(init.len());
+            (&init[..before], [].as_slice())
+        }
+    };
+    let native = native.iter().filter(|container| is_native(container)).map(|c| (c, true));
+    let regular = regular.iter().map(|container| (container, false));
+    native
+        .chain(regular)
+        .filter(|(container, _)| container.name != own)
+        .map(|(container, native)| sidecar(pod, container, native, policy))
+        .collect()
+}
+
+fn sidecar(pod: &Pod, container: &Container, native: bool, policy: RestartPolicy) -> Sidecar {
+    let status = status(pod, &container.name);
+    let id = status.and_then(|status| status.container_id.as_deref());
+    Sidecar {
+        name: container.name.clone(),
+        native,
+        id: id.and_then(|id| id.split_once("://")).map(|(_, id)| id.to_owned()),
+        ready: status.is_some_and(|status| status.ready),
+        state: state(status),
+        last: status.and_then(|status| status.last_state.as_ref()?.terminated.as_ref()).map(exit),
+        restart: Restart::of(container, policy),
+    }
+}
+
+fn state(status: Option<&ContainerStatus>) -> State {
+    let Some(state) = status.and_then(|status| status.state.as_ref()) else {
+        return State::Waiting("not started".to_owned());
+    };
+    if let Some(terminated) = &state.terminated {
+        State::Terminated(exit(terminated))
+    } else if state.running.is_some() {
+        State::Running
+    } else {
+        let reason = state.waiting.as_ref().and_then(|waiting| waiting.reason.clone());
+        State::Waiting(reason.unwrap_or_else(|| "waiting".to_owned()))
+    }
+}
+
+fn exit(terminated: &ContainerStateTerminated) -> Exit {
+    Exit { code: terminated.exit_code, reason: terminated.reason.clone().unwrap_or_default() }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Reads a Pod from YAML, as `kubectl get pod -o yaml` shows it.
+    pub(crate) fn pod(yaml: &str) -> Pod {
+        serde_saphyr::from_str(yaml).expect("a Pod")
+    }
+
+    /// A snapshot of such a Pod, with `main` as our own container.
+    pub(crate) fn snapshot(yaml: &str) -> Snapshot {
+        Snapshot::of(&pod(yaml), Some("main")).expect("a readable Pod")
+    }
+
+    /// As an injector leaves it: the proxy first, a native sidecar, an init container that is done, a
+    /// debug container.
+    const INJECTED: &str = "
+metadata:
+  name: report-x7k2p
+  uid: 3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 45
+  shareProcessNamespace: true
+  initContainers:
+  - {name: migrate, image: app}
+  - {name: vault, image: vault, restartPolicy: Always}
+  containers:
+  - {name: proxy, image: proxy}
+  - {name: main, image: app}
+  ephemeralContainers:
+  - {name: debugger, image: busybox}
+status:
+  phase: Running
+  initContainerStatuses:
+  - {name: migrate, image: app, imageID: a, ready: true, restartCount: 0, state: {terminated: {exitCode: 0, reason: Completed}}}
+  - {name: vault, image: vault, imageID: v, ready: false, started: true, restartCount: 0, containerID: 'containerd://abc', state: {running: {}}}
+  containerStatuses:
+  - {name: main, image: app, imageID: a, ready: false, restartCount: 0, state: {running: {}}, stopSignal: SIGUSR1}
+  - name: proxy
+    image: proxy
+    imageID: p
+    ready: false
+    restartCount: 3
+    state: {waiting: {reason: CrashLoopBackOff}}
+    lastState: {terminated: {exitCode: 137, reason: OOMKilled}}
+  ephemeralContainerStatuses:
+  - {name: debugger, image: busybox, imageID: b, ready: false, restartCount: 0, state: {running: {}}}
+";
+
+    #[test]
+    fn sidecars_are_the_other_regular_containers_and_native_ones() {
+        let snapshot = snapshot(INJECTED);
+        let names: Vec<_> = snapshot.sidecars.iter().map(|s| (s.name.as_str(), s.native)).collect();
+        assert_eq!(names, [("vault", true), ("proxy", false)]);
+        assert_eq!(snapshot.grace, Duration::from_secs(45));
+        assert_eq!(snapshot.processes, ProcessNamespace::Pod);
+        assert_eq!(snapshot.life, Life::Active);
+        assert_eq!(snapshot.sidecars[0].id.as_deref(), Some("abc"));
+    }
+
+    #[test]
+    fn a_sidecar_that_is_not_ready_says_why() {
+        let snapshot = snapshot(INJECTED);
+        assert_eq!(snapshot.sidecars[0].why_not_ready(), "running, not ready");
+        assert_eq!(
+            snapshot.sidecars[1].why_not_ready(),
+            "CrashLoopBackOff, before that exit code 137, OOMKilled"
+        );
+    }
+
+    #[test]
+    fn our_own_stop_signal_is_read_from_the_status() {
+        assert_eq!(snapshot(INJECTED).main.stop_signal, "USR1".parse().ok());
+    }
+
+    #[test]
+    fn an_init_container_runs_beside_the_native_sidecars_before_it() {
+        let yaml = "
+spec:
+  initContainers:
+  - {name: first, image: a, restartPolicy: Always}
+  - {name: main, image: a}
+  - {name: later, image: a, restartPolicy: Always}
+  containers:
+  - {name: app, image: a}
+";
+        let snapshot = snapshot(yaml);
+        assert_eq!(snapshot.main.role, Role::Init);
+        let names: Vec<_> = snapshot.sidecars.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["first"]);
+        assert!(snapshot.main.restart.after(1), "Always restarts an init container after a failure");
+        assert!(!snapshot.main.restart.after(0), "and never after success");
+    }
+
+    #[test]
+    fn without_a_name_the_annotation_or_the_only_container_decides() {
+        let own = |yaml: &str| Snapshot::of(&pod(yaml), None).map(|snapshot| snapshot.main.name);
+        let one = "spec: {containers: [{name: app, image: a}]}";
+        assert_eq!(own(one), Ok("app".into()));
+        let two = "spec: {containers: [{name: proxy, image: a}, {name: app, image: a}]}";
+        assert_eq!(own(two), Err(Unreadable::WhichContainer { found: vec!["proxy".into(), "app".into()] }));
+        let annotated = format!("metadata: {{annotations: {{{DEFAULT_CONTAINER}: app}}}}\n{two}");
+        assert_eq!(own(&annotated), Ok("app".into()));
+        let wrong = Snapshot::of(&pod(two), Some("web"));
+        assert!(matches!(wrong, Err(Unreadable::NoSuchContainer { .. })), "{wrong:?}");
+    }
+
+    #[test]
+    fn an_empty_pod_is_no_reason_to_panic() {
+        assert_eq!(
+            Snapshot::of(&Pod::default(), None),
+            Err(Unreadable::WhichContainer { found: Vec::new() })
+        );
+    }
+
+    #[test]
+    fn deletion_and_final_phases_are_seen() {
+        let life =
+            |yaml: &str| snapshot(&format!("{yaml}\nspec: {{containers: [{{name: main, image: a}}]}}")).life;
+        assert_eq!(life("metadata: {deletionTimestamp: 2026-11-21T00:00:00Z}"), Life::Deleting);
+        assert_eq!(life("status: {phase: Failed, reason: DeadlineExceeded}"), Life::Finished);
+        assert_eq!(life("status: {phase: Running}"), Life::Active);
+        assert_eq!(life("metadata: {}"), Life::Active);
+    }
+
+    #[test]
+    fn the_containers_own_policy_and_rules_come_before_the_pods() {
+        let restart = |pod: &str, container: &str| {
+            let yaml =
+                format!("spec: {{restartPolicy: {pod}, containers: [{{name: main, image: a{container}}}]}}");
+            snapshot(&yaml).main.restart
+        };
+        let after = |restart: &Restart| [0, 1, 42].map(|code| restart.after(code));
+        assert_eq!(after(&restart("Never", "")), [false, false, false]);
+        assert_eq!(after(&restart("OnFailure", "")), [false, true, true]);
+        assert_eq!(after(&restart("Always", "")), [true, true, true]);
+        assert_eq!(after(&restart("Never", ", restartPolicy: OnFailure")), [false, true, true]);
+        assert_eq!(after(&restart("Always", ", restartPolicy: Never")), [false, false, false]);
+        let rule = |operator: &str| {
+            format!(
+                ", restartPolicy: Never, restartPolicyRules: \
+                 [{{action: Restart, exitCodes: {{operator: {operator}, values: [42]}}}}]"
+            )
+        };
+        assert_eq!(after(&restart("Never", &rule("In"))), [false, false, true]);
+        assert_eq!(after(&restart("Never", &rule("NotIn"))), [true, true, false]);
+    }
+}

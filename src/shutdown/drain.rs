@@ -1,0 +1,209 @@
+//! Waiting for the sidecars to exit, so that their failures are seen and blamed.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use futures::stream::{BoxStream, StreamExt};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use super::Told;
+use crate::cluster::{Observation, Trouble};
+use crate::plan::Shutdown;
+use crate::pod::{Life, Sidecar, Snapshot, State, list};
+
+/// How long the API server may be out of reach, once a sidecar was told to quit, before that counts as
+/// the sidecar's end: a mesh proxy that is gone takes our connections with it. Should the API server be
+/// down instead, nothing is lost but the names of sidecars that failed.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Whether there is still a sidecar to wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drain {
+    /// These have not ended for good.
+    Waiting(Vec<String>),
+    /// All have.
+    Done,
+    /// There is no point in waiting.
+    Pointless(Pointless),
+}
+
+/// Why there is no point in waiting for the sidecars to exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pointless {
+    /// The kubelet no longer updates container statuses (kubernetes/kubernetes#106896).
+    Deleting,
+    /// They are started again after every end.
+    Restarted,
+    /// There are none, or native ones alone, which the kubelet ends.
+    NoRegular,
+}
+
+impl fmt::Display for Pointless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deleting => "the Pod is being deleted",
+            Self::Restarted => "restart policy Always starts them again",
+            Self::NoRegular => "the kubelet ends native sidecars",
+        })
+    }
+}
+
+/// Decides whether there is still a sidecar to wait for. Native sidecars are left to the kubelet.
+#[must_use]
+pub fn drain(snapshot: &Snapshot, ignore: &[String]) -> Drain {
+    if snapshot.life != Life::Active {
+        return Drain::Pointless(Pointless::Deleting);
+    }
+    if let Some(pointless) = never_needed(snapshot, ignore) {
+        return Drain::Pointless(pointless);
+    }
+    let waiting: Vec<_> = drained(snapshot, ignore)
+        .filter(|sidecar| !sidecar.restart.always() && sidecar.ended_for_good().is_none())
+        .map(|sidecar| sidecar.name.clone())
+        .collect();
+    if waiting.is_empty() { Drain::Done } else { Drain::Waiting(waiting) }
+}
+
+/// Why no state of this Pod would ever make us wait. What it rests on cannot change while a Pod lives.
+fn never_needed(snapshot: &Snapshot, ignore: &[String]) -> Option<Pointless> {
+    let mut regular = drained(snapshot, ignore).peekable();
+    if regular.peek().is_none() {
+        Some(Pointless::NoRegular)
+    } else {
+        regular.all(|sidecar| sidecar.restart.always()).then_some(Pointless::Restarted)
+    }
+}
+
+fn drained<'a>(snapshot: &'a Snapshot, ignore: &'a [String]) -> impl Iterator<Item = &'a Sidecar> {
+    snapshot.sidecars.iter().filter(|sidecar| !sidecar.native && !ignore.contains(&sidecar.name))
+}
+
+/// Waits until every regular sidecar has ended for good, there is no point in waiting, or the deadline.
+pub(super) async fn wait(
+    mut observations: BoxStream<'static, Observation>,
+    at_start: Option<&Snapshot>,
+    shutdown: &Shutdown,
+    told: Told,
+    deadline: Instant,
+) {
+    if at_start.is_some_and(|snapshot| never_needed(snapshot, &shutdown.ignore).is_some()) {
+        return;
+    }
+    let started = Instant::now();
+    let mut blamed = BTreeSet::new();
+    let mut waiting = Vec::new();
+    let mut silent_since = None;
+    loop {
+        let observation = tokio::select! {
+            Some(observation) = observations.next() => observation,
+            () = sleep_until(deadline) => {
+                if waiting.is_empty() {
+                    warn!("no news of the sidecars before --shutdown-timeout ran out");
+                } else {
+                    warn!("still running when --shutdown-timeout ran out: {}", list(&waiting));
+                }
+                return;
+            }
+        };
+        match observation {
+            Observation::Gone => return,
+            Observation::Seen(snapshot) => {
+                silent_since = None;
+                name_failures(&snapshot, &mut blamed);
+                match drain(&snapshot, &shutdown.ignore) {
+                    Drain::Done => {
+                        info!(after = %format!("{:.3}s", started.elapsed().as_secs_f64()), "every sidecar has ended");
+                        return;
+                    }
+                    Drain::Pointless(why) => {
+                        info!("not waiting for the sidecars to exit: {why}");
+                        return;
+                    }
+                    Drain::Waiting(running) => {
+                        if running != waiting {
+                            info!("waiting for {} to exit", list(&running));
+                        }
+                        waiting = running;
+                    }
+                }
+            }
+            Observation::Trouble(trouble @ Trouble::Unreachable(_)) if told == Told::Some => {
+                let since = *silent_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= SILENCE {
+                    info!("not waiting any longer: a sidecar was told to end, and {trouble}");
+                    return;
+                }
+            }
+            Observation::Trouble(Trouble::Unreachable(_)) => {}
+            Observation::Trouble(trouble) => {
+                warn!("not waiting for the sidecars to exit: {trouble}");
+                return;
+            }
+        }
+    }
+}
+
+fn name_failures(snapshot: &Snapshot, blamed: &mut BTreeSet<String>) {
+    for sidecar in &snapshot.sidecars {
+        if let State::Terminated(exit) = &sidecar.state
+            && exit.code != 0
+            && blamed.insert(sidecar.name.clone())
+        {
+            warn!("sidecar `{}` ended with {exit}", sidecar.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::tests::snapshot;
+
+    fn pod(policy: &str, web: &str) -> Snapshot {
+        snapshot(&format!(
+            "
+spec:
+  restartPolicy: {policy}
+  initContainers: [{{name: db, image: d, restartPolicy: Always}}]
+  containers: [{{name: web, image: w}}, {{name: main, image: m}}]
+status:
+  initContainerStatuses: [{{name: db, image: d, imageID: d, ready: true, restartCount: 0, state: {{running: {{}}}}}}]
+  containerStatuses: [{{name: web, image: w, imageID: w, ready: true, restartCount: 0, state: {{{web}}}}}]
+"
+        ))
+    }
+
+    #[test]
+    fn waits_for_regular_sidecars_and_not_for_native_ones() {
+        assert_eq!(drain(&pod("Never", "running: {}"), &[]), Drain::Waiting(vec!["web".into()]));
+        assert_eq!(drain(&pod("Never", "terminated: {exitCode: 3}"), &[]), Drain::Done);
+        let native_alone = snapshot(
+            "spec: {initContainers: [{name: db, image: d, restartPolicy: Always}], containers: [{name: main, image: m}]}",
+        );
+        assert_eq!(drain(&native_alone, &[]), Drain::Pointless(Pointless::NoRegular));
+    }
+
+    #[test]
+    fn an_end_that_is_followed_by_a_restart_is_none() {
+        let failed = "terminated: {exitCode: 3}";
+        assert_eq!(drain(&pod("OnFailure", failed), &[]), Drain::Waiting(vec!["web".into()]));
+        assert_eq!(drain(&pod("OnFailure", "terminated: {exitCode: 0}"), &[]), Drain::Done);
+        assert_eq!(drain(&pod("Always", failed), &[]), Drain::Pointless(Pointless::Restarted));
+    }
+
+    #[test]
+    fn does_not_wait_for_a_pod_that_is_being_deleted() {
+        let leaving = Snapshot { life: Life::Deleting, ..pod("Never", "running: {}") };
+        assert_eq!(drain(&leaving, &[]), Drain::Pointless(Pointless::Deleting));
+    }
+
+    #[test]
+    fn does_not_wait_for_ignored_sidecars() {
+        assert_eq!(
+            drain(&pod("Never", "running: {}"), &["web".to_owned()]),
+            Drain::Pointless(Pointless::NoRegular)
+        );
+    }
+}

@@ -1,0 +1,277 @@
+//! Signals as values, and what each one means in each phase.
+
+pub mod origin;
+pub mod send;
+pub mod stream;
+
+use std::fmt;
+use std::str::FromStr;
+
+use nix::libc;
+
+/// The number of the first real-time signal that programs may use. The C libraries keep 32 to 34 to
+/// themselves (nptl(7): "the first two real-time signals"; musl takes three), so the numbering follows
+/// theirs, which is what `kill -l` prints.
+const REALTIME_FIRST: i32 = 34;
+/// The last real-time signal (`SIGRTMAX`; signal(7)).
+const REALTIME_LAST: i32 = 64;
+
+/// A signal that a process can catch: every signal but `SIGKILL`, `SIGSTOP` and the two that the C
+/// library keeps for itself. See signal(7).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Signal(i32);
+
+/// The standard signals by name. Numbers come from the C library, since they differ between architectures.
+const STANDARD: [(&str, i32); 29] = [
+    ("HUP", libc::SIGHUP),
+    ("INT", libc::SIGINT),
+    ("QUIT", libc::SIGQUIT),
+    ("ILL", libc::SIGILL),
+    ("TRAP", libc::SIGTRAP),
+    ("ABRT", libc::SIGABRT),
+    ("BUS", libc::SIGBUS),
+    ("FPE", libc::SIGFPE),
+    ("USR1", libc::SIGUSR1),
+    ("SEGV", libc::SIGSEGV),
+    ("USR2", libc::SIGUSR2),
+    ("PIPE", libc::SIGPIPE),
+    ("ALRM", libc::SIGALRM),
+    ("TERM", libc::SIGTERM),
+    ("STKFLT", libc::SIGSTKFLT),
+    ("CHLD", libc::SIGCHLD),
+    ("CONT", libc::SIGCONT),
+    ("TSTP", libc::SIGTSTP),
+    ("TTIN", libc::SIGTTIN),
+    ("TTOU", libc::SIGTTOU),
+    ("URG", libc::SIGURG),
+    ("XCPU", libc::SIGXCPU),
+    ("XFSZ", libc::SIGXFSZ),
+    ("VTALRM", libc::SIGVTALRM),
+    ("PROF", libc::SIGPROF),
+    ("WINCH", libc::SIGWINCH),
+    ("IO", libc::SIGIO),
+    ("PWR", libc::SIGPWR),
+    ("SYS", libc::SIGSYS),
+];
+
+impl Signal {
+    /// A child of ours stopped, continued or ended.
+    pub const CHLD: Self = Self(libc::SIGCHLD);
+    /// Continue if stopped.
+    pub const CONT: Self = Self(libc::SIGCONT);
+    /// The terminal hung up.
+    pub const HUP: Self = Self(libc::SIGHUP);
+    /// Interrupt from the keyboard.
+    pub const INT: Self = Self(libc::SIGINT);
+    /// Quit from the keyboard.
+    pub const QUIT: Self = Self(libc::SIGQUIT);
+    /// Asked to end; what the kubelet sends unless told otherwise.
+    pub const TERM: Self = Self(libc::SIGTERM);
+    /// Stop typed at the terminal.
+    pub const TSTP: Self = Self(libc::SIGTSTP);
+    /// Terminal input for a background process.
+    pub const TTIN: Self = Self(libc::SIGTTIN);
+    /// Terminal output of a background process.
+    pub const TTOU: Self = Self(libc::SIGTTOU);
+
+    /// Every signal there is in this domain, in ascending order of number.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (1..=REALTIME_LAST).filter_map(Self::from_number)
+    }
+
+    /// The signal with this number, if it can be caught.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        let standard = STANDARD.iter().any(|&(_, n)| n == number);
+        (standard || (REALTIME_FIRST..=REALTIME_LAST).contains(&number)).then_some(Self(number))
+    }
+
+    /// The number on this machine's architecture.
+    #[must_use]
+    pub const fn number(self) -> i32 {
+        self.0
+    }
+}
+
+/// `SIGTERM`, `SIGRTMIN+3`.
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match STANDARD.iter().find(|&&(_, n)| n == self.0) {
+            Some((name, _)) => write!(f, "SIG{name}"),
+            None if self.0 == REALTIME_FIRST => write!(f, "SIGRTMIN"),
+            None => write!(f, "SIGRTMIN+{}", self.0 - REALTIME_FIRST),
+        }
+    }
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text names no signal that can be caught.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnknownSignal;
+
+impl fmt::Display for UnknownSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected a signal that can be caught, such as TERM, SIGTERM, 15 or RTMIN+3")
+    }
+}
+
+impl std::error::Error for UnknownSignal {}
+
+/// Reads `TERM`, `SIGTERM`, `term`, `15`, `RTMIN`, `RTMIN+3` and `RTMAX-1`.
+impl FromStr for Signal {
+    type Err = UnknownSignal;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let upper = text.trim().to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        let number = if let Some((_, number)) = STANDARD.iter().find(|&&(n, _)| n == name) {
+            Some(*number)
+        } else if let Some(offset) = name.strip_prefix("RTMIN") {
+            realtime_offset(offset, '+').map(|n| REALTIME_FIRST + n)
+        } else if let Some(offset) = name.strip_prefix("RTMAX") {
+            realtime_offset(offset, '-').map(|n| REALTIME_LAST - n)
+        } else if name == "POLL" {
+            Some(libc::SIGIO)
+        } else {
+            name.parse().ok()
+        };
+        number.and_then(Self::from_number).ok_or(UnknownSignal)
+    }
+}
+
+/// The `3` of `RTMIN+3`; nothing at all counts as 0.
+fn realtime_offset(text: &str, sign: char) -> Option<i32> {
+    if text.is_empty() {
+        return Some(0);
+    }
+    let digits = text.strip_prefix(sign)?;
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|n| *n <= REALTIME_LAST)
+}
+
+/// What proa is doing when a signal arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for the sidecars. `stop` is the container's own stop signal once the Pod has told it:
+    /// an image or the Pod (KEP-4960) may have chosen another than `SIGTERM`.
+    Gate {
+        /// The signal with which the runtime stops this container.
+        stop: Option<Signal>,
+    },
+    /// The command runs.
+    Command,
+    /// Ending the sidecars, or waiting for them to exit.
+    Shutdown,
+}
+
+/// What follows from a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    /// Give up what is under way and end.
+    Stop,
+    /// Keep it for the command, which does not exist yet.
+    Hold,
+    /// Pass it to the command.
+    Forward,
+    /// Collect children that have changed state.
+    Reap,
+    /// Stop proa itself, as the default action would.
+    Suspend,
+    /// Nothing: its default action is to be ignored too.
+    Ignore,
+}
+
+/// What a signal means in a phase.
+#[must_use]
+pub fn reaction(phase: Phase, signal: Signal) -> Reaction {
+    if signal == Signal::CHLD {
+        return Reaction::Reap;
+    }
+    match phase {
+        Phase::Command => Reaction::Forward,
+        Phase::Gate { stop } if stop == Some(signal) => Reaction::Stop,
+        Phase::Gate { .. } | Phase::Shutdown => match signal {
+            Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP => Reaction::Stop,
+            Signal::TSTP | Signal::TTIN | Signal::TTOU => Reaction::Suspend,
+            // signal(7): ignored by default. A held SIGWINCH would tell a command that has only just read
+            // the size of its terminal; a held SIGCONT would undo a stop that came later.
+            Signal::CONT | Signal(libc::SIGWINCH | libc::SIGURG) => Reaction::Ignore,
+            _ if matches!(phase, Phase::Gate { .. }) => Reaction::Hold,
+            _ => Reaction::Ignore,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_reads_back_from_its_name_and_number() {
+        let all: Vec<_> = Signal::all().collect();
+        assert_eq!(all.len(), 29 + 31);
+        for signal in all {
+            assert_eq!(signal.to_string().parse(), Ok(signal));
+            assert_eq!(signal.number().to_string().parse(), Ok(signal));
+            assert_eq!(signal.to_string().trim_start_matches("SIG").to_lowercase().parse(), Ok(signal));
+        }
+    }
+
+    #[test]
+    fn real_time_signals_count_from_both_ends() {
+        assert_eq!("RTMIN+3".parse(), Ok(Signal(37)));
+        assert_eq!("SIGRTMAX-1".parse(), Ok(Signal(63)));
+        assert_eq!("RTMAX".parse(), Ok(Signal(64)));
+    }
+
+    #[test]
+    fn what_cannot_be_caught_is_no_signal() {
+        for text in [
+            "", "KILL", "SIGSTOP", "9", "19", "0", "65", "33", "RTMIN+31", "RTMIN-1", "RTMIN++1", "NOPE",
+            "-15",
+        ] {
+            assert_eq!(text.parse::<Signal>(), Err(UnknownSignal), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn while_the_command_runs_everything_but_child_events_is_forwarded() {
+        for signal in Signal::all() {
+            let expected = if signal == Signal::CHLD { Reaction::Reap } else { Reaction::Forward };
+            assert_eq!(reaction(Phase::Command, signal), expected, "{signal}");
+        }
+    }
+
+    #[test]
+    fn before_the_command_the_four_ends_stop_the_wait() {
+        let gate = Phase::Gate { stop: None };
+        for signal in Signal::all() {
+            let stops = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP].contains(&signal);
+            assert_eq!(reaction(gate, signal) == Reaction::Stop, stops, "{signal}");
+        }
+        assert_eq!(reaction(gate, Signal(libc::SIGUSR1)), Reaction::Hold);
+        assert_eq!(reaction(gate, Signal(libc::SIGWINCH)), Reaction::Ignore);
+    }
+
+    #[test]
+    fn the_containers_own_stop_signal_stops_the_wait_too() {
+        for stop in Signal::all().filter(|s| *s != Signal::CHLD) {
+            assert_eq!(reaction(Phase::Gate { stop: Some(stop) }, stop), Reaction::Stop, "{stop}");
+        }
+    }
+
+    #[test]
+    fn after_the_command_nothing_is_kept_for_it() {
+        for signal in Signal::all() {
+            let found = reaction(Phase::Shutdown, signal);
+            assert!(!matches!(found, Reaction::Hold | Reaction::Forward), "{signal}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What the README shows first works: the example's manifest goes from start to completion.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::PROA;
+
+#[test]
+fn the_demo_plays_the_example_to_its_completion() {
+    let demo = Path::new(PROA).with_file_name("examples").join("demo");
+    let output = Command::new(&demo).env("CARGO", "true").output().expect("the demo runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let mut rest = &*text;
+    for sought in [
+        "waiting for greeter",
+        "gate open",
+        "the sidecar says: hello from the sidecar",
+        "POST http://localhost:8090/quitquitquit: 200",
+        "every sidecar has ended",
+        "Succeeded",
+    ] {
+        let position =
+            rest.find(sought).unwrap_or_else(|| panic!("no {sought:?} after what came before in:\n{text}"));
+        rest = &rest[position..];
+    }
+}
+
+#[test]
+fn the_readme_shows_the_example_as_it_is() {
+    let readme = include_str!("../../README.md");
+    let example = include_str!("../../examples/job.yaml");
+    let container =
+        example.split("      # The job: proa is the entrypoint").nth(1).expect("the main container");
+    let snippet: Vec<_> = container.lines().skip(1).map(|line| line.trim_start_matches("      ")).collect();
+    assert!(readme.contains(snippet.join("\n").trim_end()), "README.md is behind examples/job.yaml");
+    let role = example.split("---").nth(1).expect("the Role").trim();
+    let role = role.lines().skip(1).collect::<Vec<_>>().join("\n");
+    assert!(readme.contains(&role), "README.md is behind examples/job.yaml:\n{role}");
+}

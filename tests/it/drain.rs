@@ -1,0 +1,100 @@
+//! After the sidecars were told to end, proa waits until they have, and names those that failed.
+
+use localpod::cluster::Access;
+
+use crate::support::http::Endpoint;
+use crate::support::{Beside, Running, World};
+
+fn world(policy: &str) -> World {
+    let world = World::with(policy, &[Beside::Regular("web"), Beside::Native("db")]);
+    world.make_ready("web");
+    world.make_ready("db");
+    world
+}
+
+/// Starts a command that ends with 5, and waits until proa waits for `web`.
+fn draining(world: &World, flags: &[&str]) -> Running {
+    let running = world.proa().flags(flags).start(["sh", "-c", "exit 5"]);
+    running.wait_stderr("waiting for `web` to exit");
+    running
+}
+
+#[test]
+fn waits_for_regular_sidecars_and_not_for_native_ones() {
+    let world = world("Never");
+    let running = draining(&world, &[]);
+    world.set_state("web", "terminated: {exitCode: 0}");
+    running.finish().expect(5, &["every sidecar has ended"]);
+}
+
+#[test]
+fn names_a_sidecar_that_failed_with_its_code() {
+    let world = world("Never");
+    let running = draining(&world, &[]);
+    world.set_state("web", "terminated: {exitCode: 137, reason: OOMKilled}");
+    running.finish().expect(5, &["sidecar `web` ended with exit code 137, OOMKilled"]);
+}
+
+#[test]
+fn a_sidecar_that_is_started_again_has_not_ended() {
+    let world = world("OnFailure");
+    let running = world.proa().flag("--shutdown-when=always").start(["true"]);
+    running.wait_stderr("waiting for `web` to exit");
+    world.set_state("web", "terminated: {exitCode: 1}");
+    running.wait_stderr("sidecar `web` ended with exit code 1");
+    world.set_state("web", "running: {}");
+    world.set_state("web", "terminated: {exitCode: 0}");
+    running.finish().expect(0, &["every sidecar has ended"]);
+}
+
+#[test]
+fn gives_up_at_the_deadline_and_names_who_still_runs() {
+    let world = world("Never");
+    draining(&world, &["--shutdown-timeout=200ms"])
+        .finish()
+        .expect(5, &["still running when --shutdown-timeout ran out: `web`"]);
+}
+
+#[test]
+fn does_not_wait_for_a_pod_that_is_being_deleted() {
+    let world = world("Never");
+    let running = draining(&world, &["--shutdown-timeout=1h"]);
+    world.cluster.mark_deleted("default", "pod", std::time::Duration::from_secs(30));
+    running.finish().expect(5, &["the Pod is being deleted"]);
+}
+
+#[test]
+fn does_not_even_ask_where_nothing_is_to_be_waited_for() {
+    let native_alone = World::with("Never", &[Beside::Native("db")]);
+    native_alone.make_ready("db");
+    native_alone.proa().run(["true"]).expect(0, &[]);
+    assert_eq!(native_alone.cluster.requests().len(), 1, "the gate's watch alone");
+    let restarted = world("Always");
+    restarted.proa().flag("--shutdown-when=always").run(["true"]).expect(0, &[]);
+    assert_eq!(restarted.cluster.requests().len(), 1, "the gate's watch alone");
+}
+
+#[test]
+fn an_api_that_is_gone_once_a_sidecar_was_told_to_quit_means_that_the_mesh_has_ended() {
+    let world = world("Never");
+    let quit = Endpoint::ok();
+    let running = world.proa().flags(["-p", &quit.url(), "--shutdown-timeout=1h"]).start([
+        "sh",
+        "-c",
+        "read line < /dev/stdin; exit 5",
+    ]);
+    quit.request();
+    running.wait_stderr("waiting for `web` to exit");
+    let _down = world.cluster.refuse();
+    world.cluster.hang_up();
+    running.finish().expect(5, &["not waiting any longer"]);
+}
+
+#[test]
+fn rights_that_were_taken_away_end_the_wait() {
+    let world = world("Never");
+    let running = draining(&world, &["--shutdown-timeout=1h"]);
+    world.cluster.authorize(Access::to(&[]));
+    world.cluster.end_watches(&localpod::cluster::WatchEnd::Close);
+    running.finish().expect(5, &["not waiting for the sidecars to exit"]);
+}

@@ -1,0 +1,81 @@
+//! proa exits with the command's exit code, 128+n after signal n, and codes of its own for its own failures.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+
+use nix::libc;
+
+use crate::support::{World, puppet};
+
+/// Runs cases side by side, as many at a time as a small machine bears.
+fn side_by_side<T: Send + Sync + Copy>(cases: &[T], run: impl Fn(T) + Sync) {
+    for chunk in cases.chunks(8) {
+        thread::scope(|scope| {
+            for case in chunk {
+                scope.spawn(|| run(*case));
+            }
+        });
+    }
+}
+
+#[test]
+fn every_exit_code_of_the_command_is_proas() {
+    let world = World::alone();
+    let codes: Vec<i32> = (0..=255).collect();
+    side_by_side(&codes, |code| {
+        let found = world.proa().run([puppet().into_os_string(), "exit".into(), code.to_string().into()]);
+        assert_eq!(found.code(), code, "stderr:\n{}", found.stderr);
+    });
+}
+
+#[test]
+fn a_command_that_a_signal_ends_leads_to_128_and_its_number() {
+    let world = World::alone();
+    // Those whose default action ends a process (signal(7)).
+    let ending: Vec<i32> = (1..=15).chain([16]).chain(24..=27).chain(29..=31).chain(34..=64).collect();
+    side_by_side(&ending, |number| {
+        let found = world.proa().run(["sh", "-c", &format!("ulimit -c 0; kill -{number} $$")]);
+        assert_eq!(found.code(), 128 + number, "stderr:\n{}", found.stderr);
+    });
+}
+
+#[test]
+fn a_command_that_is_not_there_leads_to_127() {
+    let world = World::alone();
+    let script = world.dir.join("script");
+    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    for program in ["no-such-program", "/no/such/program", "/dev/null/x", script.to_str().unwrap()] {
+        world.proa().run([program]).expect(127, &["cannot run", program]);
+        assert!(world.termination_message().contains(program), "{}", world.termination_message());
+    }
+}
+
+#[test]
+fn a_command_that_may_not_be_executed_leads_to_126() {
+    let world = World::alone();
+    let file = world.dir.join("file");
+    fs::write(&file, "text\n").unwrap();
+    world.proa().run([&file]).expect(126, &["cannot run", "ermission denied"]);
+    world.proa().run(["/"]).expect(126, &["cannot run"]);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&file, [0x7f, b'E', b'L', b'F', 0, 0]).unwrap();
+    world.proa().run([&file]).expect(126, &["cannot run"]);
+}
+
+#[test]
+fn problems_after_the_command_ended_do_not_change_its_code() {
+    let world = World::with("Never", &[crate::support::Beside::Regular("web")]);
+    world.make_ready("web");
+    let running = world
+        .proa()
+        .flags(["-g", &crate::support::http::refusing_url(), "--shutdown-timeout=1s", "-k", "nobody"])
+        .start(["sh", "-c", "echo up; kill -STOP $$; exit 7"]);
+    running.wait_stdout("up");
+    let down = world.cluster.refuse();
+    let child = crate::support::children(running.pid());
+    crate::support::send(child[0], libc::SIGCONT);
+    running.finish().expect(7, &["connection refused", "shareProcessNamespace"]);
+    down.clear();
+}

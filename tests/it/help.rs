@@ -1,0 +1,47 @@
+//! `--help` fits a terminal, the README carries it word for word, and every flag has its variable.
+
+use std::process::Command;
+
+use crate::support::PROA;
+
+fn help() -> String {
+    let output = Command::new(PROA).arg("--help").output().expect("proa runs");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).expect("text")
+}
+
+const README: &str = include_str!("../../README.md");
+
+#[test]
+fn help_fits_in_80_columns() {
+    for line in help().lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
+#[test]
+fn the_readme_carries_the_help_as_it_is() {
+    let help: Vec<_> = help().lines().map(str::trim_end).map(str::to_owned).collect();
+    assert!(README.contains(&help.join("\n")), "README.md is behind --help:\n{}", help.join("\n"));
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    let output = Command::new(PROA).arg("--version").output().expect("proa runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("proa {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn every_flag_has_a_variable_of_the_same_meaning() {
+    let help = help();
+    let flags = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
+    let flags: std::collections::BTreeSet<_> = flags
+        .filter(|flag| !flag.is_empty() && flag.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
+        .collect();
+    let source = include_str!("../../src/cli.rs");
+    assert!(flags.len() > 15, "{flags:?}");
+    for flag in flags.into_iter().filter(|flag| !["help", "version"].contains(flag)) {
+        let variable = format!("PROA_{}", flag.to_uppercase().replace('-', "_"));
+        assert!(source.contains(&format!("env = \"{variable}\"")), "{flag} has no {variable}");
+    }
+}

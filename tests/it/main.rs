@@ -1,0 +1,21 @@
+//! What proa promises, tried on the real binary: real processes, signals, HTTP and TLS, against localpod's
+//! Kubernetes API. A module is a promise; a test synchronises on what it can see, never on time.
+//!
+//! The library is not linked here on purpose: it blocks signals before `main`, as proa needs it.
+
+mod support;
+
+mod bad_input;
+mod demo;
+mod drain;
+mod exit_codes;
+mod gate;
+mod help;
+mod identity;
+mod kill;
+mod order;
+mod shutdown;
+mod signals;
+mod terminal;
+mod watch;
+mod zombies;

@@ -1,0 +1,179 @@
+//! The watch survives whatever happens to it, asks for `watch` alone, and is gone while the command runs.
+
+use std::time::Duration;
+
+use localpod::cluster::{Access, Fault, WatchEnd};
+use nix::libc;
+
+use crate::support::{Beside, PATIENCE, Running, World, eventually};
+
+fn waiting(world: &World) -> Running {
+    let running = world.proa().flag("--shutdown-when=never").start(["echo", "up"]);
+    running.wait_stderr("waiting for web");
+    running
+}
+
+fn with_web() -> World {
+    World::with("Never", &[Beside::Regular("web")])
+}
+
+#[test]
+fn one_request_by_name_from_resource_version_0_is_all() {
+    let world = with_web();
+    world.cluster.authorize(Access::to(&["watch"]));
+    let running = waiting(&world);
+    world.make_ready("web");
+    running.finish().expect(0, &[]);
+    let requests = world.cluster.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert_eq!(requests[0].verb, "watch");
+    assert_eq!(requests[0].parameter("fieldSelector"), Some("metadata.name=pod"));
+    assert_eq!(requests[0].parameter("resourceVersion"), Some("0"));
+}
+
+#[test]
+fn no_connection_and_one_thread_are_left_while_the_command_runs() {
+    let world = with_web();
+    let running = world.proa().flag("--shutdown-when=never").start(["sh", "-c", "echo up; kill -STOP $$"]);
+    running.wait_stderr("waiting for web");
+    assert_eq!(world.cluster.open_connections(), 1);
+    world.make_ready("web");
+    running.wait_stdout("up");
+    assert!(world.cluster.wait_for_connections(0, PATIENCE), "the connection is kept");
+    let tasks = || std::fs::read_dir(format!("/proc/{}/task", running.pid())).expect("tasks").count();
+    eventually("one thread", || tasks() == 1);
+    let child = crate::support::children(running.pid())[0];
+    crate::support::send(child, libc::SIGCONT);
+    running.finish().expect(0, &[]);
+}
+
+#[test]
+fn a_watch_that_ends_is_taken_up_again_without_losing_anything() {
+    for end in [
+        WatchEnd::Close,
+        WatchEnd::Abort,
+        WatchEnd::expired(),
+        WatchEnd::Error { code: 500, message: "internal error".into() },
+    ] {
+        let world = with_web();
+        let running = waiting(&world);
+        // What happens between the two watches must not be lost.
+        let down = world.cluster.refuse();
+        world.cluster.end_watches(&end);
+        world.make_ready("web");
+        down.clear();
+        running.finish().expect(0, &["gate open"]);
+    }
+}
+
+#[test]
+fn bookmarks_are_nothing_new() {
+    let world = with_web();
+    let running = waiting(&world);
+    world.cluster.bookmark();
+    world.make_ready("web");
+    running.finish().expect(0, &[]);
+}
+
+#[test]
+fn an_api_server_that_cannot_be_reached_yet_is_waited_for() {
+    let world = with_web();
+    world.make_ready("web");
+    let down = world.cluster.refuse();
+    let running = world.proa().flag("--shutdown-when=never").start(["echo", "up"]);
+    running.wait_stderr("onnection refused");
+    down.clear();
+    running.finish().expect(0, &["gate open"]);
+}
+
+#[test]
+fn bad_answers_are_asked_for_again() {
+    for fault in [
+        Fault::Reset,
+        Fault::StallHandshake,
+        Fault::Status(429),
+        Fault::Status(500),
+        Fault::Status(503),
+        Fault::Status(504),
+        Fault::Status(410),
+    ] {
+        let world = with_web();
+        world.make_ready("web");
+        world.cluster.inject_times(fault, 2);
+        world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
+    }
+}
+
+#[test]
+fn a_watch_that_says_nothing_at_first_is_given_up() {
+    let world = with_web();
+    world.make_ready("web");
+    world.cluster.inject_times(Fault::StallAfterHeaders, 1);
+    world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
+}
+
+#[test]
+fn a_watch_that_falls_silent_is_given_up() {
+    let world = with_web();
+    let running = waiting(&world);
+    let stalled = world.cluster.stall();
+    world.make_ready("web");
+    // The server's own end of the watch is withheld too; proa must come back by itself.
+    let again = world.cluster.wait_for_request(PATIENCE, {
+        let mut seen = 0;
+        move |_| {
+            seen += 1;
+            seen > 1
+        }
+    });
+    assert!(again.is_some(), "never asked again");
+    stalled.clear();
+    running.finish().expect(0, &["gate open"]);
+}
+
+#[test]
+fn a_slow_api_server_gets_its_time() {
+    let world = with_web();
+    world.make_ready("web");
+    world.cluster.inject_times(Fault::Delay(Duration::from_secs(5)), 3);
+    world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
+}
+
+#[test]
+fn a_rotated_token_is_read_again() {
+    let world = with_web();
+    let running = waiting(&world);
+    world.cluster.rotate_token().expect("a new token");
+    world.cluster.end_watches(&WatchEnd::Abort);
+    world.make_ready("web");
+    running.finish().expect(0, &["gate open"]);
+}
+
+#[test]
+fn missing_rights_are_a_refusal_that_spells_out_the_rule() {
+    let world = with_web();
+    world.cluster.authorize(Access::to(&["get", "list"]));
+    let finished = world.proa().flag("--shutdown-when=never").run(["echo", "never"]);
+    let rule = r#"{apiGroups: [""], resources: ["pods"], verbs: ["watch"]}"#;
+    let finished = finished.expect(77, &[rule, "namespace `default`"]);
+    assert_eq!(finished.stdout, "");
+    assert!(world.termination_message().contains(rule), "{}", world.termination_message());
+}
+
+#[test]
+fn a_token_that_is_not_accepted_is_a_refusal() {
+    let world = with_web();
+    let _denied = world.cluster.inject(Fault::Status(401));
+    world.proa().flag("--shutdown-when=never").run(["true"]).expect(77, &["token"]);
+}
+
+#[test]
+fn rights_that_are_granted_late_are_enough() {
+    let world = with_web();
+    world.make_ready("web");
+    world.cluster.authorize(Access::to(&[]));
+    let running = world.proa().flag("--shutdown-when=never").start(["true"]);
+    running.wait_stderr("verbs: [\"watch\"]");
+    world.cluster.authorize(Access::to(&["watch"]));
+    running.finish().expect(0, &["gate open"]);
+}
