@@ -1,0 +1,16 @@
+# A static proa, alone in an empty image: run it, or `COPY --from` this image into yours (examples/Dockerfile).
+FROM rust:1-alpine AS build
+# ring compiles a little C.
+RUN apk add --no-cache gcc musl-dev
+WORKDIR /proa
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+COPY localpod localpod
+COPY examples examples
+RUN cargo build --release --locked --package proa --bin proa
+
+FROM scratch
+COPY --from=build /proa/target/release/proa /proa
+# Any user without rights will do; this number is the one that distroless images use.
+USER 65532:65532
+ENTRYPOINT ["/proa"]
