@@ -12,6 +12,7 @@ use std::process;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as NixSignal, raise};
 use nix::unistd::Pid;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::plan::Command;
@@ -157,21 +158,33 @@ impl Child {
         }
     }
 
-    /// Waits for the command's end, forwarding signals and collecting orphans meanwhile.
+    /// Waits for the command's end, forwarding signals and collecting orphans meanwhile. `stop` is the
+    /// container's own stop signal, where the Pod tells it. Returns how the command ended, and when the
+    /// container was first asked to stop, if it was.
     ///
     /// # Errors
     /// When signals can no longer be received.
-    pub async fn wait(self, signals: &mut Listener<'_>) -> io::Result<Ended> {
+    pub async fn wait(
+        self,
+        signals: &mut Listener<'_>,
+        stop: Option<Signal>,
+    ) -> io::Result<(Ended, Option<Instant>)> {
+        let mut stopping = None;
         loop {
             let signal = signals.next().await?;
             match signal::reaction(Phase::Command, signal) {
                 Reaction::Reap => {
                     if let Some(ended) = self.collect() {
                         take_back(self.terminal.as_ref());
-                        return Ok(ended);
+                        return Ok((ended, stopping));
                     }
                 }
-                Reaction::Forward => self.forward(signal),
+                Reaction::Forward => {
+                    if signal == stop.unwrap_or(Signal::TERM) {
+                        stopping.get_or_insert_with(Instant::now);
+                    }
+                    self.forward(signal);
+                }
                 Reaction::Stop | Reaction::Hold | Reaction::Suspend | Reaction::Ignore => {}
             }
         }

@@ -12,6 +12,7 @@ use std::hash::BuildHasher;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt, unfold};
+use http::header::{HeaderValue, USER_AGENT};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::config::AuthInfo;
@@ -40,6 +41,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// A hostname that names no Pod shows no event. How long a first event may take before we look for the
 /// Pod by UID: it is the first thing that a watch sends.
 const FIRST_EVENT: Duration = Duration::from_secs(2);
+/// How the API server's audit log knows us.
+const AGENT: &str = concat!("proa/", env!("CARGO_PKG_VERSION"));
 /// Pods a page while looking for a UID: some hundred kilobytes of metadata.
 const PAGE: u32 = 100;
 
@@ -193,6 +196,7 @@ impl Cluster {
         // before it turns to the file.
         config.root_cert = Some(Vec::new());
         config.auth_info = AuthInfo { token: Some(token.trim().to_owned().into()), ..AuthInfo::default() };
+        config.headers = vec![(USER_AGENT, HeaderValue::from_static(AGENT))];
         // Time limits and retries are this file's own.
         config.connect_timeout = None;
         config.read_timeout = None;

@@ -250,9 +250,11 @@ impl Wait<'_> {
         }
         let waiting = Waiting::Api(trouble);
         if waiting != self.waiting {
-            // Said once a kind: a proxy that is not up yet refuses dozens of attempts.
-            if !matches!(self.waiting, Waiting::Api(_)) || final_after.is_some() {
-                warn!("waiting for the API server: {waiting}");
+            if final_after.is_some() {
+                warn!("{waiting}");
+            } else if !matches!(self.waiting, Waiting::Api(_)) {
+                // Said once: a mesh proxy that is not up yet refuses dozens of attempts, as it should.
+                info!("waiting for the API server: {waiting}");
             }
             self.waiting = waiting;
         }
@@ -276,11 +278,7 @@ fn introduce(snapshot: &Snapshot) {
     let names: Vec<_> = snapshot.sidecars.iter().map(|sidecar| sidecar.name.as_str()).collect();
     let sidecars = if names.is_empty() { "none".to_owned() } else { list(&names) };
     info!(
-        pod = snapshot.name,
-        container = snapshot.main.name,
         uid = snapshot.uid,
-        "this is container `{}` of Pod `{}`; sidecars: {sidecars}",
-        snapshot.main.name,
-        snapshot.name,
+        "this is container `{}` of Pod `{}`; sidecars: {sidecars}", snapshot.main.name, snapshot.name,
     );
 }

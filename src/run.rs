@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::child::{self, reaper};
@@ -35,9 +36,9 @@ fn carry_out(plan: &Plan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<
         Ok(identity) => identity,
         Err(unknown) => return Ok(Outcome::Unknown(unknown)),
     };
-    let (snapshot, outcome) = gate_and_command(plan, &cluster, &identity, signals)?;
-    end_sidecars(plan, snapshot.as_ref(), &outcome, &cluster, &identity, signals)?;
-    Ok(outcome)
+    let end = gate_and_command(plan, &cluster, &identity, signals)?;
+    end_sidecars(plan, &end, &cluster, &identity, signals)?;
+    Ok(end.outcome)
 }
 
 /// Each phase has a runtime of its own, so that its connections and memory end with it: while the command
@@ -46,12 +47,21 @@ fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
+/// How gate and command came to their end.
+struct End {
+    outcome: Outcome,
+    /// The Pod as the gate last saw it.
+    snapshot: Option<Snapshot>,
+    /// When the container was asked to stop, if it was.
+    stopping: Option<Instant>,
+}
+
 fn gate_and_command(
     plan: &Plan,
     cluster: &Cluster,
     identity: &Identity,
     signals: &Signals,
-) -> anyhow::Result<(Option<Snapshot>, Outcome)> {
+) -> anyhow::Result<End> {
     let waiting = runtime()?;
     let passed = waiting.block_on(async {
         let mut signals = signals.listen().context("cannot listen for signals")?;
@@ -59,7 +69,9 @@ fn gate_and_command(
     })?;
     let Opened { snapshot, held } = match passed {
         Ok(opened) => opened,
-        Err(Closed { snapshot, cause }) => return Ok((snapshot, cause.into())),
+        Err(Closed { snapshot, cause }) => {
+            return Ok(End { outcome: cause.into(), snapshot, stopping: None });
+        }
     };
     // The command first: whatever it costs to tidy up, it does not wait for that.
     let spawned = child::spawn(&plan.command);
@@ -68,19 +80,20 @@ fn gate_and_command(
         Ok(child) => child,
         Err(why) => {
             let program = plan.command.program.to_string_lossy().into_owned();
-            return Ok((snapshot, Outcome::NotStarted { program, why }));
+            return Ok(End { outcome: Outcome::NotStarted { program, why }, snapshot, stopping: None });
         }
     };
     for signal in held {
         child.forward(signal);
     }
     give_memory_back();
-    let ended = runtime()?.block_on(async {
+    let stop = snapshot.as_ref().and_then(|snapshot| snapshot.main.stop_signal);
+    let (ended, stopping) = runtime()?.block_on(async {
         let mut signals = signals.listen().context("cannot listen for signals")?;
-        child.wait(&mut signals).await.context("cannot receive signals")
+        child.wait(&mut signals, stop).await.context("cannot receive signals")
     })?;
     info!("command ended: {ended}");
-    Ok((snapshot, Outcome::Ended(ended)))
+    Ok(End { outcome: Outcome::Ended(ended), snapshot, stopping })
 }
 
 /// Returns freed memory to the system: the C library keeps it for an allocation that will not come while
@@ -98,20 +111,20 @@ fn give_memory_back() {}
 
 fn end_sidecars(
     plan: &Plan,
-    snapshot: Option<&Snapshot>,
-    outcome: &Outcome,
+    end: &End,
     cluster: &Cluster,
     identity: &Identity,
     signals: &Signals,
 ) -> anyhow::Result<()> {
-    match shutdown::decide(plan.shutdown.when, outcome.code(), snapshot) {
+    match shutdown::decide(plan.shutdown.when, end.outcome.code(), end.snapshot.as_ref()) {
         Decision::Keep(why) => {
             info!("sidecars are left running: {why}");
             Ok(())
         }
         Decision::End => runtime()?.block_on(async {
             let mut signals = signals.listen().context("cannot listen for signals")?;
-            shutdown::run(&plan.shutdown, snapshot, cluster, identity, &mut signals).await;
+            let (snapshot, watched) = (end.snapshot.as_ref(), (cluster, identity));
+            shutdown::run(&plan.shutdown, snapshot, end.stopping, watched, &mut signals).await;
             Ok(())
         }),
     }

@@ -18,10 +18,13 @@ use crate::plan::{Action, Shutdown};
 use crate::pod::{Role, Snapshot};
 use crate::policy::ShutdownWhen;
 use crate::signal::stream::Listener;
-use crate::signal::{self, Phase, Reaction};
+use crate::signal::{self, Phase, Reaction, Signal};
 
 /// How long ending the sidecars may take where neither a flag nor the Pod says.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long before the kubelet kills what is left proa is done, so that the exit code is the command's.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// Whether the sidecars are ended, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,25 +80,26 @@ pub fn decide(when: ShutdownWhen, code: u8, snapshot: Option<&Snapshot>) -> Deci
 pub async fn run(
     shutdown: &Shutdown,
     snapshot: Option<&Snapshot>,
-    cluster: &Cluster,
-    identity: &Identity,
+    stopping: Option<Instant>,
+    (cluster, identity): (&Cluster, &Identity),
     signals: &mut Listener<'_>,
 ) {
-    let limit = shutdown.timeout.or(snapshot.map(|snapshot| snapshot.grace)).unwrap_or(DEFAULT_TIMEOUT);
-    let deadline = Instant::now() + limit;
+    let grace = snapshot.map_or(DEFAULT_TIMEOUT, |snapshot| snapshot.grace);
+    let deadline = deadline(shutdown.timeout.unwrap_or(grace), stopping.map(|since| since + grace));
+    let stop = snapshot.and_then(|snapshot| snapshot.main.stop_signal);
     let mut actions = std::pin::pin!(act(&shutdown.actions, snapshot, deadline));
     // The first signal gives up the wait for the sidecars' exit, the second the actions too.
     let mut asked_to_end = false;
     let told = loop {
         tokio::select! {
             told = &mut actions => break told,
-            stop = stopped(signals) => {
+            signal = stopped(signals, stop) => {
                 if asked_to_end {
-                    warn!(signal = %stop, "asked to end again: giving up on the sidecars");
+                    warn!(%signal, "asked to end again: giving up on the sidecars");
                     return;
                 }
                 asked_to_end = true;
-                info!(signal = %stop, "asked to end: not waiting for the sidecars to exit");
+                info!(%signal, "asked to end: not waiting for the sidecars to exit");
             }
         }
     };
@@ -104,7 +108,17 @@ pub async fn run(
     }
     tokio::select! {
         () = drain::wait(cluster.watch(identity), snapshot, shutdown, told, deadline) => {}
-        stop = stopped(signals) => info!(signal = %stop, "asked to end: no longer waiting for the sidecars to exit"),
+        signal = stopped(signals, stop) => info!(%signal, "asked to end: no longer waiting for the sidecars to exit"),
+    }
+}
+
+/// When all must be over. Once the runtime has asked the container to stop, the grace period runs from
+/// there, whoever has used it up: what is left at its end is killed, and the command's exit code with it.
+fn deadline(limit: Duration, killed: Option<Instant>) -> Instant {
+    let end = Instant::now() + limit;
+    match killed {
+        Some(killed) => end.min(killed.checked_sub(MARGIN).unwrap_or(killed)),
+        None => end,
     }
 }
 
@@ -125,7 +139,7 @@ async fn act(actions: &[Action], snapshot: Option<&Snapshot>, deadline: Instant)
                 .map(|done| done.to_string())
                 .map_err(|error| error.to_string()),
             Action::Kill(whom, signal) => kill::kill(whom, *signal, snapshot)
-                .map(|count| format!("sent to {count} processes"))
+                .map(|count| format!("{count} signalled"))
                 .map_err(|error| error.to_string()),
         };
         match &result {
@@ -139,13 +153,13 @@ async fn act(actions: &[Action], snapshot: Option<&Snapshot>, deadline: Instant)
 }
 
 /// The next signal that asks proa to end.
-async fn stopped(signals: &mut Listener<'_>) -> signal::Signal {
+async fn stopped(signals: &mut Listener<'_>, stop: Option<Signal>) -> Signal {
     loop {
         let Ok(signal) = signals.next().await else {
             // Without signals there is nothing to listen for; the deadline still holds.
             return std::future::pending().await;
         };
-        match signal::reaction(Phase::Shutdown, signal) {
+        match signal::reaction(Phase::Shutdown { stop }, signal) {
             Reaction::Stop => return signal,
             Reaction::Reap => reaper::reap_orphans(),
             Reaction::Suspend => child::suspend_self(),

@@ -156,11 +156,11 @@ fn realtime_offset(text: &str, sign: char) -> Option<i32> {
     digits.parse().ok().filter(|n| *n <= REALTIME_LAST)
 }
 
-/// What proa is doing when a signal arrives.
+/// What proa is doing when a signal arrives. `stop` is the container's own stop signal once the Pod has
+/// told it: an image or the Pod (KEP-4960) may have chosen another than `SIGTERM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Waiting for the sidecars. `stop` is the container's own stop signal once the Pod has told it:
-    /// an image or the Pod (KEP-4960) may have chosen another than `SIGTERM`.
+    /// Waiting for the sidecars.
     Gate {
         /// The signal with which the runtime stops this container.
         stop: Option<Signal>,
@@ -168,7 +168,10 @@ pub enum Phase {
     /// The command runs.
     Command,
     /// Ending the sidecars, or waiting for them to exit.
-    Shutdown,
+    Shutdown {
+        /// The signal with which the runtime stops this container.
+        stop: Option<Signal>,
+    },
 }
 
 /// What follows from a signal.
@@ -196,8 +199,8 @@ pub fn reaction(phase: Phase, signal: Signal) -> Reaction {
     }
     match phase {
         Phase::Command => Reaction::Forward,
-        Phase::Gate { stop } if stop == Some(signal) => Reaction::Stop,
-        Phase::Gate { .. } | Phase::Shutdown => match signal {
+        Phase::Gate { stop } | Phase::Shutdown { stop } if stop == Some(signal) => Reaction::Stop,
+        Phase::Gate { .. } | Phase::Shutdown { .. } => match signal {
             Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP => Reaction::Stop,
             Signal::TSTP | Signal::TTIN | Signal::TTOU => Reaction::Suspend,
             // signal(7): ignored by default. A held SIGWINCH would tell a command that has only just read
@@ -264,13 +267,14 @@ mod tests {
     fn the_containers_own_stop_signal_stops_the_wait_too() {
         for stop in Signal::all().filter(|s| *s != Signal::CHLD) {
             assert_eq!(reaction(Phase::Gate { stop: Some(stop) }, stop), Reaction::Stop, "{stop}");
+            assert_eq!(reaction(Phase::Shutdown { stop: Some(stop) }, stop), Reaction::Stop, "{stop}");
         }
     }
 
     #[test]
     fn after_the_command_nothing_is_kept_for_it() {
         for signal in Signal::all() {
-            let found = reaction(Phase::Shutdown, signal);
+            let found = reaction(Phase::Shutdown { stop: None }, signal);
             assert!(!matches!(found, Reaction::Hold | Reaction::Forward), "{signal}: {found:?}");
         }
     }

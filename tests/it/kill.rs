@@ -26,7 +26,7 @@ fn shared(flags: &[&str]) -> Option<String> {
         .flags(["--ignore=web", "--shutdown-timeout=20s"])
         .flags(flags)
         .run(["sh", "-c", "exit 3"])
-        .expect(3, &["sent to 1 processes"]);
+        .expect(3, &["1 signalled"]);
     Some(std::fs::read_to_string(log).expect("the sidecar's log"))
 }
 

@@ -116,6 +116,17 @@ fn proxies_are_not_used_for_loopback() {
 }
 
 #[test]
+fn https_endpoints_are_verified_against_the_systems_authorities() {
+    // Any HTTPS server of a known authority will do: the API server answers 401 to a stranger.
+    let world = ready("Never");
+    let url = format!("https://localhost:{}/quitquitquit", world.cluster.address().port());
+    let proa = || world.proa().flags([NO_DRAIN, "-p", &url]);
+    let authority = world.cluster.service_account_dir().join("ca.crt");
+    proa().env("SSL_CERT_FILE", authority).run(["true"]).expect(0, &["401: expected 2xx"]);
+    proa().env("SSL_CERT_FILE", "/dev/null").run(["true"]).expect(0, &["ertificate"]);
+}
+
+#[test]
 fn localhost_is_loopback_without_a_hosts_file() {
     let Some(mut wrapper) = crate::support::unshare(&[]) else { return };
     wrapper.extend(["sh", "-c", "mount --bind /dev/null /etc/hosts && exec \"$@\"", "sh"].map(str::to_owned));
