@@ -125,15 +125,12 @@ impl Started {
         }
     }
 
-    fn finish(mut self) -> Result<()> {
-        drop(self.child.stdin.take());
-        self.child.wait()?;
-        Ok(())
-    }
 }
 
+/// Ends both at once: the command when its stdin does, proa by force, since nothing here would let it drain.
 impl Drop for Started {
     fn drop(&mut self) {
+        drop(self.child.stdin.take());
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -142,9 +139,7 @@ impl Drop for Started {
 fn spawn_alone() -> Result<f64> {
     let mut started = Started::new(Command::new(env::current_exe()?).arg(STAMP))?;
     let stamp = started.stamp()?;
-    let result = milliseconds(stamp - started.spawned);
-    started.finish()?;
-    Ok(result)
+    Ok(milliseconds(stamp - started.spawned))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a duration of hours fits")]
@@ -208,7 +203,7 @@ fn measure(subject: &Subject) -> Result<Measured> {
     let mut started = subject.start(&before, &config)?;
     let stamp = started.stamp()?;
     let ready_before = milliseconds(stamp - started.spawned);
-    started.finish()?;
+    drop(started);
 
     let (waiting, name, config) = cluster(false)?;
     let mut started = subject.start(&waiting, &config)?;
@@ -223,7 +218,6 @@ fn measure(subject: &Subject) -> Result<Measured> {
     sleep(SETTLE);
     let status = fs::read_to_string(format!("/proc/{}/status", started.child.id()))?;
     let connections = u32::try_from(waiting.open_connections())?;
-    started.finish()?;
     Ok(Measured {
         ready_before,
         ready_while_waiting: milliseconds(stamp - readiness),
