@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal as NixSignal, raise};
 use nix::unistd::Pid;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::plan::Command;
 use crate::policy::ForwardTo;
@@ -87,29 +87,15 @@ pub struct Child {
 /// # Errors
 /// When there is no such program, it may not be executed, or no process can be made.
 pub fn spawn(command: &Command) -> Result<Child, NotStarted> {
-    let terminal = Terminal::in_foreground();
-    let origin = Origin::capture();
     let image = Image::new(command).map_err(|error| NotStarted::NotFound(error.into()))?;
-    // The hook below becomes the command itself; what stands here is only the library's fork.
-    let mut builder = process::Command::new(&command.program);
-    builder.process_group(0);
-    let foreground = terminal.as_ref().and_then(|terminal| terminal.try_clone().ok());
-    before_exec(&mut builder, move || {
-        if let Some(terminal) = &foreground {
-            terminal.take_in_child()?;
-        }
-        // Last: from here on a signal that is already on its way acts on the command.
-        origin.restore()?;
-        match image.execute()? {}
-    });
-    let spawned = builder.spawn();
+    let origin = Origin::capture();
+    let terminal = Terminal::in_foreground();
+    let spawned = match &terminal {
+        None if !origin.needs_fork() => image.spawn(origin),
+        terminal => fork(image, origin, terminal.as_ref()),
+    };
     match spawned {
-        // The handle is dropped without a wait: the reaper alone collects children.
-        Ok(child) => {
-            let pid = Pid::from_raw(child.id().cast_signed());
-            info!(pid = child.id(), program = %command.program.display(), "command started");
-            Ok(Child { pid, forward_to: command.forward_to, terminal })
-        }
+        Ok(pid) => Ok(Child { pid, forward_to: command.forward_to, terminal }),
         Err(error) => {
             take_back(terminal.as_ref());
             Err(match error.raw_os_error().map(Errno::from_raw) {
@@ -123,11 +109,28 @@ pub fn spawn(command: &Command) -> Result<Child, NotStarted> {
     }
 }
 
+/// Starts the command with a step between fork and exec: the child must make itself the terminal's
+/// foreground before it runs, or its first look at the keyboard would stop it (termios(3), `SIGTTIN`).
 #[expect(unsafe_code, reason = "a pre_exec hook is the only place between fork and exec")]
-fn before_exec(builder: &mut process::Command, hook: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
-    // SAFETY: the hook makes async-signal-safe system calls alone and allocates nothing
-    // (signal-safety(7)); errors are built from errno.
+fn fork(image: Image, origin: &'static Origin, terminal: Option<&Terminal>) -> io::Result<Pid> {
+    let terminal = terminal.map(Terminal::try_clone).transpose()?;
+    // The hook becomes the command itself; the library's own program name is for its messages alone.
+    let mut builder = process::Command::new("command");
+    builder.process_group(0);
+    let hook = move || {
+        if let Some(terminal) = &terminal {
+            terminal.take_in_child()?;
+        }
+        // Last: from here on a signal that is already on its way acts on the command.
+        origin.restore()?;
+        match image.execute()? {}
+    };
+    // SAFETY: the hook makes system calls, and allocates as execve's wrapper needs to: proa has a single
+    // thread here, so that no lock of the allocator can be held by another.
     unsafe { builder.pre_exec(hook) };
+    // The handle is dropped without a wait: the reaper alone collects children.
+    let child = builder.spawn()?;
+    Ok(Pid::from_raw(child.id().cast_signed()))
 }
 
 fn take_back(terminal: Option<&Terminal>) {
@@ -144,6 +147,12 @@ pub fn suspend_self() {
 }
 
 impl Child {
+    /// The command's process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Passes a signal on.
     pub fn forward(&self, signal: Signal) {
         let target = match self.forward_to {

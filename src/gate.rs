@@ -28,6 +28,8 @@ const REPORT: Duration = Duration::from_secs(10);
 /// The gate is open: the command may start.
 #[derive(Debug)]
 pub struct Opened {
+    /// How long the wait was.
+    pub after: Duration,
     /// The Pod as last seen; `None` if time ran out before it was.
     pub snapshot: Option<Snapshot>,
     /// Signals that are meant for the command, in the order in which they came.
@@ -140,8 +142,7 @@ pub async fn pass(
         match step {
             Step::On => {}
             Step::Open => {
-                info!(after = %seconds(started), "gate open");
-                return Ok(Opened { snapshot: wait.snapshot, held: wait.held });
+                return Ok(Opened { after: started.elapsed(), snapshot: wait.snapshot, held: wait.held });
             }
             Step::Shut(cause) => {
                 return Err(Closed { snapshot: wait.snapshot, cause });

@@ -67,17 +67,21 @@ fn gate_and_command(
         let mut signals = signals.listen().context("cannot listen for signals")?;
         anyhow::Ok(gate::pass(&plan.gate, cluster.watch(identity), &mut signals).await)
     })?;
-    let Opened { snapshot, held } = match passed {
+    let Opened { after, snapshot, held } = match passed {
         Ok(opened) => opened,
         Err(Closed { snapshot, cause }) => {
             return Ok(End { outcome: cause.into(), snapshot, stopping: None });
         }
     };
-    // The command first: whatever it costs to tidy up, it does not wait for that.
+    // The command first: it does not wait for log lines, nor for what it costs to tidy up.
     let spawned = child::spawn(&plan.command);
+    info!(after = %format!("{:.3}s", after.as_secs_f64()), "gate open");
     drop(waiting);
     let child = match spawned {
-        Ok(child) => child,
+        Ok(child) => {
+            info!(pid = child.pid().as_raw(), program = %plan.command.program.display(), "command started");
+            child
+        }
         Err(why) => {
             let program = plan.command.program.to_string_lossy().into_owned();
             return Ok(End { outcome: Outcome::NotStarted { program, why }, snapshot, stopping: None });

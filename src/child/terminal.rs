@@ -4,9 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 
+use nix::sys::signal::SigSet;
 use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
-
-use crate::signal::origin;
 
 /// A controlling terminal of which our process group was the foreground.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ impl Terminal {
     /// # Errors
     /// Those of tcsetpgrp(3).
     pub fn take_in_child(&self) -> io::Result<()> {
-        origin::block_all();
+        SigSet::all().thread_block()?;
         self.give_to(getpgrp())
     }
 

@@ -10,15 +10,13 @@ use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 use nix::libc;
-
-/// Signals whose disposition proa cannot leave alone: the runtime ignores `SIGPIPE`, and with `SIGCHLD`
-/// ignored the kernel reaps children behind our back (wait(2), "`ECHILD`").
-const RESET: [i32; 2] = [libc::SIGPIPE, libc::SIGCHLD];
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 /// The signal state at the first instruction.
 pub struct Origin {
-    mask: libc::sigset_t,
-    ignored: [bool; RESET.len()],
+    mask: SigSet,
+    pipe_ignored: bool,
+    child_ignored: bool,
 }
 
 static ORIGIN: OnceLock<Origin> = OnceLock::new();
@@ -27,7 +25,7 @@ static ORIGIN: OnceLock<Origin> = OnceLock::new();
 #[cfg(not(test))]
 #[expect(unsafe_code, reason = "the only code that runs before the runtime is a constructor")]
 // SAFETY: the linker and the C library call every function of this section once, before main, while
-// the process has a single thread; the function uses async-signal-safe calls and a OnceLock alone.
+// the process has a single thread; the function makes plain system calls and uses a OnceLock.
 #[unsafe(link_section = ".init_array")]
 #[used]
 static CONSTRUCTOR: extern "C" fn() = {
@@ -40,32 +38,38 @@ static CONSTRUCTOR: extern "C" fn() = {
 impl Origin {
     /// The state at the first instruction; every signal is blocked from then on.
     pub fn capture() -> &'static Self {
-        ORIGIN.get_or_init(Self::read_and_block)
+        ORIGIN.get_or_init(|| {
+            let pipe_ignored = is_ignored(libc::SIGPIPE);
+            let child_ignored = is_ignored(libc::SIGCHLD);
+            // Cannot fail: the operation is a constant.
+            let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or(SigSet::empty());
+            // Ignored, it would have the kernel collect children behind our back (wait(2), "ECHILD").
+            set_disposition(libc::SIGCHLD, libc::SIG_DFL);
+            Self { mask, pipe_ignored, child_ignored }
+        })
     }
 
-    #[expect(unsafe_code, reason = "nix's SigSet cannot be copied in a forked child without its own checks")]
-    fn read_and_block() -> Self {
-        let ignored = RESET.map(|signal| {
-            let mut old = MaybeUninit::<libc::sigaction>::zeroed();
-            // SAFETY: a null new action only reads; `old` is a valid place for one sigaction.
-            let failed = unsafe { libc::sigaction(signal, std::ptr::null(), old.as_mut_ptr()) };
-            // SAFETY: zeroed is a valid sigaction, and the call above filled it where it succeeded.
-            let old = unsafe { old.assume_init() };
-            failed == 0 && old.sa_sigaction == libc::SIG_IGN
-        });
-        let mut every = MaybeUninit::<libc::sigset_t>::zeroed();
-        let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: `every` is a valid place for one sigset_t.
-        unsafe { libc::sigfillset(every.as_mut_ptr()) };
-        // SAFETY: both point to initialised sets; blocking has no other precondition.
-        unsafe { libc::sigprocmask(libc::SIG_SETMASK, every.as_ptr(), mask.as_mut_ptr()) };
-        // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.
-        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        Self {
-            // SAFETY: zeroed is a valid (empty) set, and the call above stored the old one.
-            mask: unsafe { mask.assume_init() },
-            ignored,
+    /// The signals that were blocked.
+    #[must_use]
+    pub fn mask(&self) -> &SigSet {
+        &self.mask
+    }
+
+    /// Those that we ignore and that were not ignored.
+    #[must_use]
+    pub fn defaults(&self) -> SigSet {
+        let mut defaults = SigSet::empty();
+        if !self.pipe_ignored {
+            defaults.add(Signal::SIGPIPE);
         }
+        defaults
+    }
+
+    /// Whether the state can be restored only from within the child: what is spawned can be told to set a
+    /// signal to its default, not to ignore it (`posix_spawn(3)`).
+    #[must_use]
+    pub fn needs_fork(&self) -> bool {
+        self.child_ignored
     }
 
     /// Puts dispositions and mask back, in that order: once the mask is open, a pending signal acts.
@@ -75,27 +79,26 @@ impl Origin {
     ///
     /// # Errors
     /// Those of sigprocmask(2).
-    #[expect(unsafe_code, reason = "runs between fork and exec, where only plain system calls are allowed")]
     pub fn restore(&self) -> io::Result<()> {
-        for (signal, ignored) in RESET.into_iter().zip(self.ignored) {
-            let disposition = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
-            // SAFETY: both dispositions are valid for these signals; no handler is installed.
-            unsafe { libc::signal(signal, disposition) };
+        for (signal, ignored) in [(libc::SIGPIPE, self.pipe_ignored), (libc::SIGCHLD, self.child_ignored)] {
+            set_disposition(signal, if ignored { libc::SIG_IGN } else { libc::SIG_DFL });
         }
-        // SAFETY: `mask` is an initialised set; a null old set is allowed.
-        let failed =
-            unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.mask, std::ptr::null_mut()) };
-        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        Ok(self.mask.thread_set_mask()?)
     }
 }
 
-/// Blocks every signal in the calling process, for a forked child that is about to move between
-/// process groups of a terminal.
-#[expect(unsafe_code, reason = "runs between fork and exec, where only plain system calls are allowed")]
-pub(crate) fn block_all() {
-    let mut every = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: `every` is a valid place for one sigset_t.
-    unsafe { libc::sigfillset(every.as_mut_ptr()) };
-    // SAFETY: `every` is initialised; a null old set is allowed.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, every.as_ptr(), std::ptr::null_mut()) };
+#[expect(unsafe_code, reason = "nix reads a disposition only by setting one")]
+fn is_ignored(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action only reads; `action` is a valid place for one sigaction.
+    let failed = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid sigaction, and the call above filled it where it succeeded.
+    let action = unsafe { action.assume_init() };
+    failed == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+#[expect(unsafe_code, reason = "changing a disposition is unsafe, since it may install a handler")]
+fn set_disposition(signal: i32, disposition: libc::sighandler_t) {
+    // SAFETY: callers pass SIG_DFL or SIG_IGN: no handler is installed.
+    unsafe { libc::signal(signal, disposition) };
 }

@@ -11,11 +11,12 @@ fn the_demo_plays_the_example_to_its_completion() {
     let output = Command::new(&demo).env("CARGO", "true").output().expect("the demo runs");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    // stdout and stderr of a container are two streams: their lines have no order among each other.
+    assert!(text.contains("| the sidecar says: hello from the sidecar"), "{text}");
     let mut rest = &*text;
     for sought in [
         "waiting for greeter",
         "gate open",
-        "the sidecar says: hello from the sidecar",
         "POST http://localhost:8090/quitquitquit: 200",
         "every sidecar has ended",
         "Succeeded",
