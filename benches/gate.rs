@@ -124,7 +124,6 @@ impl Started {
             }
         }
     }
-
 }
 
 /// Ends both at once: the command when its stdin does, proa by force, since nothing here would let it drain.

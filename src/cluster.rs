@@ -126,6 +126,36 @@ impl fmt::Display for Trouble {
     }
 }
 
+/// How long the API server may deny what we ask, or know no such Pod, before we believe it. A RoleBinding
+/// created together with the Pod may come later than the Pod, a cache may lag, and an API server that has
+/// just started knows no Roles yet.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Whether to believe that something stands in the way for good.
+#[derive(Debug, Default)]
+pub struct Doubt {
+    since: Option<Instant>,
+}
+
+impl Doubt {
+    /// Whether this trouble is final by now. An API server out of reach is none for good.
+    pub fn is_final(&mut self, trouble: &Trouble) -> bool {
+        match trouble {
+            Trouble::Unreachable(_) => false,
+            Trouble::Unreadable(_) => true,
+            Trouble::Unauthorized(_)
+            | Trouble::Forbidden { .. }
+            | Trouble::NoSuchPod(_)
+            | Trouble::OtherPod { .. } => self.since.get_or_insert_with(Instant::now).elapsed() >= GRACE,
+        }
+    }
+
+    /// The Pod was seen: all is well again.
+    pub fn dispel(&mut self) {
+        self.since = None;
+    }
+}
+
 /// Why there is no way to ask an API server at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoApi {

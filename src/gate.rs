@@ -11,7 +11,7 @@ use tokio::time::{Instant, interval_at, sleep_until};
 use tracing::{info, warn};
 
 use crate::child::reaper;
-use crate::cluster::{Observation, Trouble};
+use crate::cluster::{Doubt, Observation, Trouble};
 use crate::plan::Gate;
 use crate::pod::{Snapshot, list};
 use crate::policy::OnTimeout;
@@ -19,9 +19,6 @@ use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Signal};
 use verdict::{Reason, Unready, Verdict, verdict};
 
-/// How long the API server may deny what we ask, or know no such Pod, before we believe it: a RoleBinding
-/// created together with the Pod may come later than the Pod, and a cache may lag.
-const GRACE: Duration = Duration::from_secs(10);
 /// How often a long wait says what it waits for.
 const REPORT: Duration = Duration::from_secs(10);
 
@@ -123,7 +120,8 @@ pub async fn pass(
     let started = Instant::now();
     let deadline = gate.timeout.map(|timeout| started + timeout);
     let mut report = interval_at(started + REPORT, REPORT);
-    let mut wait = Wait { gate, snapshot: None, waiting: Waiting::Pod, held: Vec::new(), denied: None };
+    let mut wait =
+        Wait { gate, snapshot: None, waiting: Waiting::Pod, held: Vec::new(), doubt: Doubt::default() };
     loop {
         let step = tokio::select! {
             // Signals first: whoever asks us to end is not kept waiting by news of the Pod.
@@ -175,8 +173,7 @@ struct Wait<'a> {
     snapshot: Option<Snapshot>,
     waiting: Waiting,
     held: Vec<Signal>,
-    /// Since when the API server has denied us what we need.
-    denied: Option<Instant>,
+    doubt: Doubt,
 }
 
 impl Wait<'_> {
@@ -211,7 +208,7 @@ impl Wait<'_> {
     }
 
     fn seen(&mut self, snapshot: Snapshot) -> Step {
-        self.denied = None;
+        self.doubt.dispel();
         if self.snapshot.is_none() {
             introduce(&snapshot);
         }
@@ -232,26 +229,13 @@ impl Wait<'_> {
     }
 
     fn trouble(&mut self, trouble: Trouble) -> Step {
-        let final_after = match &trouble {
-            Trouble::Unreadable(_) => Some(Duration::ZERO),
-            Trouble::Unauthorized(_)
-            | Trouble::Forbidden { .. }
-            | Trouble::NoSuchPod(_)
-            | Trouble::OtherPod { .. } => Some(GRACE),
-            Trouble::Unreachable(_) => None,
-        };
-        match final_after {
-            None => {}
-            Some(grace) => {
-                let since = *self.denied.get_or_insert_with(Instant::now);
-                if since.elapsed() >= grace {
-                    return Step::Shut(Cause::Refused(Refusal::Api(trouble)));
-                }
-            }
+        if self.doubt.is_final(&trouble) {
+            return Step::Shut(Cause::Refused(Refusal::Api(trouble)));
         }
+        let transient = matches!(trouble, Trouble::Unreachable(_));
         let waiting = Waiting::Api(trouble);
         if waiting != self.waiting {
-            if final_after.is_some() {
+            if !transient {
                 warn!("{waiting}");
             } else if !matches!(self.waiting, Waiting::Api(_)) {
                 // Said once: a mesh proxy that is not up yet refuses dozens of attempts, as it should.

@@ -38,7 +38,7 @@ pub enum Life {
     Active,
     /// Has a deletion timestamp; the kubelet no longer updates container statuses.
     Deleting,
-    /// Its phase is final: evicted, past its active deadline, or completed.
+    /// Evicted, past its active deadline, or completed.
     Finished,
 }
 
@@ -322,8 +322,20 @@ fn life(pod: &Pod) -> Life {
     if pod.metadata.deletion_timestamp.is_some() {
         return Life::Deleting;
     }
-    match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
+    let Some(status) = &pod.status else {
+        return Life::Active;
+    };
+    // The phase comes last: a Pod that the kubelet is ending (evicted, or past its active deadline) stays
+    // `Running` until its containers have ended, and as their probes are gone by then they are called ready
+    // meanwhile. What tells is the reason of its conditions (`pkg/kubelet/status/generate.go`).
+    let ending = status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "ContainersReady"
+            && condition.status == "False"
+            && matches!(condition.reason.as_deref(), Some("PodFailed" | "PodCompleted"))
+    });
+    match status.phase.as_deref() {
         Some("Succeeded" | "Failed") => Life::Finished,
+        _ if ending => Life::Finished,
         _ => Life::Active,
     }
 }
@@ -558,6 +570,14 @@ spec:
         assert_eq!(life("metadata: {deletionTimestamp: 2026-11-21T00:00:00Z}"), Life::Deleting);
         assert_eq!(life("status: {phase: Failed, reason: DeadlineExceeded}"), Life::Finished);
         assert_eq!(life("status: {phase: Running}"), Life::Active);
+        let condition = |reason| {
+            life(&format!(
+                "status: {{phase: Running, conditions: [{{type: ContainersReady, status: 'False', reason: {reason}}}]}}"
+            ))
+        };
+        assert_eq!(condition("PodFailed"), Life::Finished);
+        assert_eq!(condition("PodCompleted"), Life::Finished);
+        assert_eq!(condition("ContainersNotReady"), Life::Active);
         assert_eq!(life("metadata: {}"), Life::Active);
     }
 

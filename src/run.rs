@@ -73,9 +73,9 @@ fn gate_and_command(
             return Ok(End { outcome: cause.into(), snapshot, stopping: None });
         }
     };
-    // The command first: it does not wait for log lines, nor for what it costs to tidy up.
-    let spawned = child::spawn(&plan.command);
     info!(after = %format!("{:.3}s", after.as_secs_f64()), "gate open");
+    // The command first: it does not wait for what it costs to tidy up.
+    let spawned = child::spawn(&plan.command);
     drop(waiting);
     let child = match spawned {
         Ok(child) => {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::Told;
-use crate::cluster::{Observation, Trouble};
+use crate::cluster::{Doubt, Observation, Trouble};
 use crate::plan::Shutdown;
 use crate::pod::{Life, Sidecar, Snapshot, State, list};
 
@@ -43,7 +43,7 @@ pub enum Pointless {
 impl fmt::Display for Pointless {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Deleting => "the Pod is being deleted",
+            Self::Deleting => "the Pod is being deleted or ended",
             Self::Restarted => "restart policy Always starts them again",
             Self::NoRegular => "the kubelet ends native sidecars",
         })
@@ -95,6 +95,7 @@ pub(super) async fn wait(
     let mut blamed = BTreeSet::new();
     let mut waiting = Vec::new();
     let mut silent_since = None;
+    let mut doubt = Doubt::default();
     loop {
         let observation = tokio::select! {
             Some(observation) = observations.next() => observation,
@@ -111,6 +112,7 @@ pub(super) async fn wait(
             Observation::Gone => return,
             Observation::Seen(snapshot) => {
                 silent_since = None;
+                doubt.dispel();
                 name_failures(&snapshot, &mut blamed);
                 match drain(&snapshot, &shutdown.ignore) {
                     Drain::Done => {
@@ -136,7 +138,7 @@ pub(super) async fn wait(
                     return;
                 }
             }
-            Observation::Trouble(Trouble::Unreachable(_)) => {}
+            Observation::Trouble(trouble) if !doubt.is_final(&trouble) => {}
             Observation::Trouble(trouble) => {
                 warn!("not waiting for the sidecars to exit: {trouble}");
                 return;

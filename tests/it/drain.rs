@@ -76,7 +76,7 @@ fn does_not_wait_for_a_pod_that_is_being_deleted() {
     let world = world("Never");
     let running = draining(&world, &["--shutdown-timeout=1h"]);
     world.cluster.mark_deleted("default", "pod", std::time::Duration::from_secs(30));
-    running.finish().expect(5, &["the Pod is being deleted"]);
+    running.finish().expect(5, &["the Pod is being deleted or ended"]);
 }
 
 #[test]
@@ -104,6 +104,17 @@ fn an_api_that_is_gone_once_a_sidecar_was_told_to_quit_means_that_the_mesh_has_e
     let _down = world.cluster.refuse();
     world.cluster.hang_up();
     running.finish().expect(5, &["not waiting any longer"]);
+}
+
+#[test]
+fn rights_that_are_missing_for_a_moment_do_not_end_the_wait() {
+    // An API server that has just started knows no Roles yet.
+    let world = world("Never");
+    let running = draining(&world, &["--shutdown-timeout=1h"]);
+    world.cluster.inject_times(localpod::cluster::Fault::Status(403), 2);
+    world.cluster.end_watches(&localpod::cluster::WatchEnd::Close);
+    world.set_state("web", "terminated: {exitCode: 0}");
+    running.finish().expect(5, &["every sidecar has ended"]);
 }
 
 #[test]

@@ -124,6 +124,21 @@ fn an_evicted_pod_does_not_start_its_command() {
 }
 
 #[test]
+fn a_sidecar_that_is_called_ready_while_the_kubelet_ends_the_pod_is_not() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let running = waiting(&world, &[], "web");
+    // What a kubelet reports past the active deadline: the probes are gone, the phase is not final yet.
+    world.update(|pod| {
+        let status = pod.status.get_or_insert_default();
+        let condition = "{type: ContainersReady, status: 'False', reason: PodFailed}";
+        status.conditions = Some(vec![serde_saphyr::from_str(condition).unwrap()]);
+        status.container_statuses.iter_mut().flatten().for_each(|status| status.ready = true);
+    });
+    let finished = running.finish().expect(143, &["has come to its end"]);
+    assert_eq!(finished.stdout, "");
+}
+
+#[test]
 fn logs_are_json_when_asked_for() {
     let finished = World::alone().proa().env("PROA_LOG_FORMAT", "json").run(["true"]).expect(0, &[]);
     for line in finished.stderr.lines() {
