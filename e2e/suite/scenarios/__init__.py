@@ -1,0 +1,1 @@
+"""One file per promise; every module here is loaded."""

@@ -1,0 +1,140 @@
+"""The command starts once every sidecar is ready, and not if it never will be."""
+
+from suite.pieces import ENVOY, QUIT, READY_FILE, UNTIL_TERM, container, job, main, pod, shell
+from suite.scenario import in_order, scenario
+
+
+@scenario
+def a_job_with_envoy_completes(t):
+    """A Job with Envoy as its sidecar starts when Envoy is ready, ends it, and completes."""
+    t.grant("watch")
+    t.apply(job("work", ENVOY, main("wget -qO- localhost:9901/ready; exit 0", QUIT)))
+    assert t.job("work").complete
+    pod = t.pod_of("work", lambda pod: pod.finished)
+    assert pod.exit_codes() == {"envoy": 0, "main": 0}, pod
+    in_order(t.timeline(pod.name), "waiting for envoy", "gate open", "quitquitquit: 200", "every sidecar has ended")
+    assert "LIVE" in t.logs(pod.name, "main")
+
+
+@scenario
+def a_sidecar_injected_as_the_first_container(t):
+    """proa knows its own container where an injector put its proxy first, and main has a readinessProbe of its own."""
+    t.grant("watch")
+    never = "readinessProbe: {periodSeconds: 1, exec: {command: ['false']}}"
+    t.apply(pod("injected", ENVOY, main("exit 6", QUIT, more=never)))
+    assert t.finished("injected").exit_codes() == {"envoy": 0, "main": 6}
+    assert "this is container `main`" in t.logs("injected", "main")
+
+
+@scenario
+def a_native_sidecar_that_is_slow_to_become_ready(t):
+    """The command does not start before a native sidecar is ready, and proa does not wait for it to exit."""
+    t.grant("watch")
+    slow = "sleep 4; touch /tmp/ready; echo ready; trap 'echo asked to end; exit 0' TERM; while :; do sleep 0.1; done"
+    native = "[{name: db, image: busybox, restartPolicy: Always, command: [sh, -c, \"" + slow + "\"], " + READY_FILE + "}]"
+    t.apply(pod("native", main("echo working"), initContainers=native))
+    assert t.finished("native").phase == "Succeeded"
+    in_order(t.timeline("native"), "waiting for db", "db: ready", "main: working", "db: asked to end")
+    in_order(t.timeline("native"), "gate open", "exit code=0", "db: asked to end")
+
+
+@scenario
+def a_sidecar_that_fails_for_good(t):
+    """A sidecar that ended for good is a refusal with 69, and the reason is in the termination message."""
+    t.grant("watch")
+    t.apply(pod("refused", shell("web", "sleep 2; exit 3", READY_FILE), main("echo never")))
+    main_ = t.finished("refused").container("main")
+    assert main_.exit_code == 69, main_
+    assert "`web` ended for good (exit code 3)" in main_.message, main_
+    assert "main: never" not in map(str, t.timeline("refused"))
+
+
+@scenario
+def a_sidecar_that_crashes_and_recovers(t):
+    """A sidecar that crashes and is started again is waited for; the command runs once it is ready."""
+    t.grant("watch")
+    volume = "[{name: state, emptyDir: {}}]"
+    mount = READY_FILE + "\nvolumeMounts: [{name: state, mountPath: /state}]"
+    crash = "if [ ! -e /state/tried ]; then touch /state/tried; sleep 2; exit 1; fi; touch /tmp/ready; " + UNTIL_TERM
+    # Nothing here can end the sidecar: the drain ends with --shutdown-timeout, the Pod with its deletion.
+    t.apply(pod("crashing", shell("web", crash, mount), main("echo working", "--shutdown-timeout=1s"), restartPolicy="OnFailure", volumes=volume))
+    t.logged("crashing", "main", "working")
+    in_order(t.timeline("crashing"), "web (ended with exit code 1", "main: working")
+    assert t.pod("crashing", lambda pod: pod.container("main").ended).container("main").exit_code == 0
+
+
+@scenario
+def a_sidecar_whose_image_cannot_be_pulled(t):
+    """Running out of time names the sidecar and the kubelet's reason, with 75."""
+    t.grant("watch")
+    missing = container("web", "no-such-image:none", more="imagePullPolicy: Never")
+    t.apply(pod("unpullable", missing, main("echo never", "--ready-timeout=4s", "--shutdown-timeout=1s")))
+    pod_ = t.pod("unpullable", lambda pod: pod.container("main").ended)
+    assert pod_.container("main").exit_code == 75
+    assert "web (ErrImageNeverPull)" in pod_.container("main").message, pod_
+
+
+@scenario
+def a_sidecar_that_is_oom_killed(t):
+    """An OOM-killed sidecar is a refusal that says so."""
+    t.grant("watch")
+    greedy = "resources: {limits: {memory: 20Mi}}\n" + READY_FILE
+    t.apply(pod("greedy", shell("web", "sleep 2; x=x; while :; do x=$x$x; done", greedy), main("echo never")))
+    main_ = t.finished("greedy").container("main")
+    assert main_.exit_code == 69 and "OOMKilled" in main_.message, main_
+
+
+@scenario
+def several_sidecars_at_once(t):
+    """With several sidecars the command starts after the last is ready, and each is ended in its own way."""
+    t.grant("watch")
+    slow = "sleep 3; touch /tmp/ready; echo ready; while [ ! -e /state/over ]; do sleep 0.1; done"
+    mount = READY_FILE + "\nvolumeMounts: [{name: state, mountPath: /state}]"
+    own = "volumeMounts: [{name: state, mountPath: /state}]"
+    script = "echo working; touch /state/over"
+    t.apply(pod("several", ENVOY, shell("log", slow, mount), main(script, QUIT, more=own), volumes="[{name: state, emptyDir: {}}]"))
+    assert t.finished("several").exit_codes() == {"envoy": 0, "log": 0, "main": 0}
+    in_order(t.timeline("several"), "log: ready", "main: working")
+    in_order(t.timeline("several"), "gate open", "every sidecar has ended")
+
+
+@scenario
+def rights_that_are_missing(t):
+    """Without the Role proa ends with 77 and spells out the rule, in the termination message too."""
+    t.apply(pod("denied", main("echo never")))
+    main_ = t.finished("denied").container("main")
+    assert main_.exit_code == 77, main_
+    assert 'resources: ["pods"], verbs: ["watch"]' in main_.message, main_
+
+
+@scenario
+def rights_that_are_granted_late(t):
+    """A RoleBinding that comes after the Pod is early enough."""
+    t.apply(pod("late", main("echo working")))
+    t.logged("late", "main", 'verbs: ["watch"]')
+    t.grant("watch")
+    assert t.finished("late").exit_codes() == {"main": 0}
+
+
+@scenario
+def a_debug_container_is_no_sidecar(t):
+    """An ephemeral container that is never ready is neither waited for nor drained."""
+    t.grant("watch")
+    t.apply(pod("debugged", shell("web", "until [ -e /tmp/ready ]; do sleep 0.1; done; sleep 1", READY_FILE), main("echo working")))
+    t.logged("debugged", "main", "waiting for web")
+    t.kubectl("debug", "debugged", f"--image={t.images.reference('busybox')}", "--image-pull-policy=Never", "--container=debugger", "--profile=general", "--", "sleep", "1000")
+    t.pod("debugged", lambda pod: "debugger" in pod.containers("ephemeralContainers") and pod.container("debugger").running)
+    assert t.exec("debugged", "web", "touch", "/tmp/ready").returncode == 0
+    assert t.pod("debugged", lambda pod: pod.container("main").ended).container("main").exit_code == 0
+
+
+@scenario
+def an_init_container_waits_for_a_native_sidecar(t):
+    """proa in an init container waits for the native sidecar before it, which Kubernetes would not."""
+    t.grant("watch")
+    slow = "sleep 3; touch /tmp/ready; echo ready; " + UNTIL_TERM
+    init = "[{name: db, image: busybox, restartPolicy: Always, command: [sh, -c, \"" + slow + "\"], " + READY_FILE + "}, " \
+        "{name: migrate, image: app, args: [--, echo, migrating]}]"
+    t.apply(pod("initial", shell("app", "echo serving"), initContainers=init))
+    assert t.finished("initial").phase == "Succeeded"
+    in_order(t.timeline("initial"), "db: ready", "migrate: migrating", "app: serving")

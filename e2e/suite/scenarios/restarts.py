@@ -1,0 +1,37 @@
+"""The kubelet and the API server are restarted at the worst moments."""
+
+from onenode import wait
+from suite.pieces import READY_FILE, main, pod, shell
+from suite.scenario import in_order, scenario
+
+
+def _restart_both(t):
+    for daemon in ("apiserver", "kubelet"):
+        t.node.restart(daemon, now=True)
+
+
+def _touch(t, container, path):
+    # A kubelet that has only just come back may refuse the first.
+    wait.until(f"touch {path}", lambda: t.exec("steady", container, "touch", path).returncode == 0, 30)
+
+
+@scenario(alone=True, one_node=True)
+def restarts_in_every_phase(t):
+    """Kubelet and API server killed and started anew while waiting, while the command runs, and while draining."""
+    t.grant("watch")
+    sidecar = "until [ -e /tmp/ready ]; do sleep 0.1; done; echo serving; until [ -e /tmp/over ]; do sleep 0.1; done; exit 0"
+    command = "echo working; until [ -e /tmp/done ]; do sleep 0.1; done; exit 5"
+    t.apply(pod("steady", shell("web", sidecar, READY_FILE), main(command, "--shutdown-timeout=3m")))
+    t.logged("steady", "main", "waiting for web")
+    _restart_both(t)
+    _touch(t, "web", "/tmp/ready")
+    t.logged("steady", "main", "working")
+    _restart_both(t)
+    _touch(t, "main", "/tmp/done")
+    t.logged("steady", "main", "waiting for `web` to exit")
+    _restart_both(t)
+    _touch(t, "web", "/tmp/over")
+    found = t.finished("steady", seconds=120)
+    assert found.exit_codes() == {"web": 0, "main": 5}, found
+    assert all(container.restarts == 0 for container in found.containers().values()), found
+    in_order(t.timeline("steady"), "gate open", "every sidecar has ended")
