@@ -7,6 +7,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY localpod localpod
 COPY examples examples
+COPY benches benches
 RUN cargo build --release --locked --package proa --bin proa
 
 FROM scratch
