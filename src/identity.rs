@@ -5,6 +5,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::unistd::gethostname;
+
 use crate::plan::Claim;
 
 /// Who we are, as far as it can be known without the API server.
@@ -51,8 +54,8 @@ impl PodName {
 pub enum Unknown {
     /// Neither flag, variable nor service account tells the namespace.
     Namespace(PathBuf, io::Error),
-    /// The hostname is no UTF-8 text.
-    Hostname(PathBuf, io::Error),
+    /// The system does not tell the hostname.
+    Hostname(Errno),
 }
 
 impl fmt::Display for Unknown {
@@ -65,11 +68,9 @@ impl fmt::Display for Unknown {
                  volume named by --service-account-dir)",
                 path.display()
             ),
-            Self::Hostname(path, error) => write!(
-                f,
-                "cannot read the hostname from {}: {error}; set --pod-name (POD_NAME)",
-                path.display()
-            ),
+            Self::Hostname(error) => {
+                write!(f, "cannot tell the hostname: {error}; set --pod-name (POD_NAME)")
+            }
         }
     }
 }
@@ -82,17 +83,18 @@ impl Identity {
     /// # Errors
     /// When the namespace or the hostname cannot be found out.
     pub fn find(claim: &Claim, mounts: &Mounts, service_account: &Path) -> Result<Self, Unknown> {
-        let namespace = match &claim.namespace {
-            Some(namespace) => namespace.clone(),
-            None => {
-                read(service_account.join("namespace")).map_err(|(path, e)| Unknown::Namespace(path, e))?
-            }
+        let namespace = if let Some(namespace) = &claim.namespace {
+            namespace.clone()
+        } else {
+            let path = service_account.join("namespace");
+            let text = fs::read_to_string(&path);
+            text.map_err(|error| Unknown::Namespace(path, error))?.trim().to_owned()
         };
         let pod = match &claim.pod_name {
             Some(name) => PodName::Given(name.clone()),
-            None => read("/proc/sys/kernel/hostname".into())
-                .map(PodName::Hostname)
-                .map_err(|(path, error)| Unknown::Hostname(path, error))?,
+            None => {
+                PodName::Hostname(gethostname().map_err(Unknown::Hostname)?.to_string_lossy().into_owned())
+            }
         };
         Ok(Self {
             namespace,
@@ -100,13 +102,6 @@ impl Identity {
             uid: mounts.uid.clone(),
             container: claim.container.clone().or_else(|| mounts.container.clone()),
         })
-    }
-}
-
-fn read(path: PathBuf) -> Result<String, (PathBuf, io::Error)> {
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(text.trim().to_owned()),
-        Err(error) => Err((path, error)),
     }
 }
 

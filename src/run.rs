@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::child::{self, reaper};
 use crate::cluster::Cluster;
@@ -27,7 +27,10 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
 }
 
 fn carry_out(plan: &Plan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<Outcome> {
-    reaper::become_subreaper().context("cannot become a subreaper")?;
+    // A system that forbids it is no reason not to run: as PID 1 orphans come to us anyway.
+    if let Err(error) = reaper::become_subreaper() {
+        warn!(%error, "cannot become a subreaper: orphans below another PID 1 are not collected here");
+    }
     let cluster = match Cluster::new(&plan.api) {
         Ok(cluster) => cluster,
         Err(none) => return Ok(Outcome::NoApi(none)),

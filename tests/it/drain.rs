@@ -58,17 +58,18 @@ fn gives_up_at_the_deadline_and_names_who_still_runs() {
 #[test]
 fn is_done_before_the_grace_period_that_the_command_has_used_ends() {
     let world = world("Never");
-    world.update(|pod| pod.spec.get_or_insert_default().termination_grace_period_seconds = Some(3));
+    world.update(|pod| pod.spec.get_or_insert_default().termination_grace_period_seconds = Some(6));
     let running = world.proa().start([
         "sh",
         "-c",
-        "trap 'sleep 1; exit 5' TERM; echo up; while :; do sleep 0.01; done",
+        "trap 'sleep 4; exit 5' TERM; echo up; while :; do sleep 0.01; done",
     ]);
     running.wait_stdout("up");
     let asked = std::time::Instant::now();
     running.signal(nix::libc::SIGTERM);
     running.finish().expect(5, &["still running when", "`web`"]);
-    assert!(asked.elapsed() < std::time::Duration::from_secs(3), "the kubelet would have killed it");
+    // Counted from the command's end it would be ten seconds.
+    assert!(asked.elapsed() < std::time::Duration::from_secs(9), "the kubelet would have killed it");
 }
 
 #[test]
