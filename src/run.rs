@@ -10,11 +10,11 @@ use tracing::{info, warn};
 use crate::child::{self, reaper};
 use crate::cluster::Cluster;
 use crate::exit::Outcome;
-use crate::gate::{self, Closed, Opened};
+use crate::gate::{self, Cause, Closed, Opened};
 use crate::identity::{Identity, Mounts};
 use crate::plan::Plan;
 use crate::pod::Snapshot;
-use crate::shutdown::{self, Decision};
+use crate::shutdown::{self, Decision, Stopping};
 use crate::signal::stream::Signals;
 
 /// Carries the plan out.
@@ -55,8 +55,7 @@ struct End {
     outcome: Outcome,
     /// The Pod as the gate last saw it.
     snapshot: Option<Snapshot>,
-    /// When the container was asked to stop, if it was.
-    stopping: Option<Instant>,
+    stopping: Stopping,
 }
 
 fn gate_and_command(
@@ -73,7 +72,11 @@ fn gate_and_command(
     let Opened { after, snapshot, held } = match passed {
         Ok(opened) => opened,
         Err(Closed { snapshot, cause }) => {
-            return Ok(End { outcome: cause.into(), snapshot, stopping: None });
+            let stopping = match cause {
+                Cause::Stopped(_) => Stopping::BeforeCommand(Instant::now()),
+                Cause::Refused(_) | Cause::Failed(_) => Stopping::No,
+            };
+            return Ok(End { outcome: cause.into(), snapshot, stopping });
         }
     };
     info!(after = %format!("{:.3}s", after.as_secs_f64()), "gate open");
@@ -87,7 +90,11 @@ fn gate_and_command(
         }
         Err(why) => {
             let program = plan.command.program.to_string_lossy().into_owned();
-            return Ok(End { outcome: Outcome::NotStarted { program, why }, snapshot, stopping: None });
+            return Ok(End {
+                outcome: Outcome::NotStarted { program, why },
+                snapshot,
+                stopping: Stopping::No,
+            });
         }
     };
     for signal in held {
@@ -100,6 +107,7 @@ fn gate_and_command(
         child.wait(&mut signals, stop).await.context("cannot receive signals")
     })?;
     info!("command ended: {ended}");
+    let stopping = stopping.map_or(Stopping::No, Stopping::DuringCommand);
     Ok(End { outcome: Outcome::Ended(ended), snapshot, stopping })
 }
 

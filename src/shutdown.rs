@@ -75,21 +75,41 @@ pub fn decide(when: ShutdownWhen, code: u8, snapshot: Option<&Snapshot>) -> Deci
     }
 }
 
+/// Whether the container was asked to stop, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopping {
+    /// It was not.
+    No,
+    /// Before the command: whoever asked wants proa itself to end, and no sidecar's exit is waited for.
+    BeforeCommand(Instant),
+    /// While the command ran, which was told and has ended.
+    DuringCommand(Instant),
+}
+
+impl Stopping {
+    fn since(self) -> Option<Instant> {
+        match self {
+            Self::No => None,
+            Self::BeforeCommand(since) | Self::DuringCommand(since) => Some(since),
+        }
+    }
+}
+
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
 /// decided by now.
 pub async fn run(
     shutdown: &Shutdown,
     snapshot: Option<&Snapshot>,
-    stopping: Option<Instant>,
+    stopping: Stopping,
     (cluster, identity): (&Cluster, &Identity),
     signals: &mut Listener<'_>,
 ) {
     let grace = snapshot.map_or(DEFAULT_TIMEOUT, |snapshot| snapshot.grace);
-    let deadline = deadline(shutdown.timeout.unwrap_or(grace), stopping.map(|since| since + grace));
+    let deadline = deadline(shutdown.timeout.unwrap_or(grace), stopping.since().map(|since| since + grace));
     let stop = snapshot.and_then(|snapshot| snapshot.main.stop_signal);
     let mut actions = std::pin::pin!(act(&shutdown.actions, snapshot, deadline));
     // The first signal gives up the wait for the sidecars' exit, the second the actions too.
-    let mut asked_to_end = false;
+    let mut asked_to_end = matches!(stopping, Stopping::BeforeCommand(_));
     let told = loop {
         tokio::select! {
             told = &mut actions => break told,

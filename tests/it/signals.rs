@@ -78,6 +78,17 @@ fn before_the_command_exists_four_signals_end_the_wait_and_the_sidecars() {
 }
 
 #[test]
+fn an_end_before_the_command_does_not_wait_for_the_sidecars_exit() {
+    // In a mesh whose proxy never comes up nothing would ever tell of it.
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let _down = world.cluster.refuse();
+    let running = world.proa().flag("--shutdown-timeout=1h").start(["echo", "never"]);
+    running.wait_stderr("waiting for the API server");
+    running.signal(libc::SIGTERM);
+    running.finish().expect(128 + libc::SIGTERM, &[]);
+}
+
+#[test]
 fn the_containers_own_stop_signal_ends_the_wait() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     world.update_status("main", |status| status.stop_signal = Some("SIGUSR2".into()));
