@@ -59,6 +59,11 @@ def shell(name, script, more=""):
     return container(name, "busybox", command=["sh", "-c", script], more=more)
 
 
+def before(*containers):
+    """These containers as a Pod's `initContainers`; one with `restartPolicy: Always` is a native sidecar."""
+    return "\n" + "\n".join(map(_item, containers))
+
+
 def _words(words):
     # Kubernetes reads `$$` in a command as an escaped `$`.
     return json.dumps([word.replace("$$", "$$$$") for word in words])
@@ -71,3 +76,7 @@ def _item(text):
 # Ready once /tmp/ready is there; ends with 0 when asked to.
 READY_FILE = "readinessProbe: {periodSeconds: 1, exec: {command: [test, -e, /tmp/ready]}}"
 UNTIL_TERM = "trap 'echo asked to end; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+
+# A volume that outlives containers and that all of them see.
+STATE = "[{name: state, emptyDir: {}}]"
+MOUNT = "volumeMounts: [{name: state, mountPath: /state}]"

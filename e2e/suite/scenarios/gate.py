@@ -1,6 +1,6 @@
 """The command starts once every sidecar is ready, and not if it never will be."""
 
-from suite.pieces import ENVOY, QUIT, READY_FILE, UNTIL_TERM, container, job, main, pod, shell
+from suite.pieces import ENVOY, MOUNT, QUIT, READY_FILE, STATE, UNTIL_TERM, container, job, main, pod, shell
 from suite.scenario import in_order, scenario
 
 
@@ -120,7 +120,8 @@ def rights_that_are_granted_late(t):
 def a_debug_container_is_no_sidecar(t):
     """An ephemeral container that is never ready is neither waited for nor drained."""
     t.grant("watch")
-    t.apply(pod("debugged", shell("web", "until [ -e /tmp/ready ]; do sleep 0.1; done; sleep 1", READY_FILE), main("echo working")))
+    web = shell("web", "until [ -e /state/over ]; do sleep 0.1; done", f"{READY_FILE}\n{MOUNT}")
+    t.apply(pod("debugged", web, main("touch /state/over", more=MOUNT), volumes=STATE))
     t.logged("debugged", "main", "waiting for web")
     t.kubectl("debug", "debugged", f"--image={t.images.reference('busybox')}", "--image-pull-policy=Never", "--container=debugger", "--profile=general", "--", "sleep", "1000")
     t.pod("debugged", lambda pod: "debugger" in pod.containers("ephemeralContainers") and pod.container("debugger").running)

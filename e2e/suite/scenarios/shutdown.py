@@ -1,10 +1,8 @@
 """The sidecars are ended when they should be, in the way that was asked for, and their end is waited for."""
 
-from suite.pieces import ENVOY, QUIT, READY_FILE, UNTIL_TERM, container, main, pod, shell
+from suite.pieces import ENVOY, MOUNT, QUIT, READY_FILE, STATE, UNTIL_TERM, container, main, pod, shell
 from suite.scenario import in_order, scenario
 
-STATE = "[{name: state, emptyDir: {}}]"
-MOUNT = "volumeMounts: [{name: state, mountPath: /state}]"
 FAILS_ONCE = "echo run; [ -e /state/tried ] && exit 0; touch /state/tried; exit 1"
 
 
