@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::env_file::Variables;
 use crate::plan::Command;
 use crate::policy::ForwardTo;
 use crate::signal::origin::Origin;
@@ -82,12 +83,13 @@ pub struct Child {
 }
 
 /// Starts the command in a process group of its own, as the foreground of the terminal if there is one,
-/// with the signal mask and dispositions that proa was started with.
+/// with the signal mask and dispositions that proa was started with. `variables`: what replaces or adds to its
+/// environment.
 ///
 /// # Errors
 /// When there is no such program, it may not be executed, or no process can be made.
-pub fn spawn(command: &Command) -> Result<Child, NotStarted> {
-    let image = Image::new(command).map_err(|error| NotStarted::NotFound(error.into()))?;
+pub fn spawn(command: &Command, variables: &Variables) -> Result<Child, NotStarted> {
+    let image = Image::new(command, variables).map_err(|error| NotStarted::NotFound(error.into()))?;
     let origin = Origin::capture();
     let terminal = Terminal::in_foreground();
     let spawned = match &terminal {

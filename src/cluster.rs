@@ -88,6 +88,14 @@ pub enum Trouble {
     Unreadable(Unreadable),
 }
 
+impl Trouble {
+    /// Whether the API server knows us not, or does not let us.
+    #[must_use]
+    pub fn is_denial(&self) -> bool {
+        matches!(self, Self::Unauthorized(_) | Self::Forbidden { .. })
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -129,24 +137,24 @@ impl fmt::Display for Trouble {
 /// How long the API server may deny what we ask, or know no such Pod, before we believe it. A RoleBinding
 /// created together with the Pod may come later than the Pod, a cache may lag, and an API server that has
 /// just started knows no Roles yet.
-const GRACE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_secs(10);
 
-/// Whether to believe that something stands in the way for good.
+/// Whether to believe that something stands in the way for good: after [`GRACE`].
 #[derive(Debug, Default)]
 pub struct Doubt {
     since: Option<Instant>,
 }
 
 impl Doubt {
-    /// Whether this trouble is final by now. An API server out of reach is none for good.
-    pub fn is_final(&mut self, trouble: &Trouble) -> bool {
+    /// For how long this trouble has been doubted. An API server out of reach is none for good.
+    pub fn about(&mut self, trouble: &Trouble) -> Duration {
         match trouble {
-            Trouble::Unreachable(_) => false,
-            Trouble::Unreadable(_) => true,
+            Trouble::Unreachable(_) => Duration::ZERO,
+            Trouble::Unreadable(_) => Duration::MAX,
             Trouble::Unauthorized(_)
             | Trouble::Forbidden { .. }
             | Trouble::NoSuchPod(_)
-            | Trouble::OtherPod { .. } => self.since.get_or_insert_with(Instant::now).elapsed() >= GRACE,
+            | Trouble::OtherPod { .. } => self.since.get_or_insert_with(Instant::now).elapsed(),
         }
     }
 
@@ -197,6 +205,15 @@ pub struct Cluster {
     url: String,
 }
 
+/// Where to see the own Pod.
+#[derive(Debug, Clone)]
+pub struct OwnPod {
+    /// The API server.
+    pub cluster: Cluster,
+    /// Which Pod.
+    pub identity: Identity,
+}
+
 impl Cluster {
     /// Checks that there is a server and a service account to ask it with.
     ///
@@ -239,13 +256,15 @@ impl Cluster {
         let config = self.config().map_err(|error| Trouble::Unreachable(error.to_string()))?;
         Client::try_from(config).map_err(|error| Trouble::Unreachable(causes(&error)))
     }
+}
 
+impl OwnPod {
     /// Watches the Pod. The stream goes on until it is dropped, and holds at most one connection.
     #[must_use]
-    pub fn watch(&self, identity: &Identity) -> BoxStream<'static, Observation> {
+    pub fn watch(&self) -> BoxStream<'static, Observation> {
         let watcher = Watcher {
-            cluster: self.clone(),
-            identity: identity.clone(),
+            cluster: self.cluster.clone(),
+            identity: self.identity.clone(),
             verified: false,
             events: None,
             answer: ANSWER,

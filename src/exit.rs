@@ -4,11 +4,14 @@ use std::fmt;
 
 use crate::child::{Ended, NotStarted};
 use crate::cluster::{NoApi, Trouble};
+use crate::env_file::Unusable;
 use crate::gate::verdict::Reason;
-use crate::gate::{Cause, Refusal, Waiting};
+use crate::gate::waiting::{PodWait, Waiting};
+use crate::gate::{Cause, Refusal};
 use crate::identity::Unknown;
 use crate::plan::Invalid;
 use crate::signal::Signal;
+use crate::status::Unbound;
 
 /// proa's own exit codes, beside those of the command. The numbers of 64 and more are sysexits(3)'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,10 @@ pub enum Outcome {
     Unknown(Unknown),
     /// There is no API server to ask.
     NoApi(NoApi),
+    /// A file of variables for the command cannot be used.
+    EnvFile(Unusable),
+    /// The status address cannot be listened on.
+    NoStatus(Unbound),
     /// proa itself failed.
     Failed(anyhow::Error),
 }
@@ -84,7 +91,9 @@ impl Outcome {
             Self::Refused(Refusal::Api(Trouble::Forbidden { .. } | Trouble::Unauthorized(_))) => {
                 Code::Forbidden
             }
-            Self::Refused(Refusal::TimedOut { waiting: Waiting::Api(trouble), .. }) => match trouble {
+            Self::Refused(Refusal::TimedOut {
+                waiting: Waiting { pod: PodWait::Api(trouble), .. }, ..
+            }) => match trouble {
                 Trouble::Forbidden { .. } | Trouble::Unauthorized(_) => Code::Forbidden,
                 _ => Code::NotReady,
             },
@@ -96,7 +105,9 @@ impl Outcome {
             | Self::Usage(_)
             | Self::Invalid(_)
             | Self::Unknown(_)
-            | Self::NoApi(_) => Code::Usage,
+            | Self::NoApi(_)
+            | Self::EnvFile(_)
+            | Self::NoStatus(_) => Code::Usage,
             Self::NotStarted { why: NotStarted::NotFound(_), .. } => Code::NotFound,
             Self::NotStarted { why: NotStarted::NotExecutable(_), .. } => Code::NotExecutable,
             Self::NotStarted { why: NotStarted::NoProcess(_), .. } | Self::Failed(_) => Code::Internal,
@@ -130,7 +141,13 @@ impl fmt::Display for Outcome {
             Self::Usage(text) => write!(f, "{}", text.trim_end()),
             Self::Invalid(invalid) => write!(f, "{invalid}"),
             Self::Unknown(unknown) => write!(f, "{unknown}"),
-            Self::NoApi(none) => write!(f, "{none}"),
+            Self::NoApi(none) => write!(
+                f,
+                "{none}; or say what to wait for without the API server: --wait-http-get, --wait-tcp, --wait-file, \
+                 --wait-known"
+            ),
+            Self::EnvFile(unusable) => write!(f, "{unusable}"),
+            Self::NoStatus(unbound) => write!(f, "{unbound}"),
             Self::Failed(error) => write!(f, "{error:#}"),
         }
     }
@@ -167,7 +184,10 @@ mod tests {
         let exit = Exit { code: 1, reason: "OOMKilled".into() };
         let forbidden =
             || Trouble::Forbidden { verb: "watch", namespace: "jobs".into(), message: "no".into() };
-        let timed_out = |waiting| Refusal::TimedOut { after: Duration::from_secs(1), waiting };
+        let timed_out = |pod| Refusal::TimedOut {
+            after: Duration::from_secs(1),
+            waiting: Waiting { pod, direct: Vec::new() },
+        };
         let not_started = |why| Outcome::NotStarted { program: "x".into(), why };
         let error = || io::Error::other("x");
         for (outcome, code) in [
@@ -178,10 +198,10 @@ mod tests {
             (Outcome::Refused(Refusal::Pod(Reason::SidecarEnded { name: "x".into(), exit })), 69),
             (Outcome::Failed(anyhow::anyhow!("x")), 70),
             (not_started(NotStarted::NoProcess(error())), 70),
-            (Outcome::Refused(timed_out(Waiting::Pod)), 75),
-            (Outcome::Refused(timed_out(Waiting::Sidecars(Vec::new()))), 75),
-            (Outcome::Refused(timed_out(Waiting::Api(Trouble::Unreachable("x".into())))), 75),
-            (Outcome::Refused(timed_out(Waiting::Api(forbidden()))), 77),
+            (Outcome::Refused(timed_out(PodWait::FirstAnswer)), 75),
+            (Outcome::Refused(timed_out(PodWait::Sidecars(Vec::new()))), 75),
+            (Outcome::Refused(timed_out(PodWait::Api(Trouble::Unreachable("x".into())))), 75),
+            (Outcome::Refused(timed_out(PodWait::Api(forbidden()))), 77),
             (Outcome::Refused(Refusal::Api(forbidden())), 77),
             (Outcome::Refused(Refusal::Api(Trouble::Unauthorized("x".into()))), 77),
             (not_started(NotStarted::NotExecutable(error())), 126),

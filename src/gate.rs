@@ -1,34 +1,49 @@
 //! The wait for the sidecars: drives observations, deadline and signals to a verdict.
 
+pub mod probe;
 pub mod verdict;
+pub mod waiting;
 
 use std::fmt;
 use std::future::pending;
 use std::time::Duration;
 
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, SelectAll, StreamExt};
 use tokio::time::{Instant, interval_at, sleep_until};
 use tracing::{info, warn};
 
 use crate::child::reaper;
-use crate::cluster::{Doubt, Observation, Trouble};
+use crate::cluster::{Doubt, GRACE, Observation, Trouble};
+use crate::endpoint::DirectWait;
 use crate::plan::Gate;
-use crate::pod::{Snapshot, list};
+use crate::pod::{Sidecar, Snapshot};
 use crate::policy::OnTimeout;
 use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Signal};
-use verdict::{Reason, Unready, Verdict, verdict};
+use crate::status::board::Board;
+use probe::Finding;
+use verdict::{Reason, Unready, Verdict, asked_instead, verdict};
+use waiting::{PodWait, Waiting};
 
 /// How often a long wait says what it waits for.
 const REPORT: Duration = Duration::from_secs(10);
+
+/// How long the API server may deny us before direct waits go on without it. Long enough for one that has just
+/// started and knows no Roles yet.
+const DENIED: Duration = Duration::from_secs(2);
+
+/// How long it may be out of reach once every direct wait holds before they go on without it.
+const OUT_OF_REACH: Duration = Duration::from_secs(5);
 
 /// The gate is open: the command may start.
 #[derive(Debug)]
 pub struct Opened {
     /// How long the wait was.
     pub after: Duration,
-    /// The Pod as last seen; `None` if time ran out before it was.
+    /// The Pod as last seen; `None` if it never was.
     pub snapshot: Option<Snapshot>,
+    /// Whether the API server is to be asked again.
+    pub access: Access,
     /// Signals that are meant for the command, in the order in which they came.
     pub held: Vec<Signal>,
 }
@@ -38,6 +53,8 @@ pub struct Opened {
 pub struct Closed {
     /// The Pod as last seen.
     pub snapshot: Option<Snapshot>,
+    /// Whether the API server is to be asked again.
+    pub access: Access,
     /// Why.
     pub cause: Cause,
 }
@@ -84,28 +101,23 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What the gate waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Waiting {
-    /// A first sight of the Pod.
-    Pod,
-    /// These sidecars.
-    Sidecars(Vec<Unready>),
-    /// The API server, which cannot be asked.
-    Api(Trouble),
+/// How much the API server's word counts.
+pub enum Api {
+    /// Nothing goes on without it.
+    Needed(BoxStream<'static, Observation>),
+    /// The direct waits make do without it.
+    Dispensable(BoxStream<'static, Observation>),
+    /// It is not asked.
+    Unasked,
 }
 
-impl fmt::Display for Waiting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pod => write!(f, "the API server's first answer"),
-            Self::Sidecars(unready) => {
-                let shown: Vec<_> = unready.iter().map(ToString::to_string).collect();
-                write!(f, "{}", shown.join(", "))
-            }
-            Self::Api(trouble) => write!(f, "{trouble}"),
-        }
-    }
+/// Whether the API server is to be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It may be.
+    Usable,
+    /// It denied us, was out of reach for too long, or was never asked.
+    None,
 }
 
 /// Waits until the command may start.
@@ -114,38 +126,50 @@ impl fmt::Display for Waiting {
 /// When it may not: asked to end, refused, or proa itself failed.
 pub async fn pass(
     gate: &Gate,
-    mut observations: BoxStream<'static, Observation>,
+    api: Api,
     signals: &mut Listener<'_>,
+    board: &Board,
 ) -> Result<Opened, Closed> {
     let started = Instant::now();
     let deadline = gate.timeout.map(|timeout| started + timeout);
     let mut report = interval_at(started + REPORT, REPORT);
-    let mut wait =
-        Wait { gate, snapshot: None, waiting: Waiting::Pod, held: Vec::new(), doubt: Doubt::default() };
+    let mut wait = Wait::new(gate, api, board);
+    let mut step = wait.next();
     loop {
-        let step = tokio::select! {
+        match step {
+            Step::On => {}
+            Step::Open => {
+                return Ok(Opened {
+                    after: started.elapsed(),
+                    access: wait.access(),
+                    snapshot: wait.snapshot,
+                    held: wait.held,
+                });
+            }
+            Step::Shut(cause) => {
+                return Err(Closed { access: wait.access(), snapshot: wait.snapshot, cause });
+            }
+        }
+        let going_without = wait.going_without;
+        step = tokio::select! {
             // Signals first: whoever asks us to end is not kept waiting by news of the Pod.
             biased;
             received = signals.next() => match received {
                 Ok(signal) => wait.signal(signal),
                 Err(error) => Step::Shut(Cause::Failed(error.into())),
             },
-            Some(observation) = observations.next() => wait.observe(observation),
+            observation = wait.api.next() => wait.observe(observation),
+            Some((number, finding)) = wait.findings.next() => wait.found(number, finding),
             () = until(deadline) => wait.time_out(started.elapsed()),
+            () = until(going_without) => {
+                wait.go_without("it cannot be reached");
+                wait.next()
+            }
             _ = report.tick() => {
-                info!(after = %seconds(started), "still waiting for {}", wait.waiting);
+                info!(after = %seconds(started), "still waiting for {}", wait.waiting());
                 Step::On
             }
         };
-        match step {
-            Step::On => {}
-            Step::Open => {
-                return Ok(Opened { after: started.elapsed(), snapshot: wait.snapshot, held: wait.held });
-            }
-            Step::Shut(cause) => {
-                return Err(Closed { snapshot: wait.snapshot, cause });
-            }
-        }
     }
 }
 
@@ -160,6 +184,18 @@ fn seconds(since: Instant) -> String {
     format!("{:.3}s", since.elapsed().as_secs_f64())
 }
 
+impl Api {
+    async fn next(&mut self) -> Observation {
+        let (Self::Needed(observations) | Self::Dispensable(observations)) = self else {
+            return pending().await;
+        };
+        match observations.next().await {
+            Some(observation) => observation,
+            None => pending().await,
+        }
+    }
+}
+
 /// What an event comes to.
 enum Step {
     On,
@@ -170,33 +206,121 @@ enum Step {
 /// The state of a wait.
 struct Wait<'a> {
     gate: &'a Gate,
+    board: &'a Board,
+    api: Api,
     snapshot: Option<Snapshot>,
-    waiting: Waiting,
+    pod: PodWait,
+    /// The direct waits' names and what was found last, if anything yet.
+    direct: Vec<(String, Option<Finding>)>,
+    findings: SelectAll<BoxStream<'static, (usize, Finding)>>,
+    /// When the direct waits go on without an API server that is out of reach.
+    going_without: Option<Instant>,
+    /// What was last said.
+    said: Option<Waiting>,
     held: Vec<Signal>,
     doubt: Doubt,
 }
 
-impl Wait<'_> {
+impl<'a> Wait<'a> {
+    fn new(gate: &'a Gate, api: Api, board: &'a Board) -> Self {
+        let pod = match api {
+            Api::Unasked => PodWait::Nothing,
+            Api::Needed(_) | Api::Dispensable(_) => PodWait::FirstAnswer,
+        };
+        let mut wait = Self {
+            gate,
+            board,
+            api,
+            snapshot: None,
+            pod,
+            direct: Vec::new(),
+            findings: SelectAll::new(),
+            going_without: None,
+            said: None,
+            held: Vec::new(),
+            doubt: Doubt::default(),
+        };
+        for direct in &gate.waits {
+            wait.follow(direct.to_string(), direct);
+        }
+        wait
+    }
+
+    fn follow(&mut self, name: String, wait: &DirectWait) {
+        let number = self.direct.len();
+        self.direct.push((name, None));
+        self.findings.push(probe::follow(wait).map(move |finding| (number, finding)).boxed());
+    }
+
+    fn access(&self) -> Access {
+        match self.api {
+            Api::Needed(_) | Api::Dispensable(_) => Access::Usable,
+            Api::Unasked => Access::None,
+        }
+    }
+
+    fn is_dispensable(&self) -> bool {
+        matches!(self.api, Api::Dispensable(_))
+    }
+
+    fn waiting(&self) -> Waiting {
+        let direct = self.direct.iter().filter_map(|(name, finding)| {
+            let why = match finding {
+                None => "not asked yet".to_owned(),
+                Some(Ok(())) => return None,
+                Some(Err(why)) => why.clone(),
+            };
+            Some(Unready { name: name.clone(), why })
+        });
+        Waiting { pod: self.pod.clone(), direct: direct.collect() }
+    }
+
+    /// What follows from what is known by now.
+    fn next(&mut self) -> Step {
+        let waiting = self.waiting();
+        if waiting.is_over() {
+            return Step::Open;
+        }
+        let unseen = matches!(waiting.pod, PodWait::FirstAnswer | PodWait::Api(Trouble::Unreachable(_)));
+        let alone = waiting.direct.is_empty() && unseen && self.snapshot.is_none();
+        self.going_without = (alone && self.is_dispensable())
+            .then(|| self.going_without.unwrap_or_else(|| Instant::now() + OUT_OF_REACH));
+        self.say(waiting);
+        Step::On
+    }
+
+    fn say(&mut self, waiting: Waiting) {
+        let first_looks = self.direct.iter().any(|(_, finding)| finding.is_none());
+        if first_looks || waiting.pod == PodWait::FirstAnswer && waiting.direct.is_empty() {
+            return;
+        }
+        if self.said.as_ref().is_some_and(|said| said.is_like(&waiting)) {
+            return;
+        }
+        match &waiting.pod {
+            // Said once, when we go on without it.
+            PodWait::Api(trouble) if self.is_dispensable() && trouble.is_denial() => return,
+            PodWait::Api(Trouble::Unreachable(_)) => info!("waiting for the API server: {waiting}"),
+            PodWait::Api(_) => warn!("{waiting}"),
+            _ => info!("waiting for {waiting}"),
+        }
+        self.said = Some(waiting);
+    }
+
     fn signal(&mut self, signal: Signal) -> Step {
         let stop = self.snapshot.as_ref().and_then(|snapshot| snapshot.main.stop_signal);
         match signal::reaction(Phase::Gate { stop }, signal) {
-            Reaction::Stop => Step::Shut(Cause::Stopped(signal)),
+            Reaction::Stop => return Step::Shut(Cause::Stopped(signal)),
             Reaction::Hold => {
                 if !self.held.contains(&signal) {
                     self.held.push(signal);
                 }
-                Step::On
             }
-            Reaction::Reap => {
-                reaper::reap_orphans();
-                Step::On
-            }
-            Reaction::Suspend => {
-                crate::child::suspend_self();
-                Step::On
-            }
-            Reaction::Forward | Reaction::Ignore => Step::On,
+            Reaction::Reap => reaper::reap_orphans(),
+            Reaction::Suspend => crate::child::suspend_self(),
+            Reaction::Forward | Reaction::Ignore => {}
         }
+        Step::On
     }
 
     fn observe(&mut self, observation: Observation) -> Step {
@@ -211,57 +335,70 @@ impl Wait<'_> {
         self.doubt.dispel();
         if self.snapshot.is_none() {
             introduce(&snapshot);
+            for (name, url) in asked_instead(&snapshot, &self.gate.selection) {
+                info!(
+                    "`{name}` is asked at {url}: Kubernetes would call it ready only once the application listens"
+                );
+                self.follow(format!("{name} at {url}"), &DirectWait::Http(url.clone()));
+            }
+        }
+        for sidecar in snapshot.sidecars.iter().filter(|sidecar| sidecar.ready) {
+            self.board.sidecar_ready(&sidecar.name);
         }
         let verdict = verdict(&snapshot, &self.gate.selection);
         self.snapshot = Some(snapshot);
-        match verdict {
-            Verdict::Open => Step::Open,
-            Verdict::Refuse(reason) => Step::Shut(Cause::Refused(Refusal::Pod(reason))),
-            Verdict::Wait(unready) => {
-                let waiting = Waiting::Sidecars(unready);
-                if waiting != self.waiting {
-                    info!("waiting for {waiting}");
-                    self.waiting = waiting;
-                }
-                Step::On
+        self.pod = match verdict {
+            Verdict::Open => PodWait::Nothing,
+            Verdict::Refuse(reason) => return Step::Shut(Cause::Refused(Refusal::Pod(reason))),
+            Verdict::Wait(unready) => PodWait::Sidecars(unready),
+        };
+        self.next()
+    }
+
+    fn found(&mut self, number: usize, finding: Finding) -> Step {
+        if let Some((name, last)) = self.direct.get_mut(number) {
+            if finding.is_ok() {
+                self.board.direct_wait_holds(name);
             }
+            *last = Some(finding);
         }
+        self.next()
     }
 
     fn trouble(&mut self, trouble: Trouble) -> Step {
-        if self.doubt.is_final(&trouble) {
+        let doubted = self.doubt.about(&trouble);
+        if trouble.is_denial() && doubted >= DENIED && self.is_dispensable() {
+            self.go_without(&trouble.to_string());
+            return self.next();
+        }
+        if doubted >= GRACE {
             return Step::Shut(Cause::Refused(Refusal::Api(trouble)));
         }
-        let transient = matches!(trouble, Trouble::Unreachable(_));
-        let waiting = Waiting::Api(trouble);
-        if waiting != self.waiting {
-            if !transient {
-                warn!("{waiting}");
-            } else if !matches!(self.waiting, Waiting::Api(_)) {
-                // Said once: a mesh proxy that is not up yet refuses dozens of attempts, as it should.
-                info!("waiting for the API server: {waiting}");
-            }
-            self.waiting = waiting;
-        }
-        Step::On
+        self.pod = PodWait::Api(trouble);
+        self.next()
+    }
+
+    fn go_without(&mut self, why: &str) {
+        warn!("going on without the API server, by what is asked directly alone: {why}");
+        self.api = Api::Unasked;
+        self.pod = PodWait::Nothing;
     }
 
     fn time_out(&mut self, after: Duration) -> Step {
+        let waiting = self.waiting();
         match self.gate.on_timeout {
             OnTimeout::Run => {
-                warn!("not ready in time, running the command all the same: {}", self.waiting);
+                warn!("not ready in time, running the command all the same: {waiting}");
                 Step::Open
             }
-            OnTimeout::Fail => {
-                Step::Shut(Cause::Refused(Refusal::TimedOut { after, waiting: self.waiting.clone() }))
-            }
+            OnTimeout::Fail => Step::Shut(Cause::Refused(Refusal::TimedOut { after, waiting })),
         }
     }
 }
 
 fn introduce(snapshot: &Snapshot) {
-    let names: Vec<_> = snapshot.sidecars.iter().map(|sidecar| sidecar.name.as_str()).collect();
-    let sidecars = if names.is_empty() { "none".to_owned() } else { list(&names) };
+    let names: Vec<_> = snapshot.sidecars.iter().map(Sidecar::introduction).collect();
+    let sidecars = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     info!(
         uid = snapshot.uid,
         "this is container `{}` of Pod `{}`; sidecars: {sidecars}", snapshot.main.name, snapshot.name,

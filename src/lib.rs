@@ -14,6 +14,8 @@
 //! - [`gate`] lets the command through once [`gate::verdict`] says so.
 //! - [`child`] runs the command: from its start on, proa's outcome is the command's.
 //! - [`shutdown`] ends the sidecars and waits for them.
+//! - [`known`] says what is true of well-known sidecars: how each is recognised, asked and ended.
+//! - [`status`] tells what the phases do, over HTTP, while they do it.
 //! - [`exit`] turns how it ended into an exit code and a termination message; [`report`] delivers them.
 //!
 //! Decisions are pure functions over snapshots and return a reason; the loops around them apply it.
@@ -24,9 +26,13 @@ pub mod causes;
 pub mod child;
 pub mod cli;
 pub mod cluster;
+pub mod endpoint;
+pub mod env_file;
 pub mod exit;
 pub mod gate;
+pub mod http;
 pub mod identity;
+pub mod known;
 pub mod plan;
 pub mod pod;
 pub mod policy;
@@ -34,4 +40,6 @@ pub mod report;
 pub mod run;
 pub mod shutdown;
 pub mod signal;
+pub mod status;
+pub mod tcp;
 pub mod telemetry;

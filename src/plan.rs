@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{Cli, List};
+use crate::endpoint::{Address, DirectWait, HttpUrl, Method, Request};
 use crate::gate::verdict::Selection;
-use crate::policy::{ForwardTo, HttpUrl, Method, OnTimeout, ShutdownWhen};
+use crate::known::{Named, Unasked};
+use crate::policy::{AskApi, ForwardTo, OnTimeout, Precedence, ShutdownAuto, ShutdownWhen};
 use crate::signal::Signal;
 
 /// Everything that was asked for, checked.
@@ -24,6 +27,8 @@ pub struct Plan {
     pub command: Command,
     /// How the sidecars are ended.
     pub shutdown: Shutdown,
+    /// Where to tell what proa is doing.
+    pub status: Option<SocketAddr>,
 }
 
 /// What flags and variables say of who we are.
@@ -40,6 +45,8 @@ pub struct Claim {
 /// How the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Api {
+    /// Whether it is asked.
+    pub ask: AskApi,
     /// The service account's mount: `token`, `ca.crt`, `namespace`.
     pub service_account: PathBuf,
     /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, which the kubelet gives every container.
@@ -51,6 +58,8 @@ pub struct Api {
 pub struct Gate {
     /// Which sidecars.
     pub selection: Selection,
+    /// What is asked directly.
+    pub waits: Vec<DirectWait>,
     /// How long; `None`: for ever.
     pub timeout: Option<Duration>,
     /// What follows when they take longer.
@@ -66,6 +75,17 @@ pub struct Command {
     pub args: Vec<OsString>,
     /// Who gets the signals that proa receives.
     pub forward_to: ForwardTo,
+    /// Variables that are read once the gate is open.
+    pub env_files: EnvFiles,
+}
+
+/// Files of variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFiles {
+    /// In the order given.
+    pub paths: Vec<PathBuf>,
+    /// Whose word counts.
+    pub precedence: Precedence,
 }
 
 /// How the sidecars are ended.
@@ -73,8 +93,10 @@ pub struct Command {
 pub struct Shutdown {
     /// After which ends.
     pub when: ShutdownWhen,
-    /// In the order given: GETs, POSTs, kills. All run side by side.
+    /// In the order given: GETs, POSTs, well-known ones, kills. Those of a stage run side by side.
     pub actions: Vec<Action>,
+    /// Whether the well-known sidecars of the Pod are ended too.
+    pub auto: ShutdownAuto,
     /// How long actions and drain may take together; `None`: the Pod's grace period.
     pub timeout: Option<Duration>,
     /// Sidecars whose exit is not waited for.
@@ -85,7 +107,7 @@ pub struct Shutdown {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// An HTTP request.
-    Http(Method, HttpUrl),
+    Http(Request),
     /// A signal to processes in the Pod's shared process namespace.
     Kill(Whom, Signal),
 }
@@ -93,7 +115,7 @@ pub enum Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(method, url) => write!(f, "{method} {url}"),
+            Self::Http(request) => write!(f, "{request}"),
             Self::Kill(Whom::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
             Self::Kill(Whom::All, signal) => write!(f, "{signal} to all other processes"),
         }
@@ -132,6 +154,10 @@ pub enum Invalid {
     ServicePort(String),
     /// A sidecar both waited for and ignored.
     Contradiction(String),
+    /// Names of containers, and nobody to ask about them.
+    Nameless(String),
+    /// A well-known sidecar cannot be asked that.
+    Known(Unasked),
 }
 
 impl fmt::Display for Invalid {
@@ -144,6 +170,12 @@ impl fmt::Display for Invalid {
             Self::Contradiction(name) => {
                 write!(f, "`{name}` is in both --wait-for and --ignore; take it out of one of them")
             }
+            Self::Nameless(name) => write!(
+                f,
+                "--wait-for={name} needs the API server, which --api=off forbids; use --wait-http-get, --wait-tcp, \
+                 --wait-file or --wait-known"
+            ),
+            Self::Known(unasked) => write!(f, "{unasked}"),
         }
     }
 }
@@ -161,6 +193,9 @@ impl Plan {
         if let Some(both) = wait_for.iter().find(|name| ignore.contains(name)) {
             return Err(Invalid::Contradiction(both.clone()));
         }
+        if let Some(name) = wait_for.first().filter(|_| cli.api == AskApi::Off) {
+            return Err(Invalid::Nameless(name.clone()));
+        }
         let mut words = cli.command.into_iter();
         let program = words.next().filter(|p| !p.is_empty()).ok_or(Invalid::EmptyCommand)?;
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
@@ -171,6 +206,7 @@ impl Plan {
                 container: cli.container,
             },
             api: Api {
+                ask: cli.api,
                 service_account: cli.service_account_dir,
                 server: server(variable(SERVICE_HOST), variable(SERVICE_PORT))?,
             },
@@ -178,21 +214,58 @@ impl Plan {
                 timeout: Some(cli.ready_timeout).filter(|timeout| !timeout.is_zero()),
                 on_timeout: cli.on_timeout,
                 selection: Selection { wait_for, ignore: ignore.clone() },
+                waits: waits(
+                    flatten(cli.wait_http_get),
+                    flatten(cli.wait_tcp),
+                    flatten(cli.wait_file),
+                    flatten(cli.wait_known),
+                )?,
             },
-            command: Command { program, args: words.collect(), forward_to: cli.forward_to },
+            command: Command {
+                program,
+                args: words.collect(),
+                forward_to: cli.forward_to,
+                env_files: EnvFiles {
+                    paths: flatten(cli.env_file),
+                    precedence: if cli.env_file_override {
+                        Precedence::File
+                    } else {
+                        Precedence::Environment
+                    },
+                },
+            },
             shutdown: Shutdown {
                 when: cli.shutdown_when,
                 actions: actions(
                     flatten(cli.shutdown_http_get),
                     flatten(cli.shutdown_http_post),
+                    flatten(cli.shutdown_known),
                     flatten(cli.kill),
                     cli.kill_all,
                     cli.kill_signal,
-                ),
+                )?,
+                auto: match (cli.shutdown_auto, cli.no_shutdown_auto) {
+                    (true, _) => ShutdownAuto::Too,
+                    (false, true) => ShutdownAuto::Off,
+                    (false, false) => ShutdownAuto::Otherwise,
+                },
                 timeout: cli.shutdown_timeout,
                 ignore,
             },
+            status: cli.status_address,
         })
+    }
+}
+
+impl Plan {
+    /// Whether direct waits make do without an API server that denies us or cannot be reached.
+    #[must_use]
+    pub fn makes_do_without_api(&self) -> bool {
+        match self.api.ask {
+            AskApi::Require => false,
+            AskApi::Auto => !self.gate.waits.is_empty(),
+            AskApi::Off => true,
+        }
     }
 }
 
@@ -210,28 +283,40 @@ fn server(host: Option<String>, port: Option<String>) -> Result<Option<(String, 
     }
 }
 
+fn waits(
+    http: Vec<HttpUrl>,
+    tcp: Vec<Address>,
+    file: Vec<PathBuf>,
+    known: Vec<Named>,
+) -> Result<Vec<DirectWait>, Invalid> {
+    let asked = http.into_iter().map(DirectWait::Http).chain(tcp.into_iter().map(DirectWait::Tcp));
+    let asked = asked.chain(file.into_iter().map(DirectWait::File)).map(Ok);
+    asked.chain(known.into_iter().map(|Named(known)| known.wait().map_err(Invalid::Known))).collect()
+}
+
 fn actions(
     get: Vec<HttpUrl>,
     post: Vec<HttpUrl>,
+    known: Vec<Named>,
     kill: Vec<String>,
     kill_all: bool,
     signal: Signal,
-) -> Vec<Action> {
-    let get = get.into_iter().map(|url| Action::Http(Method::Get, url));
-    let post = post.into_iter().map(|url| Action::Http(Method::Post, url));
-    let named = kill.into_iter().map(|name| Action::Kill(Whom::Named(name), signal));
-    let all = kill_all.then_some(Action::Kill(Whom::All, signal));
-    get.chain(post).chain(named).chain(all).collect()
+) -> Result<Vec<Action>, Invalid> {
+    let get = get.into_iter().map(|url| Ok(Request::new(Method::Get, url)));
+    let post = post.into_iter().map(|url| Ok(Request::new(Method::Post, url)));
+    let known = known.into_iter().map(|Named(known)| known.shutdown().map_err(Invalid::Known));
+    let http = get.chain(post).chain(known).map(|request| request.map(Action::Http));
+    let named = kill.into_iter().map(|name| Ok(Action::Kill(Whom::Named(name), signal)));
+    let all = kill_all.then_some(Ok(Action::Kill(Whom::All, signal)));
+    http.chain(named).chain(all).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
     fn plan(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Plan, Invalid> {
-        let cli = Cli::try_parse_from([&["proa"], arguments].concat()).expect("a valid command line");
+        let cli = Cli::of(&[&["proa"], arguments].concat()).expect("a valid command line");
         let pairs = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Plan::new(cli, &pairs.collect())
     }
@@ -295,5 +380,42 @@ mod tests {
         assert_eq!(plan(&["--", ""], &[]).unwrap_err(), Invalid::EmptyCommand);
         let environment = [(SERVICE_HOST, "10.0.0.1"), (SERVICE_PORT, "tcp://10.0.0.1:443")];
         assert!(matches!(plan(&["--", "x"], &environment), Err(Invalid::ServicePort(_))));
+    }
+
+    #[test]
+    fn well_known_sidecars_stand_for_their_endpoints() {
+        let flags = ["--wait-known=envoy", "--wait-file=/a /b", "--shutdown-known=vault-agent", "--", "x"];
+        let plan = plan(&flags, &[]).unwrap();
+        let waits: Vec<_> = plan.gate.waits.iter().map(ToString::to_string).collect();
+        assert_eq!(waits, ["/a", "/b", "http://localhost:9901/ready"]);
+        assert_eq!(plan.shutdown.actions[0].to_string(), "POST http://localhost:8200/agent/v1/quit");
+    }
+
+    #[test]
+    fn direct_waits_make_do_without_the_api_unless_it_is_required() {
+        let makes_do =
+            |flags: &[&str]| plan(&[flags, &["--", "x"]].concat(), &[]).unwrap().makes_do_without_api();
+        assert!(!makes_do(&[]));
+        assert!(makes_do(&["--wait-tcp=a:1"]));
+        assert!(!makes_do(&["--wait-tcp=a:1", "--api=require"]));
+        assert!(makes_do(&["--api=off"]));
+    }
+
+    /// What stands between `/proa` and `--` in the guides.
+    #[test]
+    fn the_guides_commands_are_understood() {
+        let docs = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
+        let mut found = 0;
+        for page in docs.map(|entry| entry.unwrap().path()) {
+            let text = std::fs::read_to_string(&page).unwrap();
+            for command in text.split("command: [/proa,").skip(1) {
+                let words = command.split([',', ']']).map(|word| word.trim().trim_matches(['"', '\'']));
+                let flags: Vec<_> = words.take_while(|word| *word != "--").collect();
+                let plan = plan(&[&flags[..], &["--", "/app"]].concat(), &[]);
+                assert!(plan.is_ok(), "{}: {flags:?}: {plan:?}", page.display());
+                found += 1;
+            }
+        }
+        assert!(found > 10, "{found}");
     }
 }

@@ -1,5 +1,7 @@
 //! What is true: a Kubernetes Pod, read into the few facts that proa decides by.
 
+mod recognise;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -7,7 +9,9 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerRestartRule, ContainerStateTerminated, ContainerStatus, Pod, PodSpec,
 };
 
+use crate::known::Recognised;
 use crate::signal::Signal;
+use recognise::recognise;
 
 /// `terminationGracePeriodSeconds` of a Pod that sets none (Pod API reference).
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
@@ -94,6 +98,8 @@ pub struct Sidecar {
     pub last: Option<Exit>,
     /// Whether the kubelet starts it again after an end.
     pub restart: Restart,
+    /// What is known of it, if it is a well-known one.
+    pub known: Option<Recognised>,
 }
 
 /// What a container does now.
@@ -208,6 +214,13 @@ impl Rule {
 }
 
 impl Sidecar {
+    /// Its name, and what it is where that is known.
+    #[must_use]
+    pub fn introduction(&self) -> String {
+        let known = self.known.as_ref().map(|recognised| recognised.known.title);
+        known.map_or_else(|| format!("`{}`", self.name), |title| format!("`{}` ({title})", self.name))
+    }
+
     /// How it ended, if it did and will not be started again.
     #[must_use]
     pub fn ended_for_good(&self) -> Option<&Exit> {
@@ -374,8 +387,11 @@ fn own_container<'a>(
     if let Some(own) = annotated.and_then(|(_, name)| find(name)) {
         return Ok(own);
     }
-    match spec.containers.as_slice() {
-        [only] => Ok((only, Role::Regular)),
+    let unknown: Vec<_> =
+        spec.containers.iter().filter(|container| recognise(pod, container).is_none()).collect();
+    match (spec.containers.as_slice(), unknown.as_slice()) {
+        ([only], _) => Ok((only, Role::Regular)),
+        (_, [only]) => Ok((*only, Role::Regular)),
         _ => Err(Unreadable::WhichContainer { found: names() }),
     }
 }
@@ -426,6 +442,7 @@ fn sidecar(pod: &Pod, container: &Container, native: bool, policy: RestartPolicy
         state: state(status),
         last: status.and_then(|status| status.last_state.as_ref()?.terminated.as_ref()).map(exit),
         restart: Restart::of(container, policy),
+        known: recognise(pod, container),
     }
 }
 

@@ -3,8 +3,10 @@
 pub mod drain;
 pub mod http;
 pub mod kill;
+pub mod stages;
 
 use std::fmt;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -12,13 +14,16 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::child::{self, reaper};
-use crate::cluster::Cluster;
-use crate::identity::Identity;
+use crate::cluster::OwnPod;
+use crate::endpoint::Address;
 use crate::plan::{Action, Shutdown};
 use crate::pod::{Role, Snapshot};
-use crate::policy::ShutdownWhen;
+use crate::policy::{ShutdownAuto, ShutdownWhen};
 use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Signal};
+use crate::status::board::{Board, Taken};
+use drain::{Patience, Silence};
+use stages::{Stages, Task, carriers, stages, unasked};
 
 /// How long ending the sidecars may take where neither a flag nor the Pod says.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,40 +100,116 @@ impl Stopping {
     }
 }
 
+/// What is known as the sidecars are to end.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight<'a> {
+    /// The Pod as the gate last saw it.
+    pub snapshot: Option<&'a Snapshot>,
+    /// Where to see it again, if anywhere.
+    pub own_pod: Option<&'a OwnPod>,
+    /// Whether the container was asked to stop.
+    pub stopping: Stopping,
+}
+
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
-/// decided by now.
-pub async fn run(
-    shutdown: &Shutdown,
-    snapshot: Option<&Snapshot>,
-    stopping: Stopping,
-    (cluster, identity): (&Cluster, &Identity),
-    signals: &mut Listener<'_>,
-) {
+/// decided by now. Where others' traffic goes through a sidecar it is told last, once the others have ended.
+pub async fn run(shutdown: &Shutdown, sight: Sight<'_>, signals: &mut Listener<'_>, board: &Board) {
+    let Sight { snapshot, own_pod, stopping } = sight;
     let grace = snapshot.map_or(DEFAULT_TIMEOUT, |snapshot| snapshot.grace);
     let deadline = deadline(shutdown.timeout.unwrap_or(grace), stopping.since().map(|since| since + grace));
     let stop = snapshot.and_then(|snapshot| snapshot.main.stop_signal);
-    let mut actions = std::pin::pin!(act(&shutdown.actions, snapshot, deadline));
-    // The first signal gives up the wait for the sidecars' exit, the second the actions too.
-    let mut asked_to_end = matches!(stopping, Stopping::BeforeCommand(_));
-    let told = loop {
-        tokio::select! {
-            told = &mut actions => break told,
-            signal = stopped(signals, stop) => {
-                if asked_to_end {
-                    warn!(%signal, "asked to end again: giving up on the sidecars");
-                    return;
+    let Stages { first, last } = stages(shutdown, snapshot);
+    if shutdown.auto == ShutdownAuto::Otherwise && shutdown.actions.is_empty() {
+        for (name, helps) in snapshot.into_iter().flat_map(unasked) {
+            info!("`{name}` cannot be asked to end: {helps}");
+        }
+    }
+    let mut interrupts =
+        Interrupts { signals, stop, asked_to_end: matches!(stopping, Stopping::BeforeCommand(_)) };
+
+    let Some(mut told) = interrupts.during_actions(act(&first, snapshot, deadline, board)).await else {
+        return;
+    };
+    if !last.is_empty() {
+        if !told.is_empty() {
+            let ignore = [shutdown.ignore.as_slice(), &carriers(snapshot)].concat();
+            let patience = Patience {
+                ignore: &ignore,
+                silence: Silence::Trouble,
+                deadline: two_thirds(deadline),
+                done: "the others have ended",
+            };
+            board.drain_begins();
+            interrupts.during_drain(drain(own_pod, snapshot, &told, patience)).await;
+        }
+        let Some(told_last) = interrupts.during_actions(act(&last, snapshot, deadline, board)).await else {
+            return;
+        };
+        told.extend(told_last);
+    }
+    let patience = Patience {
+        ignore: &shutdown.ignore,
+        silence: if told.is_empty() { Silence::Trouble } else { Silence::Success },
+        deadline,
+        done: "every sidecar has ended",
+    };
+    board.drain_begins();
+    interrupts.during_drain(drain(own_pod, snapshot, &told, patience)).await;
+    board.drain_ends();
+}
+
+async fn drain(own_pod: Option<&OwnPod>, snapshot: Option<&Snapshot>, told: &[Told], patience: Patience<'_>) {
+    if let Some(own_pod) = own_pod {
+        drain::wait(own_pod.watch(), snapshot, patience).await;
+    } else {
+        let addresses: Vec<_> = told.iter().filter_map(|Told(address)| address.clone()).collect();
+        drain::wait_for_silence(&addresses, patience.deadline).await;
+    }
+}
+
+/// How long those may take that end before the one that carries their traffic, so that it has its time too.
+fn two_thirds(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) * 2 / 3
+}
+
+/// Signals that come while the sidecars are ended: the first gives up the wait for their exit, the second the
+/// actions too.
+struct Interrupts<'a, 'b> {
+    signals: &'a mut Listener<'b>,
+    stop: Option<Signal>,
+    asked_to_end: bool,
+}
+
+impl Interrupts<'_, '_> {
+    async fn during_actions<T>(&mut self, actions: impl Future<Output = T>) -> Option<T> {
+        let mut actions = pin!(actions);
+        loop {
+            tokio::select! {
+                told = &mut actions => return Some(told),
+                signal = stopped(self.signals, self.stop) => {
+                    if self.asked_to_end {
+                        warn!(%signal, "asked to end again: giving up on the sidecars");
+                        return None;
+                    }
+                    self.asked_to_end = true;
+                    info!(%signal, "asked to end: not waiting for the sidecars to exit");
                 }
-                asked_to_end = true;
-                info!(%signal, "asked to end: not waiting for the sidecars to exit");
             }
         }
-    };
-    if asked_to_end {
-        return;
     }
-    tokio::select! {
-        () = drain::wait(cluster.watch(identity), snapshot, shutdown, told, deadline) => {}
-        signal = stopped(signals, stop) => info!(%signal, "asked to end: no longer waiting for the sidecars to exit"),
+
+    async fn during_drain(&mut self, drain: impl Future<Output = ()>) {
+        if self.asked_to_end {
+            return;
+        }
+        tokio::select! {
+            () = drain => {}
+            signal = stopped(self.signals, self.stop) => {
+                self.asked_to_end = true;
+                info!(%signal, "asked to end: no longer waiting for the sidecars to exit");
+            }
+        }
     }
 }
 
@@ -142,34 +223,36 @@ fn deadline(limit: Duration, killed: Option<Instant>) -> Instant {
     }
 }
 
-/// Whether a sidecar took an order to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    /// At least one.
-    Some,
-    /// None.
-    None,
-}
+/// A sidecar took an order to end; and where it listens, if it was asked over HTTP.
+struct Told(Option<Address>);
 
-async fn act(actions: &[Action], snapshot: Option<&Snapshot>, deadline: Instant) -> Told {
-    let results = join_all(actions.iter().map(|action| async move {
-        let result = match action {
-            Action::Http(method, url) => http::ask(*method, url, deadline)
+async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, board: &Board) -> Vec<Told> {
+    let results = join_all(tasks.iter().map(|task| async move {
+        let result = match &task.action {
+            Action::Http(request) => http::ask(request, deadline)
                 .await
-                .map(|done| done.to_string())
+                .map(|done| (done.to_string(), Told(Some(request.url.address()))))
                 .map_err(|error| error.to_string()),
             Action::Kill(whom, signal) => kill::kill(whom, *signal, snapshot)
-                .map(|count| format!("{count} signalled"))
+                .map(|count| (format!("{count} signalled"), Told(None)))
                 .map_err(|error| error.to_string()),
         };
-        match &result {
-            Ok(done) => info!("{action}: {done}"),
-            Err(error) => warn!("{action}: {error}"),
+        match result {
+            Ok((done, told)) => {
+                board.action(task.to_string(), Taken::Accepted);
+                info!("{task}: {done}");
+                Some(told)
+            }
+            Err(error) => {
+                board.action(task.to_string(), Taken::Failed);
+                let needs = task.needs().map(|needs| format!("; {needs}")).unwrap_or_default();
+                warn!("{task}: {error}{needs}");
+                None
+            }
         }
-        result.is_ok()
     }))
     .await;
-    if results.contains(&true) { Told::Some } else { Told::None }
+    results.into_iter().flatten().collect()
 }
 
 /// The next signal that asks proa to end.

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::env;
-use std::ffi::{CStr, CString, NulError, OsStr};
+use std::ffi::{CStr, CString, NulError, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::unistd::{Pid, execve};
 
+use crate::env_file::Variables;
 use crate::plan::Command;
 use crate::signal::origin::Origin;
 
@@ -28,15 +29,19 @@ pub struct Image {
 }
 
 impl Image {
-    /// Prepares the command, with proa's own environment.
+    /// Prepares the command, with proa's own environment and what replaces or adds to it.
     ///
     /// # Errors
     /// When a word holds a null byte, which no command line can.
-    pub fn new(command: &Command) -> Result<Self, NulError> {
-        let path = env::var_os("PATH");
+    pub fn new(command: &Command, more: &Variables) -> Result<Self, NulError> {
+        let replaced = |name: &OsStr| name.to_str().is_some_and(|name| more.contains_key(name));
+        let own = env::vars_os().filter(|(name, _)| !replaced(name));
+        let more_os = more.iter().map(|(name, value)| (name.into(), value.into()));
+        let environment: Vec<(OsString, OsString)> = own.chain(more_os).collect();
+        let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
         let path = path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH));
         let words = [&command.program].into_iter().chain(&command.args);
-        let variables = env::vars_os().map(|(mut name, value)| {
+        let variables = environment.into_iter().map(|(mut name, value)| {
             name.push("=");
             name.push(value);
             CString::new(name.into_vec())

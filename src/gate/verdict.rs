@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::endpoint::HttpUrl;
+use crate::known::Ready;
 use crate::pod::{Exit, Life, Sidecar, Snapshot, list};
 
 /// Which sidecars the gate looks at.
@@ -13,12 +15,34 @@ pub struct Selection {
     pub ignore: Vec<String>,
 }
 
+/// What the gate wants of a sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// That Kubernetes calls it ready.
+    Ready,
+    /// That it has not ended for good: Kubernetes would call it ready too late.
+    Alive,
+    /// Nothing.
+    Nothing,
+}
+
 impl Selection {
-    /// Whether this sidecar is waited for.
+    /// What is wanted of this sidecar.
     #[must_use]
-    pub fn includes(&self, name: &str) -> bool {
-        (self.wait_for.is_empty() || self.wait_for.iter().any(|n| n == name))
-            && !self.ignore.iter().any(|n| n == name)
+    pub fn care(&self, sidecar: &Sidecar) -> Care {
+        let in_list = |list: &[String]| list.contains(&sidecar.name);
+        let ready = sidecar.known.as_ref().map(|recognised| &recognised.known.ready);
+        if in_list(&self.ignore) {
+            Care::Nothing
+        } else if in_list(&self.wait_for) {
+            Care::Ready
+        } else if !self.wait_for.is_empty() {
+            Care::Nothing
+        } else if matches!(ready, Some(Ready::AfterApplication(_))) {
+            Care::Alive
+        } else {
+            Care::Ready
+        }
     }
 }
 
@@ -110,16 +134,25 @@ pub fn verdict(snapshot: &Snapshot, selection: &Selection) -> Verdict {
             found: snapshot.sidecars.iter().map(|sidecar| sidecar.name.clone()).collect(),
         });
     }
-    let selected = || snapshot.sidecars.iter().filter(|sidecar| selection.includes(&sidecar.name));
+    let selected = || snapshot.sidecars.iter().filter(|sidecar| selection.care(sidecar) != Care::Nothing);
     let ended = |sidecar: &Sidecar| Some((sidecar.name.clone(), sidecar.ended_for_good()?.clone()));
     if let Some((name, exit)) = selected().find_map(ended) {
         return Verdict::Refuse(Reason::SidecarEnded { name, exit });
     }
     let unready: Vec<_> = selected()
-        .filter(|sidecar| !sidecar.ready)
+        .filter(|sidecar| selection.care(sidecar) == Care::Ready && !sidecar.ready)
         .map(|sidecar| Unready { name: sidecar.name.clone(), why: sidecar.why_not_ready() })
         .collect();
     if unready.is_empty() { Verdict::Open } else { Verdict::Wait(unready) }
+}
+
+/// The sidecars that are asked directly in place of Kubernetes, and where.
+pub fn asked_instead<'a>(
+    snapshot: &'a Snapshot,
+    selection: &'a Selection,
+) -> impl Iterator<Item = (&'a str, &'a HttpUrl)> {
+    let alive = snapshot.sidecars.iter().filter(|sidecar| selection.care(sidecar) == Care::Alive);
+    alive.filter_map(|sidecar| Some((sidecar.name.as_str(), sidecar.known.as_ref()?.ready.as_ref()?)))
 }
 
 #[cfg(test)]
@@ -224,6 +257,32 @@ status:
         let failed = beside_web("Never", false, "terminated: {exitCode: 1}");
         let ignoring = Selection { ignore: vec!["web".into()], ..all() };
         assert_eq!(verdict(&failed, &ignoring), Verdict::Open);
+    }
+
+    #[test]
+    fn a_sidecar_that_is_ready_only_after_the_application_is_asked_directly() {
+        let dapr = |state: &str| {
+            snapshot(&format!(
+                "
+spec:
+  restartPolicy: Never
+  containers: [{{name: daprd, image: daprio/daprd, args: [--dapr-http-port, '3501']}}, {{name: main, image: m}}]
+status:
+  containerStatuses: [{{name: daprd, image: d, imageID: d, ready: false, restartCount: 0, state: {{{state}}}}}]
+"
+            ))
+        };
+        let running = dapr("running: {}");
+        assert_eq!(verdict(&running, &all()), Verdict::Open);
+        let selection = all();
+        let asked: Vec<_> =
+            asked_instead(&running, &selection).map(|(name, url)| (name, url.as_str())).collect();
+        assert_eq!(asked, [("daprd", "http://localhost:3501/v1.0/healthz/outbound")]);
+        let ended = verdict(&dapr("terminated: {exitCode: 1}"), &all());
+        assert!(matches!(ended, Verdict::Refuse(Reason::SidecarEnded { .. })), "{ended:?}");
+        let by_name = Selection { wait_for: vec!["daprd".into()], ..all() };
+        assert!(waits(&verdict(&running, &by_name)), "asked for by name, Kubernetes decides");
+        assert_eq!(asked_instead(&running, &by_name).count(), 0);
     }
 
     #[test]

@@ -4,19 +4,25 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{info, warn};
 
-use super::Told;
-use crate::cluster::{Doubt, Observation, Trouble};
-use crate::plan::Shutdown;
+use crate::cluster::{Doubt, GRACE, Observation, Trouble};
+use crate::endpoint::Address;
+use crate::known::End;
 use crate::pod::{Life, Sidecar, Snapshot, State, list};
+use crate::tcp::{Answer, knock};
 
 /// How long the API server may be out of reach, once a sidecar was told to quit, before that counts as
 /// the sidecar's end: a mesh proxy that is gone takes our connections with it. Should the API server be
 /// down instead, nothing is lost but the names of sidecars that failed.
 const SILENCE: Duration = Duration::from_secs(1);
+/// The pause between looks at an endpoint at first; doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between looks, and the longest time for one.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether there is still a sidecar to wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +42,8 @@ pub enum Pointless {
     Deleting,
     /// They are started again after every end.
     Restarted,
-    /// There are none, or native ones alone, which the kubelet ends.
+    /// There are none but native ones, which the kubelet ends, and such as stay until every other container has
+    /// ended, ours included.
     NoRegular,
 }
 
@@ -45,7 +52,7 @@ impl fmt::Display for Pointless {
         f.write_str(match self {
             Self::Deleting => "the Pod is being deleted or ended",
             Self::Restarted => "restart policy Always starts them again",
-            Self::NoRegular => "the kubelet ends native sidecars",
+            Self::NoRegular => "what is left ends after this container",
         })
     }
 }
@@ -77,18 +84,69 @@ fn never_needed(snapshot: &Snapshot, ignore: &[String]) -> Option<Pointless> {
 }
 
 fn drained<'a>(snapshot: &'a Snapshot, ignore: &'a [String]) -> impl Iterator<Item = &'a Sidecar> {
-    snapshot.sidecars.iter().filter(|sidecar| !sidecar.native && !ignore.contains(&sidecar.name))
+    let leaves_last = |sidecar: &Sidecar| {
+        let known = sidecar.known.as_ref().map(|recognised| &recognised.known.end);
+        matches!(known, Some(End::AfterOthers(_)))
+    };
+    snapshot
+        .sidecars
+        .iter()
+        .filter(move |sidecar| !sidecar.native && !ignore.contains(&sidecar.name) && !leaves_last(sidecar))
 }
 
-/// Waits until every regular sidecar has ended for good, there is no point in waiting, or the deadline.
+/// What an API server that can no longer be reached means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// A sidecar that was told to end took our connections with it.
+    Success,
+    /// Nothing.
+    Trouble,
+}
+
+/// Waits until the endpoints of sidecars that were told to end refuse connections: what can be seen of their end
+/// without the API server.
+pub(super) async fn wait_for_silence(told: &[Address], deadline: Instant) {
+    let started = Instant::now();
+    let gone = join_all(told.iter().map(refuses));
+    match timeout_at(deadline, gone).await {
+        Ok(_) if told.is_empty() => {}
+        Ok(_) => info!(after = %since(started), "every sidecar that was told to end has closed its endpoint"),
+        Err(_) => warn!("still listening when --shutdown-timeout ran out, though told to end"),
+    }
+}
+
+async fn refuses(address: &Address) {
+    let mut pause = FIRST_PAUSE;
+    while knock(address, LAST_PAUSE).await == Answer::Accepted {
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+fn since(started: Instant) -> String {
+    format!("{:.3}s", started.elapsed().as_secs_f64())
+}
+
+/// Whose end is waited for, and how long.
+pub(super) struct Patience<'a> {
+    /// All but these.
+    pub(super) ignore: &'a [String],
+    /// What an API server out of reach means.
+    pub(super) silence: Silence,
+    /// Until then.
+    pub(super) deadline: Instant,
+    /// What is said once they have ended.
+    pub(super) done: &'static str,
+}
+
+/// Waits until every regular sidecar but those ignored has ended for good, there is no point in waiting, or the
+/// deadline.
 pub(super) async fn wait(
     mut observations: BoxStream<'static, Observation>,
     at_start: Option<&Snapshot>,
-    shutdown: &Shutdown,
-    told: Told,
-    deadline: Instant,
+    Patience { ignore, silence, deadline, done }: Patience<'_>,
 ) {
-    if at_start.is_some_and(|snapshot| never_needed(snapshot, &shutdown.ignore).is_some()) {
+    if at_start.is_some_and(|snapshot| never_needed(snapshot, ignore).is_some()) {
         return;
     }
     let started = Instant::now();
@@ -114,9 +172,9 @@ pub(super) async fn wait(
                 silent_since = None;
                 doubt.dispel();
                 name_failures(&snapshot, &mut blamed);
-                match drain(&snapshot, &shutdown.ignore) {
+                match drain(&snapshot, ignore) {
                     Drain::Done => {
-                        info!(after = %format!("{:.3}s", started.elapsed().as_secs_f64()), "every sidecar has ended");
+                        info!(after = %since(started), "{done}");
                         return;
                     }
                     Drain::Pointless(why) => {
@@ -131,14 +189,14 @@ pub(super) async fn wait(
                     }
                 }
             }
-            Observation::Trouble(trouble @ Trouble::Unreachable(_)) if told == Told::Some => {
+            Observation::Trouble(trouble @ Trouble::Unreachable(_)) if silence == Silence::Success => {
                 let since = *silent_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= SILENCE {
                     info!("not waiting any longer: a sidecar was told to end, and {trouble}");
                     return;
                 }
             }
-            Observation::Trouble(trouble) if !doubt.is_final(&trouble) => {}
+            Observation::Trouble(trouble) if doubt.about(&trouble) < GRACE => {}
             Observation::Trouble(trouble) => {
                 warn!("not waiting for the sidecars to exit: {trouble}");
                 return;
@@ -199,6 +257,14 @@ status:
     fn does_not_wait_for_a_pod_that_is_being_deleted() {
         let leaving = Snapshot { life: Life::Deleting, ..pod("Never", "running: {}") };
         assert_eq!(drain(&leaving, &[]), Drain::Pointless(Pointless::Deleting));
+    }
+
+    #[test]
+    fn does_not_wait_for_those_that_leave_last() {
+        let fuse = snapshot(
+            "spec: {restartPolicy: Never, containers: [{name: gke-gcsfuse-sidecar, image: g}, {name: main, image: m}]}",
+        );
+        assert_eq!(drain(&fuse, &[]), Drain::Pointless(Pointless::NoRegular));
     }
 
     #[test]

@@ -24,6 +24,17 @@ fn a_wrong_command_line_leads_to_2() {
         (&["--shutdown-when=maybe", "--", "true"], "auto, always, success, never"),
         (&["--wait-for=a", "--ignore=a", "--", "true"], "both --wait-for and --ignore"),
         (&["--", ""], "empty"),
+        (&["--wait-http-get=http://:80/", "--", "true"], "http://HOST[:PORT]/PATH"),
+        (&["--wait-http-get=http://localhost:0/", "--", "true"], "port 0"),
+        (&["--wait-tcp=localhost", "--", "true"], "HOST:PORT"),
+        (&["--wait-tcp=localhost:0", "--", "true"], "no port from 1 to 65535"),
+        (&["--wait-tcp=:5432", "--", "true"], "no host"),
+        (&["--wait-known=vault-agent", "--", "true"], "no readiness endpoint"),
+        (&["--shutdown-known=fluent-bit", "--", "true"], "no quit endpoint"),
+        (&["--shutdown-known=kuma", "--", "true"], "the control plane ends it"),
+        (&["--api=off", "--wait-for=a", "--", "true"], "--api=off"),
+        (&["--api=maybe", "--", "true"], "auto, require, off"),
+        (&["--shutdown-auto", "--no-shutdown-auto", "--", "true"], "--no-shutdown-auto"),
     ] {
         let finished = world.proa().flags(flags).start_bare().finish().expect(2, &[said]);
         assert_eq!(finished.stdout, "");

@@ -12,6 +12,8 @@ use super::PATIENCE;
 pub(crate) enum Reply {
     /// This status, with this header line if there is one.
     Status(u16, Option<String>),
+    /// This status, and nobody listens any more.
+    Last(u16),
     /// The connection is closed after the request, without an answer.
     Close,
     /// The same, and nobody listens any more.
@@ -32,7 +34,7 @@ impl Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let (sender, requests) = channel();
-        thread::spawn(move || serve(&listener, &replies, &sender));
+        thread::spawn(move || serve(listener, &replies, &sender));
         Self { address, requests }
     }
 
@@ -66,7 +68,7 @@ pub(crate) fn refusing_url() -> String {
     "http://127.0.0.1:1/quitquitquit".to_owned()
 }
 
-fn serve(listener: &TcpListener, replies: &[Reply], requests: &Sender<String>) {
+fn serve(listener: TcpListener, replies: &[Reply], requests: &Sender<String>) {
     let mut hung = Vec::new();
     for number in 0.. {
         let Ok((stream, _)) = listener.accept() else { return };
@@ -81,6 +83,13 @@ fn serve(listener: &TcpListener, replies: &[Reply], requests: &Sender<String>) {
                     &stream,
                     "HTTP/1.1 {status} X\r\n{header}content-length: 0\r\nconnection: close\r\n\r\n"
                 );
+            }
+            Reply::Last(status) => {
+                // Whoever has the answer is to find nobody listening.
+                drop(listener);
+                let _ =
+                    write!(&stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                return;
             }
             Reply::Close => {}
             Reply::CloseForGood => return,

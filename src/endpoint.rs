@@ -1,0 +1,321 @@
+//! Where and how something outside of proa is asked: URLs, addresses, requests, direct waits.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use url::{Host, Url};
+
+/// What `localhost` means in an image without /etc/hosts too (RFC 6761, 6.3).
+pub const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// The method of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    Get,
+    /// POST, with an empty body.
+    Post,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        })
+    }
+}
+
+/// A URL that an HTTP client can be sent to: `http` or `https`, with a host, and a port that is not 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpUrl(Url);
+
+impl HttpUrl {
+    /// The URL.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether the request is encrypted.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
+    /// Whether the request stays in this Pod's network namespace: `localhost` (RFC 6761) or a loopback address.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.0.host().is_some_and(|host| is_loopback(&host))
+    }
+
+    /// Where the request goes.
+    ///
+    /// # Panics
+    /// Never: an HTTP URL has a host and, if only by its scheme, a port.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        let host = self.0.host().expect("an HTTP URL has a host").to_owned();
+        Address { host, port: self.0.port_or_known_default().expect("an HTTP URL has a port") }
+    }
+
+    /// The path, which starts with a slash.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0.path()
+    }
+
+    /// `http://localhost:PORT/PATH`.
+    ///
+    /// # Panics
+    /// If `path` does not start with a slash.
+    #[must_use]
+    pub fn on_loopback(port: u16, path: &str) -> Self {
+        let mut url = Url::parse("http://localhost").expect("a valid URL");
+        url.set_port(Some(port)).expect("an HTTP URL may have a port");
+        Self(url.join(path).expect("an absolute path"))
+    }
+}
+
+/// `localhost` (RFC 6761) or a loopback address.
+fn is_loopback<S: AsRef<str>>(host: &Host<S>) -> bool {
+    match host {
+        Host::Domain(name) => {
+            let name = name.as_ref();
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    }
+}
+
+/// Without the user name and password that a URL may carry: logs must not.
+impl fmt::Display for HttpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.username().is_empty() && self.0.password().is_none() {
+            return self.0.fmt(f);
+        }
+        let mut shown = self.0.clone();
+        // Both can only fail for URLs that cannot have them.
+        let _ = shown.set_username("");
+        let _ = shown.set_password(None);
+        shown.fmt(f)
+    }
+}
+
+/// What an HTTP client is to send, with an empty body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// GET or POST.
+    pub method: Method,
+    /// Where to.
+    pub url: HttpUrl,
+    /// Names and values.
+    pub headers: &'static [(&'static str, &'static str)],
+}
+
+impl Request {
+    /// A request without headers.
+    #[must_use]
+    pub fn new(method: Method, url: HttpUrl) -> Self {
+        Self { method, url, headers: &[] }
+    }
+
+    /// Whether both go to the same path of the same port of this Pod, whatever they call its loopback interface.
+    #[must_use]
+    pub fn goes_where(&self, other: &Self) -> bool {
+        let place = |url: &HttpUrl| (url.address().port, url.path().to_owned());
+        self.url.is_loopback() && other.url.is_loopback() && place(&self.url) == place(&other.url)
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.url)
+    }
+}
+
+/// A host and a port to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// A name, or an IP address.
+    pub host: Host,
+    /// Not 0.
+    pub port: u16,
+}
+
+impl Address {
+    /// Whether the host is a name for [`LOOPBACK`].
+    #[must_use]
+    pub fn is_loopback_name(&self) -> bool {
+        matches!(self.host, Host::Domain(_)) && is_loopback(&self.host)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Why a text is no [`Address`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidAddress {
+    /// No colon, or nothing before it.
+    Host,
+    /// No host could be called that.
+    HostSyntax(url::ParseError),
+    /// No number from 1 to 65535 after the colon.
+    Port,
+}
+
+impl fmt::Display for InvalidAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => write!(f, "found no host")?,
+            Self::HostSyntax(error) => write!(f, "{error}")?,
+            Self::Port => write!(f, "found no port from 1 to 65535")?,
+        }
+        write!(f, "; expected HOST:PORT, for instance localhost:5432 or [::1]:5432")
+    }
+}
+
+impl std::error::Error for InvalidAddress {}
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, port) = text.rsplit_once(':').ok_or(InvalidAddress::Host)?;
+        if host.is_empty() {
+            return Err(InvalidAddress::Host);
+        }
+        let port = port.parse().ok().filter(|port| *port > 0).ok_or(InvalidAddress::Port)?;
+        Ok(Self { host: Host::parse(host).map_err(InvalidAddress::HostSyntax)?, port })
+    }
+}
+
+/// A condition that is asked for directly, without the API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DirectWait {
+    /// GET answers with a status of 2xx.
+    Http(HttpUrl),
+    /// A connection is accepted.
+    Tcp(Address),
+    /// The file is there.
+    File(PathBuf),
+}
+
+impl fmt::Display for DirectWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(url) => write!(f, "{url}"),
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Why a text is no [`HttpUrl`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InvalidUrl {
+    /// No URL at all.
+    Syntax(url::ParseError),
+    /// Neither `http` nor `https`.
+    Scheme(String),
+    /// Nothing can listen on port 0.
+    PortZero,
+}
+
+impl fmt::Display for InvalidUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(error) => write!(f, "{error}")?,
+            Self::Scheme(scheme) => write!(f, "found scheme `{scheme}`")?,
+            Self::PortZero => write!(f, "nothing listens on port 0")?,
+        }
+        write!(f, "; expected http://HOST[:PORT]/PATH")
+    }
+}
+
+impl std::error::Error for InvalidUrl {}
+
+impl FromStr for HttpUrl {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let url = Url::parse(text).map_err(InvalidUrl::Syntax)?;
+        match url.scheme() {
+            "http" | "https" => {}
+            other => return Err(InvalidUrl::Scheme(other.to_owned())),
+        }
+        if url.port() == Some(0) {
+            return Err(InvalidUrl::PortZero);
+        }
+        Ok(Self(url))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Result<HttpUrl, InvalidUrl> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_url_needs_scheme_host_and_port() {
+        assert!(url("http://localhost:15020/quitquitquit").is_ok());
+        assert!(url("https://[::1]:8443/").is_ok());
+        assert_eq!(url("localhost:15020/quit"), Err(InvalidUrl::Scheme("localhost".into())));
+        assert_eq!(url("ftp://x/"), Err(InvalidUrl::Scheme("ftp".into())));
+        assert_eq!(url("http://localhost:0/"), Err(InvalidUrl::PortZero));
+        for text in ["", "/quit", "http://", "http://:80/", "http://host:99999/"] {
+            assert!(matches!(url(text), Err(InvalidUrl::Syntax(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_known_by_name_and_address() {
+        for text in ["http://localhost/", "http://a.localhost/", "http://127.8.9.1:1/", "http://[::1]/"] {
+            assert!(url(text).unwrap().is_loopback(), "{text}");
+        }
+        for text in ["http://example.com/", "http://10.0.0.1/", "http://localhost.example/"] {
+            assert!(!url(text).unwrap().is_loopback(), "{text}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let url = url("http://user:secret@localhost/quit").unwrap();
+        assert_eq!(url.to_string(), "http://localhost/quit");
+        assert_eq!(url.as_str(), "http://user:secret@localhost/quit");
+    }
+
+    #[test]
+    fn an_address_needs_host_and_port() {
+        let address = |text: &str| text.parse::<Address>().map(|address| address.to_string());
+        assert_eq!(address("localhost:5432").as_deref(), Ok("localhost:5432"));
+        assert_eq!(address("[::1]:1").as_deref(), Ok("[::1]:1"));
+        assert_eq!(address("10.0.0.1:65535").as_deref(), Ok("10.0.0.1:65535"));
+        for text in ["", "localhost", ":80"] {
+            assert_eq!(address(text), Err(InvalidAddress::Host), "{text}");
+        }
+        for text in ["a:0", "a:", "a:65536", "a:x", "a:-1"] {
+            assert_eq!(address(text), Err(InvalidAddress::Port), "{text}");
+        }
+        for text in ["a b:1", "::1:5432", "http://x:1"] {
+            assert!(matches!(address(text), Err(InvalidAddress::HostSyntax(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_tells_where_it_leads() {
+        assert_eq!(url("http://localhost/quit").unwrap().address().to_string(), "localhost:80");
+        assert_eq!(url("https://[::1]:8443/").unwrap().address().to_string(), "[::1]:8443");
+        assert_eq!(HttpUrl::on_loopback(9901, "/ready").as_str(), "http://localhost:9901/ready");
+    }
+}

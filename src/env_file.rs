@@ -1,0 +1,159 @@
+//! Files of variables for the command, which a sidecar may have written.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use dotenvy::Iter;
+
+use crate::plan::EnvFiles;
+use crate::policy::Precedence;
+
+/// Variables by name.
+pub type Variables = BTreeMap<String, String>;
+
+/// Why a file of variables cannot be used. Tells no value.
+#[derive(Debug)]
+pub enum Unusable {
+    /// It cannot be read.
+    Unread(PathBuf, io::Error),
+    /// The entry that begins on this line, the first being 1, is no variable.
+    Malformed(PathBuf, usize),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unread(path, error) if error.kind() == io::ErrorKind::NotFound => {
+                let path = path.display();
+                write!(f, "--env-file {path}: {error}; --wait-file={path} waits until it is there")
+            }
+            Self::Unread(path, error) => {
+                write!(f, "--env-file {}: {error}; expected a file of NAME=value lines", path.display())
+            }
+            Self::Malformed(path, line) => write!(
+                f,
+                "--env-file {}, line {line}: expected NAME=value, with quotes around a value that has spaces",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+/// Reads the files by dotenvy's rules, and returns what they add to the process's own environment or replace in it.
+///
+/// # Errors
+/// When one of them is not there, or not what it should be.
+pub fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
+    let mut found = Variables::new();
+    for path in &files.paths {
+        let text = fs::read_to_string(path).map_err(|error| Unusable::Unread(path.clone(), error))?;
+        for (name, value) in parse(path, &text)? {
+            match files.precedence {
+                Precedence::File => {
+                    found.insert(name, value);
+                }
+                Precedence::Environment if env::var_os(&name).is_some() => {}
+                Precedence::Environment => {
+                    found.entry(name).or_insert(value);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<(String, String)>, Unusable> {
+    let line = Cell::new(0);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let entries = Iter::new(Lines { rest: text.as_bytes(), line: &line, at_start: true });
+    let malformed = |line| Unusable::Malformed(path.to_owned(), line);
+    entries
+        .map(|entry| match entry {
+            // No variable can hold a null byte (environ(7)).
+            Ok((_, value)) if value.contains('\0') => Err(malformed(line.get())),
+            Ok(variable) => Ok(variable),
+            // What is quoted here may be a secret; what is of use is how many lines it has.
+            Err(dotenvy::Error::LineParse(entry, _)) => {
+                Err(malformed(line.get() - entry.trim_end_matches('\n').matches('\n').count()))
+            }
+            Err(dotenvy::Error::Io(error)) => Err(Unusable::Unread(path.to_owned(), error)),
+            Err(_) => Err(malformed(line.get())),
+        })
+        .collect()
+}
+
+/// Gives out one line at a time, so that it is known which one the parser has come to.
+struct Lines<'a> {
+    rest: &'a [u8],
+    line: &'a Cell<usize>,
+    at_start: bool,
+}
+
+impl Read for Lines<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at_start && !self.rest.is_empty() {
+            self.line.set(self.line.get() + 1);
+        }
+        let line = self.rest.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+        let (given, _) = line.split_at(line.len().min(buffer.len()));
+        buffer[..given.len()].copy_from_slice(given);
+        self.at_start = given.ends_with(b"\n");
+        self.rest = &self.rest[given.len()..];
+        Ok(given.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Vec<(String, String)>, usize> {
+        parse(Path::new("x"), text).map_err(|unusable| match unusable {
+            Unusable::Malformed(_, line) => line,
+            Unusable::Unread(..) => 0,
+        })
+    }
+
+    #[test]
+    fn the_usual_forms_are_read() {
+        let text = "\u{feff}# secrets\nA=1\nexport B='x y' # why\n\nC=\"two\nlines\"\nD=${A}2\n";
+        let pairs = [("A", "1"), ("B", "x y"), ("C", "two\nlines"), ("D", "12")];
+        let expected = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(parsed(text), Ok(expected.to_vec()));
+        assert_eq!(parsed(""), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn an_error_is_on_the_line_where_its_entry_begins() {
+        for (text, line) in [
+            ("nonsense", 1),
+            ("A=1\n\n# x\nB 2\nC=3\n", 4),
+            ("A=1\nB=x y\n", 2),
+            ("A='1\n2'\nB='open\n\nC=3\n", 3),
+            ("A=\"1\n2\" x\n", 1),
+            ("A=1\0\n", 1),
+        ] {
+            assert_eq!(parsed(text), Err(line), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn long_lines_are_one_line() {
+        let text = format!("A={}\nB 2\n", "x".repeat(100_000));
+        assert_eq!(parsed(&text), Err(2));
+    }
+
+    #[test]
+    fn no_value_is_ever_told() {
+        let error = parse(Path::new("/run/env"), "PASSWORD='hunter2").unwrap_err();
+        let said = format!("{error} {error:?}");
+        assert!(said.contains("/run/env") && said.contains('1') && !said.contains("hunter"), "{said}");
+    }
+}

@@ -1,0 +1,187 @@
+//! Direct waits: asks an HTTP endpoint, a port or a file, quickly at first, until told to stop.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::stream::{BoxStream, StreamExt, unfold};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{sleep, timeout};
+
+use crate::endpoint::{Address, DirectWait, Method, Request};
+use crate::http::{Answer, Client};
+use crate::tcp::{self, knock};
+
+/// The pause after the first look; doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between looks.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// How long an answer may take at first. Doubles up to [`LAST_LIMIT`] while it takes longer: a proxy that
+/// swallows connections until it is up costs little, and a slow health check gets its time.
+const FIRST_LIMIT: Duration = Duration::from_secs(1);
+/// The longest time for an answer.
+const LAST_LIMIT: Duration = Duration::from_secs(8);
+
+/// Whether a direct wait holds, or why it does not.
+pub type Finding = Result<(), String>;
+
+/// Asks again and again, and tells what is found whenever that has changed. Never ends by itself.
+#[must_use]
+pub fn follow(wait: &DirectWait) -> BoxStream<'static, Finding> {
+    let probe = Probe { subject: Subject::new(wait), pause: Duration::ZERO, limit: FIRST_LIMIT, last: None };
+    unfold(probe, |mut probe| async move {
+        let finding = probe.next().await;
+        Some((finding, probe))
+    })
+    .boxed()
+}
+
+struct Probe {
+    subject: Subject,
+    pause: Duration,
+    limit: Duration,
+    last: Option<Finding>,
+}
+
+enum Subject {
+    Http(Client),
+    Tcp(Address),
+    File(Follow),
+    Impossible(String),
+}
+
+impl Subject {
+    fn new(wait: &DirectWait) -> Self {
+        match wait {
+            DirectWait::Http(url) => {
+                Client::new(Request::new(Method::Get, url.clone())).map_or_else(Self::Impossible, Self::Http)
+            }
+            DirectWait::Tcp(address) => Self::Tcp(address.clone()),
+            DirectWait::File(path) => Self::File(Follow { path: path.clone(), events: None }),
+        }
+    }
+}
+
+impl Probe {
+    async fn next(&mut self) -> Finding {
+        loop {
+            match &self.subject {
+                Subject::File(follow) => follow.change_or(self.pause).await,
+                _ => sleep(self.pause).await,
+            }
+            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+            let finding = self.look().await;
+            if self.last.as_ref() != Some(&finding) {
+                self.last = Some(finding.clone());
+                return finding;
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Finding {
+        match &mut self.subject {
+            Subject::Http(client) => {
+                let answer = client.send(self.limit).await;
+                if matches!(answer, Answer::None(_)) {
+                    self.limit = (self.limit * 2).min(LAST_LIMIT);
+                }
+                judge(answer)
+            }
+            Subject::Tcp(address) => match knock(address, self.limit).await {
+                tcp::Answer::Accepted => Ok(()),
+                tcp::Answer::Refused => Err(REFUSED.to_owned()),
+                tcp::Answer::Failed(why) => Err(why),
+                tcp::Answer::None => {
+                    let waited = humantime::format_duration(self.limit);
+                    self.limit = (self.limit * 2).min(LAST_LIMIT);
+                    Err(format!("no answer within {waited}"))
+                }
+            },
+            Subject::File(follow) => follow.look(),
+            Subject::Impossible(why) => Err(why.clone()),
+        }
+    }
+}
+
+const REFUSED: &str = "connection refused";
+
+fn judge(answer: Answer) -> Finding {
+    match answer {
+        Answer::Status(200..=299, _) => Ok(()),
+        Answer::Status(status, Some(location)) => {
+            Err(format!("{status} to {location}: redirects are not followed"))
+        }
+        Answer::Status(status, None) => Err(status.to_string()),
+        Answer::Refused => Err(REFUSED.to_owned()),
+        Answer::Broken(why) | Answer::None(why) => Err(why),
+    }
+}
+
+/// A file, and news of its directory where the kernel gives them.
+struct Follow {
+    path: PathBuf,
+    events: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Follow {
+    fn look(&mut self) -> Finding {
+        // Watched before it is looked at, so that nothing can come between.
+        if self.events.is_none() {
+            self.events = events(&self.path).ok();
+        }
+        match fs::metadata(&self.path) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err("not there".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits for news of the directory, and no longer than this: network filesystems have none for what
+    /// another machine writes, and the directory may not be there yet (inotify(7), "Limitations and caveats").
+    async fn change_or(&self, pause: Duration) {
+        let Some(events) = &self.events else {
+            return sleep(pause).await;
+        };
+        if let Ok(Ok(mut ready)) = timeout(pause, events.readable()).await {
+            let mut news = [0; 4096];
+            while nix::unistd::read(events.get_ref(), &mut news).is_ok_and(|count| count > 0) {}
+            ready.clear_ready();
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "the runtime wants a promise that the descriptor stays open")]
+fn events(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    let appears = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;
+    let leaves = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+    inotify.add_watch(directory, appears | leaves)?;
+    let file = OwnedFd::from(inotify);
+    // SAFETY: the descriptor is owned by what is registered, and nothing closes or replaces it before that is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_2xx_will_do() {
+        for status in [200, 204, 299] {
+            assert_eq!(judge(Answer::Status(status, None)), Ok(()));
+        }
+        for status in [100, 304, 404, 500, 503] {
+            assert_eq!(judge(Answer::Status(status, None)), Err(status.to_string()));
+        }
+        let redirect = judge(Answer::Status(302, Some("/login".into())));
+        assert_eq!(redirect, Err("302 to /login: redirects are not followed".into()));
+    }
+}

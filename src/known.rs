@@ -1,0 +1,646 @@
+//! What is true of well-known sidecars: how each is recognised, asked whether it is ready, and ended.
+//!
+//! To add a sidecar, add a row to [`SIDECARS`], with the source of its facts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::endpoint::{DirectWait, HttpUrl, Method, Request};
+
+/// A sidecar that many Pods have.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What `--wait-known` and `--shutdown-known` call it.
+    pub name: &'static str,
+    /// What its makers call it.
+    pub title: &'static str,
+    /// What its container is called.
+    pub containers: &'static [&'static str],
+    /// What its image's repository ends with, in whole path segments.
+    pub images: &'static [&'static str],
+    /// When it is ready.
+    pub ready: Ready,
+    /// How it is ended.
+    pub end: End,
+    /// Whether others need it to end well.
+    pub traffic: Traffic,
+    /// Where these facts come from.
+    pub source: &'static str,
+}
+
+/// When a sidecar is ready.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// When Kubernetes says so; asked without the API server, when a GET here answers with 2xx. The text is what must
+    /// be enabled for that, if anything.
+    Kubernetes(Endpoint, Option<&'static str>),
+    /// When Kubernetes says so; it has nothing to be asked at.
+    KubernetesAlone,
+    /// For Kubernetes only once the application listens, so that waiting for that would last for ever. What the
+    /// application needs of it is there when a GET here answers with 2xx.
+    AfterApplication(Endpoint),
+}
+
+/// How a sidecar is ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// By this request. The text is what must be enabled for it, if anything.
+    Ask(Method, Endpoint, Option<&'static str>),
+    /// It cannot be asked to; the text is what helps.
+    Cannot(&'static str),
+    /// Somebody else ends it once every other container has ended, ours included. The text says who.
+    AfterOthers(&'static str),
+}
+
+/// Whose connections go through a sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// The whole Pod's, so that it is ended last.
+    Pod,
+    /// Only those made to it.
+    Own,
+}
+
+/// Where a sidecar is asked, on the Pod's loopback interface.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The port unless something moves it.
+    pub port: u16,
+    /// What moves it, the first that is set.
+    pub moved_by: &'static [Setting],
+    /// The path.
+    pub path: &'static str,
+    /// Headers that it wants.
+    pub headers: &'static [(&'static str, &'static str)],
+}
+
+/// Where a port is set: a number, or an address that ends with one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// An annotation of the Pod.
+    Annotation(&'static str),
+    /// A command line flag of the sidecar, without its hyphens.
+    Flag(&'static str),
+    /// A variable of the sidecar.
+    Variable(&'static str),
+    /// The sidecar's readiness or start-up probe that GETs this path.
+    Probe(&'static str),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Annotation(key) => write!(f, "annotation {key}"),
+            Self::Flag(name) => write!(f, "its flag {name}"),
+            Self::Variable(name) => write!(f, "its variable {name}"),
+            Self::Probe(path) => write!(f, "its probe of {path}"),
+        }
+    }
+}
+
+const fn on(port: u16, path: &'static str, moved_by: &'static [Setting]) -> Endpoint {
+    Endpoint { port, moved_by, path, headers: &[] }
+}
+
+const NO_QUIT: &str = "no quit endpoint; --kill ends its process where shareProcessNamespace is true";
+const ENVOY_ADMIN: &str = "an admin listener on this port";
+
+const ISTIO_PORT: &[Setting] = &[Setting::Annotation("status.sidecar.istio.io/port")];
+const LINKERD_PORT: &[Setting] = &[
+    Setting::Variable("LINKERD2_PROXY_ADMIN_LISTEN_ADDR"),
+    Setting::Annotation("config.linkerd.io/admin-port"),
+];
+const APP_MESH_PORT: &[Setting] = &[Setting::Variable("ENVOY_ADMIN_ACCESS_PORT")];
+const ENVOY_PROBE: &[Setting] = &[Setting::Probe("/ready")];
+const CONSUL_ADMIN_PORT: &[Setting] =
+    &[Setting::Flag("envoy-admin-bind-port"), Setting::Variable("DP_ENVOY_ADMIN_BIND_PORT")];
+const CONSUL_QUIT_PORT: &[Setting] = &[
+    Setting::Flag("graceful-port"),
+    Setting::Variable("DP_GRACEFUL_PORT"),
+    Setting::Annotation("consul.hashicorp.com/sidecar-proxy-lifecycle-graceful-port"),
+];
+const KUMA_PORT: &[Setting] = &[Setting::Variable("KUMA_READINESS_PORT"), Setting::Probe("/ready")];
+const DAPR_PORT: &[Setting] = &[Setting::Flag("dapr-http-port")];
+
+/// Every sidecar that proa knows. Where two would match, the first does.
+pub static SIDECARS: [Known; 14] = [
+    Known {
+        name: "istio",
+        title: "Istio",
+        containers: &["istio-proxy"],
+        images: &["proxyv2"],
+        ready: Ready::Kubernetes(on(15020, "/healthz/ready", ISTIO_PORT), None),
+        end: End::Ask(Method::Post, on(15020, "/quitquitquit", ISTIO_PORT), None),
+        traffic: Traffic::Pod,
+        source: "github.com/istio/istio pilot/cmd/pilot-agent/status/server.go",
+    },
+    Known {
+        name: "linkerd",
+        title: "Linkerd",
+        containers: &["linkerd-proxy"],
+        images: &["linkerd/proxy"],
+        ready: Ready::Kubernetes(on(4191, "/ready", LINKERD_PORT), None),
+        end: End::Ask(
+            Method::Post,
+            on(4191, "/shutdown", LINKERD_PORT),
+            Some("annotation config.linkerd.io/proxy-admin-shutdown: enabled"),
+        ),
+        traffic: Traffic::Pod,
+        source: "linkerd.io/2-edge/reference/proxy-configuration",
+    },
+    Known {
+        name: "consul-dataplane",
+        title: "Consul dataplane",
+        containers: &["consul-dataplane"],
+        images: &["consul-dataplane"],
+        ready: Ready::Kubernetes(on(19000, "/ready", CONSUL_ADMIN_PORT), None),
+        end: End::Ask(Method::Post, on(20600, "/graceful_shutdown", CONSUL_QUIT_PORT), None),
+        traffic: Traffic::Pod,
+        source: "developer.hashicorp.com/consul/docs/k8s/annotations-and-labels",
+    },
+    Known {
+        name: "kuma",
+        title: "Kuma",
+        containers: &["kuma-sidecar"],
+        images: &["kuma-dp"],
+        ready: Ready::Kubernetes(on(9902, "/ready", KUMA_PORT), None),
+        end: End::AfterOthers("the control plane"),
+        traffic: Traffic::Pod,
+        source: "kuma.io/docs/latest/reference/kubernetes-annotations",
+    },
+    Known {
+        name: "envoy",
+        title: "Envoy",
+        containers: &["envoy"],
+        images: &["envoy", "envoy-alpine", "envoy-contrib", "envoy-dev", "envoy-distroless"],
+        ready: Ready::Kubernetes(on(9901, "/ready", ENVOY_PROBE), None),
+        end: End::Ask(Method::Post, on(9901, "/quitquitquit", ENVOY_PROBE), Some(ENVOY_ADMIN)),
+        traffic: Traffic::Pod,
+        source: "envoyproxy.io/docs/envoy/latest/operations/admin",
+    },
+    Known {
+        name: "app-mesh",
+        title: "AWS App Mesh",
+        containers: &[],
+        images: &["aws-appmesh-envoy"],
+        ready: Ready::Kubernetes(on(9901, "/ready", APP_MESH_PORT), None),
+        end: End::Ask(Method::Post, on(9901, "/quitquitquit", APP_MESH_PORT), None),
+        traffic: Traffic::Pod,
+        source: "docs.aws.amazon.com/app-mesh/latest/userguide/envoy-config.html",
+    },
+    Known {
+        name: "cloud-sql-proxy",
+        title: "Cloud SQL Auth Proxy",
+        containers: &["cloud-sql-proxy"],
+        images: &["cloud-sql-proxy"],
+        ready: Ready::Kubernetes(
+            on(9090, "/readiness", &[Setting::Flag("http-port"), Setting::Variable("CSQL_PROXY_HTTP_PORT")]),
+            Some("--health-check"),
+        ),
+        end: End::Ask(
+            Method::Post,
+            on(
+                9091,
+                "/quitquitquit",
+                &[Setting::Flag("admin-port"), Setting::Variable("CSQL_PROXY_ADMIN_PORT")],
+            ),
+            Some("--quitquitquit"),
+        ),
+        traffic: Traffic::Own,
+        source: "github.com/GoogleCloudPlatform/cloud-sql-proxy README.md",
+    },
+    Known {
+        name: "cloud-sql-proxy-v1",
+        title: "Cloud SQL proxy v1",
+        containers: &[],
+        images: &["gce-proxy"],
+        ready: Ready::Kubernetes(
+            on(8090, "/readiness", &[Setting::Flag("health_check_port")]),
+            Some("-use_http_health_check"),
+        ),
+        end: End::Cannot(NO_QUIT),
+        traffic: Traffic::Own,
+        source: "github.com/GoogleCloudPlatform/cloud-sql-proxy v1.38.3",
+    },
+    Known {
+        name: "alloydb-auth-proxy",
+        title: "AlloyDB Auth Proxy",
+        containers: &["alloydb-auth-proxy", "alloydb-proxy"],
+        images: &["alloydb-auth-proxy"],
+        ready: Ready::Kubernetes(
+            on(
+                9090,
+                "/readiness",
+                &[Setting::Flag("http-port"), Setting::Variable("ALLOYDB_PROXY_HTTP_PORT")],
+            ),
+            Some("--health-check"),
+        ),
+        end: End::Ask(
+            Method::Post,
+            on(
+                9091,
+                "/quitquitquit",
+                &[Setting::Flag("admin-port"), Setting::Variable("ALLOYDB_PROXY_ADMIN_PORT")],
+            ),
+            Some("--quitquitquit"),
+        ),
+        traffic: Traffic::Own,
+        source: "github.com/GoogleCloudPlatform/alloydb-auth-proxy cmd/root.go",
+    },
+    Known {
+        name: "dapr",
+        title: "Dapr",
+        containers: &["daprd"],
+        images: &["dapr/daprd", "daprio/daprd"],
+        ready: Ready::AfterApplication(on(3500, "/v1.0/healthz/outbound", DAPR_PORT)),
+        end: End::Ask(Method::Post, on(3500, "/v1.0/shutdown", DAPR_PORT), None),
+        traffic: Traffic::Own,
+        source: "docs.dapr.io/reference/api/health_api",
+    },
+    Known {
+        name: "vault-agent",
+        title: "Vault Agent",
+        containers: &["vault-agent"],
+        images: &[],
+        ready: Ready::KubernetesAlone,
+        end: End::Ask(
+            Method::Post,
+            Endpoint {
+                port: 8200,
+                moved_by: &[Setting::Annotation("vault.hashicorp.com/agent-cache-listener-port")],
+                path: "/agent/v1/quit",
+                headers: &[("X-Vault-Request", "true")],
+            },
+            Some("annotation vault.hashicorp.com/agent-enable-quit: \"true\""),
+        ),
+        traffic: Traffic::Own,
+        source: "developer.hashicorp.com/vault/docs/agent-and-proxy/agent",
+    },
+    Known {
+        name: "otel-collector",
+        title: "OpenTelemetry Collector",
+        containers: &["otc-container", "otel-collector", "opentelemetry-collector"],
+        images: &[
+            "opentelemetry-collector",
+            "opentelemetry-collector-contrib",
+            "opentelemetry-collector-k8s",
+        ],
+        ready: Ready::Kubernetes(on(13133, "/", &[]), Some("the health_check extension")),
+        end: End::Cannot(NO_QUIT),
+        traffic: Traffic::Own,
+        source: "github.com/open-telemetry/opentelemetry-collector-contrib extension/healthcheckextension",
+    },
+    Known {
+        name: "fluent-bit",
+        title: "Fluent Bit",
+        containers: &["fluent-bit"],
+        images: &["fluent-bit", "aws-for-fluent-bit"],
+        ready: Ready::Kubernetes(on(2020, "/api/v1/health", &[]), Some("http_server and health_check")),
+        end: End::Cannot(NO_QUIT),
+        traffic: Traffic::Own,
+        source: "docs.fluentbit.io/manual/administration/monitoring",
+    },
+    Known {
+        name: "gke-gcsfuse",
+        title: "GKE Cloud Storage FUSE",
+        containers: &["gke-gcsfuse-sidecar"],
+        images: &["gcs-fuse-csi-driver-sidecar-mounter"],
+        ready: Ready::KubernetesAlone,
+        end: End::AfterOthers("the CSI driver"),
+        traffic: Traffic::Own,
+        source: "github.com/GoogleCloudPlatform/gcs-fuse-csi-driver docs/known-issues.md",
+    },
+];
+
+/// What a container's manifest tells of which sidecar it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Container<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// Image reference.
+    pub image: &'a str,
+    /// `command`, then `args`.
+    pub words: &'a [&'a str],
+    /// Variables with values of their own.
+    pub variables: &'a [(&'a str, &'a str)],
+    /// Paths and ports of its HTTP readiness and start-up probes.
+    pub probes: &'a [(&'a str, u16)],
+    /// The Pod's annotations.
+    pub annotations: &'a BTreeMap<String, String>,
+}
+
+/// A sidecar of the table, as one Pod has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recognised {
+    /// Its row.
+    pub known: &'static Known,
+    /// Where it is asked whether it is ready, if anywhere.
+    pub ready: Option<HttpUrl>,
+    /// The request that ends it, if there is one.
+    pub end: Option<Request>,
+}
+
+/// Recognises a sidecar: by its image, which tells more, else by its name.
+#[must_use]
+pub fn recognise(container: &Container) -> Option<Recognised> {
+    let repository = repository(container.image);
+    let by_image = |known: &&Known| known.images.iter().any(|image| ends_with(repository, image));
+    let by_name = |known: &&Known| known.containers.contains(&container.name);
+    let known = SIDECARS.iter().find(by_image).or_else(|| SIDECARS.iter().find(by_name))?;
+    let port = |endpoint: &Endpoint| {
+        endpoint.moved_by.iter().find_map(|setting| container.port(*setting)).unwrap_or(endpoint.port)
+    };
+    Some(Recognised {
+        known,
+        ready: known.readiness().map(|endpoint| endpoint.url(port(endpoint))),
+        end: known.request(port),
+    })
+}
+
+/// The sidecar that this request ends, where nothing moves its port.
+#[must_use]
+pub fn ended_by(request: &Request) -> Option<&'static Known> {
+    SIDECARS.iter().find(|known| known.shutdown().is_ok_and(|end| end.goes_where(request)))
+}
+
+impl Known {
+    /// How to wait for it without the API server, where nothing moves its port.
+    ///
+    /// # Errors
+    /// When it has nothing to be asked at.
+    pub fn wait(&self) -> Result<DirectWait, Unasked> {
+        let endpoint = self.readiness().ok_or(Unasked::NoReadiness(self.name))?;
+        Ok(DirectWait::Http(endpoint.url(endpoint.port)))
+    }
+
+    /// How to end it without the API server, where nothing moves its port.
+    ///
+    /// # Errors
+    /// When it cannot be asked to end.
+    pub fn shutdown(&self) -> Result<Request, Unasked> {
+        match self.end {
+            End::Ask(..) => {}
+            End::Cannot(why) => return Err(Unasked::NoQuit(self.name, why)),
+            End::AfterOthers(who) => return Err(Unasked::EndedBy(self.name, who)),
+        }
+        self.request(|endpoint| endpoint.port).ok_or(Unasked::NoQuit(self.name, NO_QUIT))
+    }
+
+    /// What must be enabled before it can be asked to end.
+    #[must_use]
+    pub fn needs(&self) -> Option<&'static str> {
+        match self.end {
+            End::Ask(_, _, needs) => needs,
+            End::Cannot(_) | End::AfterOthers(_) => None,
+        }
+    }
+
+    fn readiness(&self) -> Option<&Endpoint> {
+        match &self.ready {
+            Ready::Kubernetes(endpoint, _) | Ready::AfterApplication(endpoint) => Some(endpoint),
+            Ready::KubernetesAlone => None,
+        }
+    }
+
+    fn request(&self, port: impl Fn(&Endpoint) -> u16) -> Option<Request> {
+        let End::Ask(method, endpoint, _) = &self.end else {
+            return None;
+        };
+        Some(Request { method: *method, url: endpoint.url(port(endpoint)), headers: endpoint.headers })
+    }
+}
+
+impl Endpoint {
+    fn url(&self, port: u16) -> HttpUrl {
+        HttpUrl::on_loopback(port, self.path)
+    }
+}
+
+impl Container<'_> {
+    fn port(&self, setting: Setting) -> Option<u16> {
+        let value = match setting {
+            Setting::Annotation(key) => self.annotations.get(key).map(String::as_str),
+            Setting::Flag(name) => self.flag(name),
+            Setting::Variable(name) => {
+                self.variables.iter().find(|(found, _)| *found == name).map(|(_, value)| *value)
+            }
+            Setting::Probe(path) => {
+                return self.probes.iter().find(|(found, _)| *found == path).map(|(_, port)| *port);
+            }
+        };
+        // `4191`, or `0.0.0.0:4191`.
+        value?.rsplit(':').next()?.parse().ok().filter(|port| *port > 0)
+    }
+
+    /// The value of `--name=value`, `-name=value` or `--name value`.
+    fn flag(&self, name: &str) -> Option<&str> {
+        let mut words = self.words.iter();
+        while let Some(word) = words.next() {
+            let Some(rest) = word.strip_prefix('-') else { continue };
+            match rest.strip_prefix('-').unwrap_or(rest).strip_prefix(name) {
+                Some("") => return words.next().copied(),
+                Some(value) if value.starts_with('=') => return Some(&value[1..]),
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
+/// An image reference without its tag and digest.
+fn repository(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
+    // A colon before the last slash belongs to the registry's port.
+    match image.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => image,
+    }
+}
+
+fn ends_with(repository: &str, image: &str) -> bool {
+    let Some(rest) = repository.strip_suffix(image) else {
+        return false;
+    };
+    rest.is_empty() || rest.ends_with('/')
+}
+
+/// A row, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named(pub &'static Known);
+
+/// No row has this name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownName;
+
+impl fmt::Display for UnknownName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = SIDECARS.iter().map(|known| known.name).collect();
+        write!(f, "expected one of {}", names.join(", "))
+    }
+}
+
+impl std::error::Error for UnknownName {}
+
+impl FromStr for Named {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        SIDECARS.iter().find(|known| known.name == text).map(Self).ok_or(UnknownName)
+    }
+}
+
+/// Why a sidecar of the table cannot be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unasked {
+    /// It has no readiness endpoint.
+    NoReadiness(&'static str),
+    /// It has no quit endpoint; and what helps.
+    NoQuit(&'static str, &'static str),
+    /// Somebody else ends it.
+    EndedBy(&'static str, &'static str),
+}
+
+impl fmt::Display for Unasked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoReadiness(name) => write!(
+                f,
+                "--wait-known={name}: it has no readiness endpoint; wait for what it makes with --wait-file or --wait-tcp"
+            ),
+            Self::NoQuit(name, helps) => write!(f, "--shutdown-known={name}: {helps}"),
+            Self::EndedBy(name, who) => {
+                write!(f, "--shutdown-known={name}: {who} ends it once every other container has ended")
+            }
+        }
+    }
+}
+
+/// The table, as `proa known` prints it.
+#[must_use]
+pub fn table() -> String {
+    let rows: Vec<_> = SIDECARS.iter().map(ToString::to_string).collect();
+    rows.join("\n")
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", self.name, self.title)?;
+        for (what, names) in [("container", self.containers), ("image", self.images)] {
+            if !names.is_empty() {
+                writeln!(f, "  {what:<9} {}", names.join(", "))?;
+            }
+        }
+        match &self.ready {
+            Ready::Kubernetes(at, needs) => asked(f, "ready", Method::Get, at, *needs)?,
+            Ready::KubernetesAlone => {}
+            Ready::AfterApplication(at) => {
+                asked(f, "ready", Method::Get, at, None)?;
+                writeln!(f, "            for Kubernetes only once the application listens: not waited for")?;
+            }
+        }
+        match &self.end {
+            End::Ask(method, at, needs) => asked(f, "ended by", *method, at, *needs)?,
+            End::Cannot(why) => writeln!(f, "  not ended {why}")?,
+            End::AfterOthers(who) => {
+                writeln!(f, "  ended by  {who}, after every other container: its exit is not waited for")?;
+            }
+        }
+        if self.traffic == Traffic::Pod {
+            writeln!(f, "  last, since it carries the others' traffic")?;
+        }
+        writeln!(f, "  source    {}", self.source)
+    }
+}
+
+fn asked(
+    f: &mut fmt::Formatter<'_>,
+    what: &str,
+    method: Method,
+    at: &Endpoint,
+    needs: Option<&str>,
+) -> fmt::Result {
+    writeln!(f, "  {what:<9} {method} {}", at.url(at.port))?;
+    if let Some(needs) = needs {
+        writeln!(f, "            needs {needs}")?;
+    }
+    at.moved_by.iter().try_for_each(|setting| writeln!(f, "            port from {setting}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static NOTHING: BTreeMap<String, String> = BTreeMap::new();
+
+    fn container<'a>(name: &'a str, image: &'a str) -> Container<'a> {
+        Container { name, image, words: &[], variables: &[], probes: &[], annotations: &NOTHING }
+    }
+
+    fn name(name: &str, image: &str) -> Option<&'static str> {
+        recognise(&container(name, image)).map(|found| found.known.name)
+    }
+
+    #[test]
+    fn recognised_by_image_or_name() {
+        assert_eq!(name("istio-proxy", "auto"), Some("istio"));
+        assert_eq!(name("p", "docker.io/istio/proxyv2:1.29.0-distroless"), Some("istio"));
+        assert_eq!(name("p", "localhost:5000/linkerd/proxy@sha256:0123"), Some("linkerd"));
+        assert_eq!(name("envoy", "example/aws-appmesh-envoy:v1"), Some("app-mesh"));
+        assert_eq!(name("envoy", "envoyproxy/envoy:v1.30"), Some("envoy"));
+        for (container, image) in
+            [("app", "app"), ("proxy", "squid/proxy"), ("web", "my-envoy:1"), ("e", "envoy/app")]
+        {
+            assert_eq!(name(container, image), None, "{container} {image}");
+        }
+    }
+
+    #[test]
+    fn ports_move() {
+        let quit = |container: &Container| recognise(container).unwrap().end.unwrap().url.to_string();
+        let sql = container("db", "cloud-sql-connectors/cloud-sql-proxy");
+        assert_eq!(quit(&sql), "http://localhost:9091/quitquitquit");
+        for words in [["--quitquitquit", "--admin-port=1234"].as_slice(), &["-admin-port", "1234", "x:y:z"]] {
+            assert_eq!(quit(&Container { words, ..sql }), "http://localhost:1234/quitquitquit", "{words:?}");
+        }
+        let variables = [("CSQL_PROXY_ADMIN_PORT", "1234")];
+        assert_eq!(quit(&Container { variables: &variables, ..sql }), "http://localhost:1234/quitquitquit");
+        let envoy = container("e", "envoyproxy/envoy");
+        let probes = [("/live", 1), ("/ready", 19000)];
+        assert_eq!(quit(&Container { probes: &probes, ..envoy }), "http://localhost:19000/quitquitquit");
+        let moved = BTreeMap::from([("status.sidecar.istio.io/port".to_owned(), "15420".to_owned())]);
+        let istio = Container { annotations: &moved, ..container("istio-proxy", "i") };
+        assert_eq!(quit(&istio), "http://localhost:15420/quitquitquit");
+        for nonsense in ["", "x", "0", "99999"] {
+            let variables = [("CSQL_PROXY_ADMIN_PORT", nonsense)];
+            let quit = quit(&Container { variables: &variables, ..sql });
+            assert_eq!(quit, "http://localhost:9091/quitquitquit", "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn every_row_is_sound() {
+        for (number, known) in SIDECARS.iter().enumerate() {
+            let unique = SIDECARS[..number].iter().all(|other| other.name != known.name);
+            assert!(unique, "{} is there twice", known.name);
+            assert!(!known.containers.is_empty() || !known.images.is_empty(), "{}", known.name);
+            assert!(!known.source.is_empty(), "{}", known.name);
+            for found in known.containers {
+                assert_eq!(name(found, ""), Some(known.name), "another row has container {found}");
+            }
+            for found in known.images {
+                assert_eq!(name("x", found), Some(known.name), "another row has image {found}");
+            }
+            if let Ok(DirectWait::Http(url)) = known.wait() {
+                assert!(url.is_loopback(), "{}", known.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_fits_a_terminal() {
+        for line in table().lines() {
+            assert!(line.len() <= 100, "{line}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Which well-known sidecar a container is, as its manifest tells.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::known::{self, Recognised};
+
+pub(super) fn recognise(pod: &Pod, container: &Container) -> Option<Recognised> {
+    let words = container.command.iter().chain(&container.args).flatten().map(String::as_str);
+    let variables = container.env.iter().flatten();
+    let probes = [&container.readiness_probe, &container.startup_probe];
+    let none = BTreeMap::new();
+    known::recognise(&known::Container {
+        name: &container.name,
+        image: container.image.as_deref().unwrap_or_default(),
+        words: &words.collect::<Vec<_>>(),
+        variables: &variables
+            .filter_map(|variable| Some((variable.name.as_str(), variable.value.as_deref()?)))
+            .collect::<Vec<_>>(),
+        probes: &probes
+            .into_iter()
+            .flatten()
+            .filter_map(|probe| {
+                let get = probe.http_get.as_ref()?;
+                Some((get.path.as_deref()?, port(container, &get.port)?))
+            })
+            .collect::<Vec<_>>(),
+        annotations: pod.metadata.annotations.as_ref().unwrap_or(&none),
+    })
+}
+
+/// A probe's port is a number, or the name of one of the container's ports.
+fn port(container: &Container, port: &IntOrString) -> Option<u16> {
+    let number = match port {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(name) => {
+            let named = |port: &&ContainerPort| port.name.as_deref() == Some(name);
+            container.ports.iter().flatten().find(named)?.container_port
+        }
+    };
+    u16::try_from(number).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::tests::pod;
+
+    #[test]
+    fn the_manifest_tells_which_sidecar_and_where_it_listens() {
+        let pod = pod("
+metadata: {annotations: {status.sidecar.istio.io/port: '15420'}}
+spec:
+  containers:
+  - name: proxy
+    image: envoyproxy/envoy
+    ports: [{name: admin, containerPort: 19000}]
+    readinessProbe: {httpGet: {path: /ready, port: admin}}
+  - {name: istio-proxy, image: auto}
+  - name: sql
+    image: cloud-sql-connectors/cloud-sql-proxy:2
+    command: [/cloud-sql-proxy]
+    args: [--quitquitquit, --admin-port, '9191', p:r:i]
+  - {name: app, image: app}
+");
+        let containers = &pod.spec.as_ref().unwrap().containers;
+        let ends: Vec<_> =
+            containers.iter().map(|container| Some(recognise(&pod, container)?.end?.to_string())).collect();
+        assert_eq!(
+            ends.iter().map(Option::as_deref).collect::<Vec<_>>(),
+            [
+                Some("POST http://localhost:19000/quitquitquit"),
+                Some("POST http://localhost:15420/quitquitquit"),
+                Some("POST http://localhost:9191/quitquitquit"),
+                None,
+            ]
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! Which sidecars are ended, how, and in which order: a decision over the plan and one snapshot.
+
+use std::fmt;
+
+use crate::endpoint::Request;
+use crate::known::{self, End, Known, Traffic};
+use crate::plan::{Action, Shutdown};
+use crate::pod::{Sidecar, Snapshot};
+use crate::policy::ShutdownAuto;
+
+/// What is done, and when.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stages {
+    /// At once, side by side.
+    pub first: Vec<Task>,
+    /// Once the others have ended, since it carries their traffic.
+    pub last: Vec<Task>,
+}
+
+/// An action, and whom it is for where that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// What is done.
+    pub action: Action,
+    /// The sidecar that it ends.
+    pub known: Option<&'static Known>,
+}
+
+impl Task {
+    /// What must be set so that the sidecar takes the order.
+    #[must_use]
+    pub fn needs(&self) -> Option<String> {
+        let known = self.known?;
+        Some(format!("{} takes this only with {}", known.title, known.needs()?))
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.action.fmt(f)
+    }
+}
+
+/// Decides what is done, in which order.
+#[must_use]
+pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>) -> Stages {
+    let given: Vec<_> = shutdown.actions.iter().map(|action| given(action, snapshot)).collect();
+    let automatic = match shutdown.auto {
+        ShutdownAuto::Off => Vec::new(),
+        ShutdownAuto::Otherwise if !given.is_empty() => Vec::new(),
+        ShutdownAuto::Otherwise | ShutdownAuto::Too => automatic(snapshot, &given),
+    };
+    let carries = |task: &Task| task.known.is_some_and(|known| known.traffic == Traffic::Pod);
+    let (last, first) = given.into_iter().chain(automatic).partition(carries);
+    Stages { first, last }
+}
+
+/// The regular sidecars that carry the others' traffic.
+#[must_use]
+pub fn carriers(snapshot: Option<&Snapshot>) -> Vec<String> {
+    let regular = snapshot.iter().flat_map(|snapshot| &snapshot.sidecars).filter(|sidecar| !sidecar.native);
+    let carries = |sidecar: &&Sidecar| {
+        sidecar.known.as_ref().is_some_and(|recognised| recognised.known.traffic == Traffic::Pod)
+    };
+    regular.filter(carries).map(|sidecar| sidecar.name.clone()).collect()
+}
+
+/// Regular sidecars of the Pod that stay, since they cannot be asked to end; and what helps.
+pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)> {
+    snapshot.sidecars.iter().filter(|sidecar| !sidecar.native).filter_map(|sidecar| {
+        match sidecar.known.as_ref()?.known.end {
+            End::Cannot(helps) => Some((sidecar.name.as_str(), helps)),
+            End::Ask(..) | End::AfterOthers(_) => None,
+        }
+    })
+}
+
+fn given(action: &Action, snapshot: Option<&Snapshot>) -> Task {
+    let known = match action {
+        Action::Kill(..) => None,
+        Action::Http(request) => in_pod(request, snapshot).or_else(|| known::ended_by(request)),
+    };
+    Task { action: action.clone(), known }
+}
+
+/// The sidecar of the Pod that this request ends.
+fn in_pod(request: &Request, snapshot: Option<&Snapshot>) -> Option<&'static Known> {
+    let recognised = snapshot?.sidecars.iter().filter_map(|sidecar| sidecar.known.as_ref());
+    let mut ended = recognised.filter(|found| found.end.as_ref().is_some_and(|end| end.goes_where(request)));
+    ended.next().map(|found| found.known)
+}
+
+fn automatic(snapshot: Option<&Snapshot>, given: &[Task]) -> Vec<Task> {
+    let regular = snapshot.iter().flat_map(|snapshot| &snapshot.sidecars).filter(|sidecar| !sidecar.native);
+    let recognised = regular.filter_map(|sidecar| sidecar.known.as_ref());
+    let requests = recognised.filter_map(|found| Some((found.known, found.end.as_ref()?)));
+    let asked = |request: &Request| {
+        given.iter().any(|task| matches!(&task.action, Action::Http(other) if other.goes_where(request)))
+    };
+    requests
+        .filter(|(_, request)| !asked(request))
+        .map(|(known, request)| Task { action: Action::Http(request.clone()), known: Some(known) })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Method;
+    use crate::plan::Whom;
+    use crate::pod::tests::snapshot;
+    use crate::policy::ShutdownWhen;
+    use crate::signal::Signal;
+
+    const QUIT: &str = "http://localhost:15020/quitquitquit";
+
+    fn shutdown(auto: ShutdownAuto, actions: Vec<Action>) -> Shutdown {
+        Shutdown { when: ShutdownWhen::Auto, actions, auto, timeout: None, ignore: Vec::new() }
+    }
+
+    fn post(url: &str) -> Action {
+        Action::Http(Request::new(Method::Post, url.parse().unwrap()))
+    }
+
+    fn pod() -> Snapshot {
+        snapshot(
+            "
+spec:
+  initContainers: [{name: vault-agent, image: v, restartPolicy: Always}]
+  containers:
+  - {name: istio-proxy, image: i}
+  - {name: sql, image: cloud-sql-connectors/cloud-sql-proxy}
+  - {name: fluent-bit, image: f}
+  - {name: web, image: w}
+  - {name: main, image: m}
+",
+        )
+    }
+
+    fn shown(tasks: &[Task]) -> Vec<String> {
+        tasks.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn without_an_action_the_well_known_regular_sidecars_are_ended_the_mesh_last() {
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod()));
+        assert_eq!(shown(&stages.first), ["POST http://localhost:9091/quitquitquit"]);
+        assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
+        assert!(stages.first[0].needs().unwrap().contains("--quitquitquit"));
+        assert_eq!(carriers(Some(&pod())), ["istio-proxy"]);
+        let unasked: Vec<_> = unasked(&pod()).map(|(name, _)| name.to_owned()).collect();
+        assert_eq!(unasked, ["fluent-bit"]);
+    }
+
+    #[test]
+    fn an_action_turns_that_off_unless_both_are_asked_for() {
+        let kill = || vec![Action::Kill(Whom::All, Signal::TERM)];
+        let alone = stages(&shutdown(ShutdownAuto::Otherwise, kill()), Some(&pod()));
+        assert_eq!((alone.first.len(), alone.last.len()), (1, 0));
+        let both = stages(&shutdown(ShutdownAuto::Too, kill()), Some(&pod()));
+        assert_eq!((both.first.len(), both.last.len()), (2, 1));
+        let off = stages(&shutdown(ShutdownAuto::Off, Vec::new()), Some(&pod()));
+        assert_eq!(off, Stages::default());
+    }
+
+    #[test]
+    fn nobody_is_asked_twice() {
+        let both = stages(
+            &shutdown(ShutdownAuto::Too, vec![post("http://127.0.0.1:15020/quitquitquit")]),
+            Some(&pod()),
+        );
+        assert_eq!(both.last.len(), 1);
+    }
+
+    #[test]
+    fn a_mesh_is_ended_last_without_sight_of_the_pod_too() {
+        let given = vec![post(QUIT), post("http://localhost:8090/quitquitquit")];
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, given), None);
+        assert_eq!(shown(&stages.first), ["POST http://localhost:8090/quitquitquit"]);
+        assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
+    }
+}

@@ -1,0 +1,152 @@
+//! What proa is doing, over HTTP: `/readyz`, `/livez`, `/metrics`.
+//!
+//! Served beside each phase on the phase's own thread and runtime; between two phases the kernel keeps new
+//! connections for the next. Without `--status-address` there is nothing of this.
+
+pub mod board;
+mod metrics;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::pending;
+use std::io;
+use std::net::{self, SocketAddr};
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::future::Either;
+use futures::stream::{FuturesUnordered, StreamExt};
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use board::{Board, Phase};
+
+/// How long a client may take over request and answer.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How many clients are served side by side; the others wait in the kernel's queue.
+const CLIENTS: usize = 16;
+
+/// The address cannot be listened on.
+#[derive(Debug)]
+pub struct Unbound {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+impl fmt::Display for Unbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "--status-address {}: {}; expected an address of this Pod, or 0.0.0.0, and a port that is free here",
+            self.address, self.error
+        )
+    }
+}
+
+impl std::error::Error for Unbound {}
+
+/// The listener, where there is to be one.
+#[derive(Debug)]
+pub struct Server {
+    listener: Option<net::TcpListener>,
+}
+
+impl Server {
+    /// Listens.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn bind(address: Option<SocketAddr>) -> Result<Self, Unbound> {
+        let Some(address) = address else {
+            return Ok(Self { listener: None });
+        };
+        let listen = || {
+            let listener = net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            io::Result::Ok(listener)
+        };
+        let listener = listen().map_err(|error| Unbound { address, error })?;
+        info!("status at http://{address}/metrics, /readyz and /livez");
+        Ok(Self { listener: Some(listener) })
+    }
+
+    /// Serves while the phase lasts. The phase comes first.
+    pub async fn during<T>(&self, board: &Board, phase: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            result = phase => result,
+            never = self.serve(board) => match never {},
+        }
+    }
+
+    async fn serve(&self, board: &Board) -> Infallible {
+        let listener = self.listener.as_ref().and_then(|listener| listener.try_clone().ok());
+        let Some(listener) = listener.and_then(|listener| TcpListener::from_std(listener).ok()) else {
+            return pending().await;
+        };
+        let mut clients = FuturesUnordered::new();
+        loop {
+            let room = if clients.len() < CLIENTS {
+                Either::Left(listener.accept())
+            } else {
+                Either::Right(pending())
+            };
+            tokio::select! {
+                accepted = room => match accepted {
+                    Ok((client, _)) => clients.push(converse(client, board)),
+                    // Out of file descriptors, say: try again once a client is done, or after a while.
+                    Err(error) => {
+                        debug!(%error, "cannot accept a client");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+                Some(()) = clients.next() => {}
+            }
+        }
+    }
+}
+
+async fn converse(client: TcpStream, board: &Board) {
+    let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
+        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), board))
+    });
+    // One request a connection: what is kept open would be cut off by the end of the phase.
+    let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), service);
+    if let Ok(Err(error)) = timeout(LIMIT, pin!(connection)).await {
+        debug!(%error, "client gone");
+    }
+}
+
+fn answer(method: &Method, path: &str, board: &Board) -> Response<Full<Bytes>> {
+    let text = |status, body: &'static str| respond(status, "text/plain; charset=utf-8", body.into());
+    let mut response = match path {
+        "/livez" => text(StatusCode::OK, "alive\n"),
+        "/readyz" => match board.phase() {
+            Phase::Waiting => text(StatusCode::SERVICE_UNAVAILABLE, "waiting for the sidecars\n"),
+            Phase::Running => text(StatusCode::OK, "the command runs\n"),
+            Phase::Ending => text(StatusCode::SERVICE_UNAVAILABLE, "the command has ended\n"),
+        },
+        "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, metrics::encode(board).into()),
+        _ => text(StatusCode::NOT_FOUND, "expected /readyz, /livez or /metrics\n"),
+    };
+    if !matches!(*method, Method::GET | Method::HEAD) && response.status() != StatusCode::NOT_FOUND {
+        response = text(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n");
+        response.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response
+}

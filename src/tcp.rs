@@ -1,0 +1,46 @@
+//! One TCP connection and what came of it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::endpoint::{Address, LOOPBACK};
+
+/// What came of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It was accepted, and is closed by now.
+    Accepted,
+    /// Nobody listens there.
+    Refused,
+    /// Another failure.
+    Failed(String),
+    /// No answer in time.
+    None,
+}
+
+/// Connects. `limit`: how long that may take.
+pub async fn knock(address: &Address, limit: Duration) -> Answer {
+    match timeout(limit, connect(address)).await {
+        Ok(Ok(_)) => Answer::Accepted,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Answer::Refused,
+        Ok(Err(error)) => Answer::Failed(error.to_string()),
+        Err(_) => Answer::None,
+    }
+}
+
+async fn connect(address: &Address) -> io::Result<TcpStream> {
+    if address.is_loopback_name() {
+        let addresses = LOOPBACK.map(|ip| SocketAddr::new(ip, address.port));
+        // The last failure is told, and a Pod may have no IPv6 at all; so that one comes first.
+        let [v4, v6] = addresses;
+        return match TcpStream::connect(v6).await {
+            Ok(stream) => Ok(stream),
+            Err(_) => TcpStream::connect(v4).await,
+        };
+    }
+    TcpStream::connect(address.to_string()).await
+}

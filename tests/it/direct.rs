@@ -1,0 +1,196 @@
+//! Direct waits hold the gate, beside the API server or without it.
+
+use std::fs;
+use std::net::TcpListener;
+
+use localpod::cluster::Access;
+use nix::libc;
+
+use crate::support::http::{Endpoint, Reply, refusing_url};
+use crate::support::{Beside, Proa, World};
+
+fn status(code: u16) -> Reply {
+    Reply::Status(code, None)
+}
+
+/// proa as a Pod without a service account has it.
+fn without_account(world: &World) -> Proa {
+    world.proa().flag("--service-account-dir").flag(world.dir.join("nowhere"))
+}
+
+#[test]
+fn http_waits_want_2xx_and_follow_no_redirect() {
+    let redirect = Reply::Status(302, Some("location: /elsewhere".into()));
+    let ready = Endpoint::replying(vec![status(503), redirect, Reply::Close, status(204)]);
+    let world = World::alone();
+    let running = world.proa().flags(["--wait-http-get", &ready.url()]).start(["echo", "up"]);
+    running.wait_stderr(&format!("waiting for {} (503)", ready.url()));
+    for _ in 0..4 {
+        assert!(ready.request().starts_with("GET /quitquitquit "));
+    }
+    assert!(running.finish().expect(0, &["gate open"]).stdout.contains("up"));
+}
+
+#[test]
+fn tcp_waits_want_a_connection() {
+    // An address of this test's own, so that the port is nobody else's meanwhile.
+    let free = TcpListener::bind("127.71.82.93:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let world = World::alone();
+    let running = world.proa().flag(format!("--wait-tcp={address}")).start(["echo", "up"]);
+    running.wait_stderr(&format!("waiting for {address} (connection refused)"));
+    let _listening = TcpListener::bind(address).unwrap();
+    running.finish().expect(0, &["gate open"]);
+}
+
+#[test]
+fn file_waits_want_the_file_though_its_directory_is_made_later() {
+    let world = World::alone();
+    let (here, later) = (world.dir.join("here"), world.dir.join("later/there"));
+    let flags = [&here, &later].map(|path| format!("--wait-file={}", path.display()));
+    let running = world.proa().flags(flags).start(["echo", "up"]);
+    running.wait_stderr(&format!("{} (not there)", later.display()));
+    fs::write(&here, "").unwrap();
+    fs::create_dir(later.parent().unwrap()).unwrap();
+    fs::write(&later, "").unwrap();
+    running.finish().expect(0, &["gate open"]);
+}
+
+#[test]
+fn what_held_once_must_hold_when_the_gate_opens() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let file = world.dir.join("ready");
+    fs::write(&file, "").unwrap();
+    let running = world
+        .proa()
+        .flag("--shutdown-when=never")
+        .flag(format!("--wait-file={}", file.display()))
+        .start(["echo", "up"]);
+    running.wait_stderr("waiting for web (");
+    fs::remove_file(&file).unwrap();
+    running.wait_stderr("(not there), web (");
+    world.make_ready("web");
+    running.wait_stderr(&format!("waiting for {} (not there)\n", file.display()));
+    assert!(!running.stdout_so_far().contains("up"));
+    fs::write(&file, "").unwrap();
+    running.finish().expect(0, &["gate open"]);
+}
+
+#[test]
+fn what_is_missing_is_named_when_time_runs_out() {
+    let broken = Endpoint::replying(vec![status(500)]);
+    let world = World::alone();
+    let refused = refusing_url();
+    world
+        .proa()
+        .flags(["--wait-http-get", &broken.url(), "--wait-http-get", &refused, "--ready-timeout=300ms"])
+        .run(["echo", "up"])
+        .expect(75, &[&format!("{} (500)", broken.url()), &format!("{refused} (connection refused)")]);
+    assert!(world.termination_message().contains("(500)"));
+}
+
+#[test]
+fn a_signal_ends_a_direct_wait() {
+    let world = World::alone();
+    let running = world.proa().flags(["--wait-http-get", &refusing_url()]).start(["echo", "up"]);
+    running.wait_stderr("(connection refused)");
+    running.signal(libc::SIGTERM);
+    running.finish().expect(143, &["SIGTERM before the command started"]);
+}
+
+#[test]
+fn without_a_service_account_direct_waits_are_enough() {
+    let world = World::alone();
+    let (ready, quit) = (Endpoint::ok(), Endpoint::replying(vec![Reply::Last(200)]));
+    let finished = without_account(&world)
+        .flags(["--wait-http-get", &ready.url(), "-p", &quit.url()])
+        .run(["sh", "-c", "exit 4"])
+        .expect(4, &["going on without the API server", "gate open", "closed its endpoint"]);
+    assert_eq!(finished.stderr.matches("without the API server").count(), 1, "{}", finished.stderr);
+    assert!(
+        quit.request().starts_with("POST "),
+        "ended after a failure too: nothing says that it is retried"
+    );
+    assert_eq!(world.cluster.requests().len(), 0);
+}
+
+#[test]
+fn without_a_service_account_and_with_nothing_to_wait_for_it_says_so() {
+    let world = World::alone();
+    without_account(&world).run(["echo", "up"]).expect(2, &["no service account", "--wait-http-get"]);
+    without_account(&world)
+        .flags(["--api=require", "--wait-http-get", &Endpoint::ok().url()])
+        .run(["echo", "up"])
+        .expect(2, &["no service account"]);
+}
+
+#[test]
+fn off_asks_nobody() {
+    let world = World::with("Always", &[Beside::Regular("web")]);
+    let quit = Endpoint::replying(vec![Reply::Last(200)]);
+    world.proa().flags(["--api=off", "-p", &quit.url()]).run(["echo", "up"]).expect(0, &[": 200"]);
+    assert_eq!(world.cluster.requests().len(), 0);
+}
+
+#[test]
+fn a_sidecar_that_does_not_end_is_waited_for_until_the_deadline_without_the_api_too() {
+    let world = World::alone();
+    let quit = Endpoint::ok();
+    world
+        .proa()
+        .flags(["--api=off", "--shutdown-timeout=500ms", "-p", &quit.url()])
+        .run(["sh", "-c", "exit 4"])
+        .expect(4, &["still listening when --shutdown-timeout ran out"]);
+}
+
+#[test]
+fn an_api_that_denies_us_is_done_without_and_said_once() {
+    let world = World::with("Always", &[Beside::Regular("web")]);
+    world.cluster.authorize(Access::to(&[]));
+    let (ready, quit) = (Endpoint::ok(), Endpoint::replying(vec![Reply::Last(200)]));
+    let finished = world
+        .proa()
+        .flags(["--wait-http-get", &ready.url(), "-p", &quit.url()])
+        .run(["echo", "up"])
+        .expect(0, &["going on without the API server", "verbs: [\"watch\"]", "closed its endpoint"]);
+    assert_eq!(finished.stderr.matches("forbidden").count(), 1, "{}", finished.stderr);
+}
+
+#[test]
+fn an_api_out_of_reach_is_done_without_once_the_direct_waits_hold() {
+    let world = World::alone();
+    let down = world.cluster.refuse();
+    let file = world.dir.join("ready");
+    let running = world.proa().flag(format!("--wait-file={}", file.display())).start(["echo", "up"]);
+    running.wait_stderr("(not there)");
+    fs::write(&file, "").unwrap();
+    running.finish().expect(0, &["cannot be reached", "gate open"]);
+    drop(down);
+}
+
+#[test]
+fn an_api_that_comes_back_in_time_is_heard() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let down = world.cluster.refuse();
+    let ready = Endpoint::ok();
+    let running =
+        world.proa().flags(["--wait-http-get", &ready.url(), "--shutdown-when=never"]).start(["echo", "up"]);
+    running.wait_stderr("waiting for the API server");
+    drop(down);
+    running.wait_stderr("waiting for web");
+    world.make_ready("web");
+    let finished = running.finish().expect(0, &["gate open"]);
+    assert!(!finished.stderr.contains("going on without"), "{}", finished.stderr);
+}
+
+#[test]
+fn require_does_not_go_on_without_the_api() {
+    let world = World::alone();
+    world.cluster.authorize(Access::to(&[]));
+    world
+        .proa()
+        .flags(["--api=require", "--ready-timeout=3s", "--wait-http-get", &Endpoint::ok().url()])
+        .run(["echo", "up"])
+        .expect(77, &["verbs: [\"watch\"]"]);
+}
