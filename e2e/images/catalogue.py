@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from onenode import install
+from onenode import build, install
 from onenode.components import pause_reference
 from onenode.layout import CACHE, E2E
 
@@ -33,6 +33,8 @@ def _libraries(*binaries):
     found = {}
     for binary in binaries:
         listed = subprocess.run(["ldd", str(binary)], capture_output=True, text=True)
+        if lacking := [line.strip() for line in listed.stdout.splitlines() if line.endswith("not found")]:
+            raise SystemExit(f"error: {binary} needs libraries that are not on this machine: {', '.join(lacking)}")
         for line in listed.stdout.splitlines():
             # "libc.so.6 => /lib/.../libc.so.6 (0x...)", or "/lib64/ld-linux-x86-64.so.2 (0x...)"
             for word in line.split():
@@ -72,6 +74,13 @@ def envoy():
     return Image("envoy", {**BASE, **_dynamic("/bin/envoy", install.envoy())}, {"Entrypoint": ["/bin/envoy"]}).pack()
 
 
+def cloud_sql_proxy():
+    """The real Cloud SQL Auth Proxy. With --token and --port it starts without an account and without a network."""
+    binary = _static(build.sidecars() / "cloud-sql-proxy")
+    config = {"User": "65532:65532", "Entrypoint": ["/cloud-sql-proxy"]}
+    return Image("cloud-sql-proxy", {**BASE, "/cloud-sql-proxy": binary}, config).pack()
+
+
 def iptables():
     """What a mesh's init container has: iptables and a shell."""
     binary = _program("xtables-legacy-multi")
@@ -89,6 +98,27 @@ def iptables():
         # The default lock file is in /run, which an image from scratch does not have.
         {"Cmd": ["sh"], "Env": ["PATH=/bin", "XTABLES_LOCKFILE=/tmp/xtables.lock"]},
     ).pack()
+
+
+NGINX = b"""
+daemon off;
+user root;
+pid /tmp/nginx.pid;
+error_log stderr;
+events {}
+http {
+  access_log off;
+  server { listen 8080; location / { return 200 "served\\n"; } }
+}
+"""
+
+
+def nginx():
+    """The real nginx, which answers every request to port 8080. A sidecar with no quit endpoint: SIGQUIT ends it well."""
+    # What Debian's build expects to be there.
+    folders = {path: Directory() for path in ("/var/lib/nginx", "/var/log/nginx")}
+    files = {**BASE, **folders, "/etc/nginx.conf": NGINX, **_dynamic("/bin/nginx", install.nginx())}
+    return Image("nginx", files, {"Entrypoint": ["/bin/nginx", "-c", "/etc/nginx.conf"], "StopSignal": "SIGQUIT"}).pack()
 
 
 def python():

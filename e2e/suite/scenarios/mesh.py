@@ -32,8 +32,8 @@ static_resources:
 """
 
 
-def meshed(name, delay, script):
-    """A meshed Pod whose proxy takes this many seconds before it even starts."""
+def meshed(name, *containers, delay=0, **spec):
+    """A meshed Pod of these containers and the proxy, which takes `delay` seconds before it even starts."""
     indented = CONFIG.strip().replace("\n", "\n      ")
     proxy = f"""
 - name: proxy
@@ -49,7 +49,7 @@ def meshed(name, delay, script):
 """
     tools = "{name: tools, image: busybox, command: [cp, /bin/busybox, /tools/], volumeMounts: [{name: tools, mountPath: /tools}]}"
     rules = f"{{name: rules, image: iptables, securityContext: {{privileged: true}}, command: [sh, -c, '{RULES}']}}"
-    return pod(name, proxy, main(script, QUIT), initContainers=f"[{tools}, {rules}]", volumes="[{name: tools, emptyDir: {}}]")
+    return pod(name, proxy, *containers, initContainers=f"[{tools}, {rules}]", volumes="[{name: tools, emptyDir: {}}]", **spec)
 
 
 def at(lines, text):
@@ -61,7 +61,7 @@ def at(lines, text):
 
 def _measure(t, delay):
     name = f"meshed-{delay}"
-    t.apply(meshed(name, delay, "echo working; sleep 2; exit 5"))
+    t.apply(meshed(name, main("echo working; sleep 2; exit 5", QUIT), delay=delay))
     found = t.finished(name, seconds=90)
     assert found.exit_codes() == {"proxy": 0, "main": 5}, found
     lines = t.timeline(name)
