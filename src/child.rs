@@ -10,7 +10,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal as NixSignal, raise};
+use nix::sys::signal::{Signal as NixSignal, killpg, raise};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -127,8 +127,8 @@ fn fork(image: Image, origin: &'static Origin, terminal: Option<&Terminal>) -> i
         origin.restore()?;
         match image.execute()? {}
     };
-    // SAFETY: the hook makes system calls, and allocates as execve's wrapper needs to: proa has a single
-    // thread here, so that no lock of the allocator can be held by another.
+    // SAFETY: the hook makes system calls, and allocates as execve's wrapper needs to: proa's code has a single
+    // thread, and the C library's fork keeps its allocator usable beside a resolver thread that still hangs.
     unsafe { builder.pre_exec(hook) };
     // The handle is dropped without a wait: the reaper alone collects children.
     let child = builder.spawn()?;
@@ -186,7 +186,6 @@ impl Child {
             match signal::reaction(Phase::Command, signal) {
                 Reaction::Reap => {
                     if let Some(ended) = self.collect() {
-                        take_back(self.terminal.as_ref());
                         return Ok((ended, stopping));
                     }
                 }
@@ -201,14 +200,22 @@ impl Child {
         }
     }
 
-    fn collect(&self) -> Option<Ended> {
+    /// Ends what is left of the command's process group at once.
+    pub fn kill(&self) {
+        // ESRCH: it has ended, and the news of that is on its way.
+        let killed = killpg(self.pid, NixSignal::SIGKILL);
+        debug!(?killed, "killed");
+    }
+
+    /// Collects children that have changed state; how the command ended, if it is among them.
+    #[must_use]
+    pub fn collect(&self) -> Option<Ended> {
         for status in reaper::reap(self.pid) {
-            if let Some(code) = status.code() {
-                // waitpid(2) gives the low 8 bits alone.
-                return Some(Ended::Exited(u8::try_from(code).unwrap_or(u8::MAX)));
-            }
-            if let Some(signal) = status.signal() {
-                return Some(Ended::Signaled(signal));
+            // waitpid(2) gives the low 8 bits alone.
+            let exited = status.code().map(|code| Ended::Exited(u8::try_from(code).unwrap_or(u8::MAX)));
+            if let Some(ended) = exited.or_else(|| status.signal().map(Ended::Signaled)) {
+                take_back(self.terminal.as_ref());
+                return Some(ended);
             }
             if status.stopped_signal().is_some() {
                 self.stopped();

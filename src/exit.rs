@@ -1,6 +1,8 @@
 //! How it ended: the one place where an outcome becomes an exit code and a termination message.
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 
 use crate::child::{Ended, NotStarted};
 use crate::cluster::{NoApi, Trouble};
@@ -9,7 +11,10 @@ use crate::gate::verdict::Reason;
 use crate::gate::waiting::{PodWait, Waiting};
 use crate::gate::{Cause, Refusal};
 use crate::identity::Unknown;
+use crate::install::NotInstalled;
+use crate::peer::Unannounced;
 use crate::plan::Invalid;
+use crate::sidecar::mains::Misplaced;
 use crate::signal::Signal;
 use crate::status::Unbound;
 
@@ -23,6 +28,8 @@ pub enum Code {
     SidecarEnded = 69,
     /// proa itself failed.
     Internal = 70,
+    /// A file that proa was to write cannot be written.
+    CannotWrite = 73,
     /// The sidecars were not ready in time.
     NotReady = 75,
     /// The API server does not allow what proa needs.
@@ -61,6 +68,16 @@ pub enum Outcome {
     EnvFile(Unusable),
     /// The status address cannot be listened on.
     NoStatus(Unbound),
+    /// A sidecar has ended as it was asked to.
+    AsAsked,
+    /// `proa sidecar` is out of place in this Pod.
+    Misplaced(Misplaced),
+    /// Another proa runs in this container.
+    TwoProas(Unannounced),
+    /// The ready file cannot be written.
+    NoReadyFile(PathBuf, io::Error),
+    /// proa was not installed.
+    NotInstalled(NotInstalled),
     /// proa itself failed.
     Failed(anyhow::Error),
 }
@@ -80,6 +97,7 @@ impl Outcome {
     #[must_use]
     pub fn code(&self) -> u8 {
         let code = match self {
+            Self::AsAsked => return 0,
             Self::Ended(Ended::Exited(code)) => return *code,
             Self::Ended(Ended::Signaled(number)) => return after_signal(*number),
             Self::Stopped(signal) => return after_signal(signal.number()),
@@ -100,6 +118,7 @@ impl Outcome {
             Self::Refused(Refusal::TimedOut { .. } | Refusal::Api(Trouble::Unreachable(_))) => Code::NotReady,
             Self::Refused(
                 Refusal::Pod(Reason::UnknownSidecar { .. })
+                | Refusal::Impossible { .. }
                 | Refusal::Api(Trouble::NoSuchPod(_) | Trouble::OtherPod { .. } | Trouble::Unreadable(_)),
             )
             | Self::Usage(_)
@@ -107,7 +126,10 @@ impl Outcome {
             | Self::Unknown(_)
             | Self::NoApi(_)
             | Self::EnvFile(_)
-            | Self::NoStatus(_) => Code::Usage,
+            | Self::NoStatus(_)
+            | Self::Misplaced(_)
+            | Self::TwoProas(_) => Code::Usage,
+            Self::NoReadyFile(..) | Self::NotInstalled(_) => Code::CannotWrite,
             Self::NotStarted { why: NotStarted::NotFound(_), .. } => Code::NotFound,
             Self::NotStarted { why: NotStarted::NotExecutable(_), .. } => Code::NotExecutable,
             Self::NotStarted { why: NotStarted::NoProcess(_), .. } | Self::Failed(_) => Code::Internal,
@@ -120,7 +142,7 @@ impl Outcome {
     #[must_use]
     pub fn termination_message(&self) -> Option<String> {
         match self {
-            Self::Ended(_) | Self::Stopped(_) => None,
+            Self::Ended(_) | Self::Stopped(_) | Self::AsAsked => None,
             _ => Some(format!("proa: {self}\n")),
         }
     }
@@ -148,6 +170,16 @@ impl fmt::Display for Outcome {
             ),
             Self::EnvFile(unusable) => write!(f, "{unusable}"),
             Self::NoStatus(unbound) => write!(f, "{unbound}"),
+            Self::AsAsked => write!(f, "ended as asked"),
+            Self::Misplaced(misplaced) => write!(f, "{misplaced}"),
+            Self::TwoProas(taken) => write!(f, "{taken}"),
+            Self::NoReadyFile(path, error) => write!(
+                f,
+                "--ready-file {}: {error}; expected a directory that this user may write, on a volume that the main \
+                 containers mount too",
+                path.display()
+            ),
+            Self::NotInstalled(why) => write!(f, "{why}"),
             Self::Failed(error) => write!(f, "{error:#}"),
         }
     }
@@ -156,7 +188,6 @@ impl fmt::Display for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
     use std::time::Duration;
 
     use crate::pod::Exit;

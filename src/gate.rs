@@ -9,11 +9,12 @@ use std::future::pending;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, SelectAll, StreamExt};
-use tokio::time::{Instant, interval_at, sleep_until};
+use tokio::time::{Instant, interval_at};
 use tracing::{info, warn};
 
 use crate::child::reaper;
 use crate::cluster::{Doubt, GRACE, Observation, Trouble};
+use crate::deadline::until;
 use crate::endpoint::DirectWait;
 use crate::plan::Gate;
 use crate::pod::{Sidecar, Snapshot};
@@ -77,6 +78,13 @@ pub enum Refusal {
     Pod(Reason),
     /// The API server says so.
     Api(Trouble),
+    /// A direct wait cannot be asked for at all.
+    Impossible {
+        /// The wait.
+        wait: String,
+        /// Why.
+        why: String,
+    },
     /// The sidecars took too long.
     TimedOut {
         /// How long we waited.
@@ -91,6 +99,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Pod(reason) => write!(f, "{reason}"),
             Self::Api(trouble) => write!(f, "{trouble}"),
+            Self::Impossible { wait, why } => write!(f, "{wait} cannot be asked: {why}"),
             Self::TimedOut { after, waiting } => write!(
                 f,
                 "not ready within {}: {waiting}; --ready-timeout allows more, --on-timeout=run starts the \
@@ -160,7 +169,7 @@ pub async fn pass(
             },
             observation = wait.api.next() => wait.observe(observation),
             Some((number, finding)) = wait.findings.next() => wait.found(number, finding),
-            () = until(deadline) => wait.time_out(started.elapsed()),
+            () = until(deadline) => wait.time_out(),
             () = until(going_without) => {
                 wait.go_without("it cannot be reached");
                 wait.next()
@@ -170,13 +179,6 @@ pub async fn pass(
                 Step::On
             }
         };
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => pending().await,
     }
 }
 
@@ -212,6 +214,8 @@ struct Wait<'a> {
     pod: PodWait,
     /// The direct waits' names and what was found last, if anything yet.
     direct: Vec<(String, Option<Finding>)>,
+    /// A direct wait that never can hold.
+    impossible: Option<Refusal>,
     findings: SelectAll<BoxStream<'static, (usize, Finding)>>,
     /// When the direct waits go on without an API server that is out of reach.
     going_without: Option<Instant>,
@@ -234,6 +238,7 @@ impl<'a> Wait<'a> {
             snapshot: None,
             pod,
             direct: Vec::new(),
+            impossible: None,
             findings: SelectAll::new(),
             going_without: None,
             said: None,
@@ -248,14 +253,20 @@ impl<'a> Wait<'a> {
 
     fn follow(&mut self, name: String, wait: &DirectWait) {
         let number = self.direct.len();
-        self.direct.push((name, None));
-        self.findings.push(probe::follow(wait).map(move |finding| (number, finding)).boxed());
+        match probe::follow(wait) {
+            Ok(findings) => {
+                self.findings.push(findings.map(move |finding| (number, finding)).boxed());
+                self.direct.push((name, None));
+            }
+            Err(why) => self.impossible = Some(Refusal::Impossible { wait: name, why }),
+        }
     }
 
     fn access(&self) -> Access {
-        match self.api {
-            Api::Needed(_) | Api::Dispensable(_) => Access::Usable,
-            Api::Unasked => Access::None,
+        match (&self.api, &self.pod) {
+            (Api::Unasked, _) => Access::None,
+            (_, PodWait::Api(trouble)) if trouble.is_denial() => Access::None,
+            (Api::Needed(_) | Api::Dispensable(_), _) => Access::Usable,
         }
     }
 
@@ -277,6 +288,9 @@ impl<'a> Wait<'a> {
 
     /// What follows from what is known by now.
     fn next(&mut self) -> Step {
+        if let Some(impossible) = self.impossible.take() {
+            return Step::Shut(Cause::Refused(impossible));
+        }
         let waiting = self.waiting();
         if waiting.is_over() {
             return Step::Open;
@@ -300,8 +314,7 @@ impl<'a> Wait<'a> {
         match &waiting.pod {
             // Said once, when we go on without it.
             PodWait::Api(trouble) if self.is_dispensable() && trouble.is_denial() => return,
-            PodWait::Api(Trouble::Unreachable(_)) => info!("waiting for the API server: {waiting}"),
-            PodWait::Api(_) => warn!("{waiting}"),
+            PodWait::Api(trouble) if trouble.is_denial() => warn!("waiting for {waiting}"),
             _ => info!("waiting for {waiting}"),
         }
         self.said = Some(waiting);
@@ -372,6 +385,7 @@ impl<'a> Wait<'a> {
             return self.next();
         }
         if doubted >= GRACE {
+            self.pod = PodWait::Api(trouble.clone());
             return Step::Shut(Cause::Refused(Refusal::Api(trouble)));
         }
         self.pod = PodWait::Api(trouble);
@@ -384,8 +398,9 @@ impl<'a> Wait<'a> {
         self.pod = PodWait::Nothing;
     }
 
-    fn time_out(&mut self, after: Duration) -> Step {
+    fn time_out(&mut self) -> Step {
         let waiting = self.waiting();
+        let after = self.gate.timeout.unwrap_or_default();
         match self.gate.on_timeout {
             OnTimeout::Run => {
                 warn!("not ready in time, running the command all the same: {waiting}");

@@ -38,7 +38,11 @@ impl Client {
     /// # Errors
     /// When the system's certificates are needed and cannot be read.
     pub fn new(request: Request) -> Result<Self, String> {
-        let client = client(&request.url).map_err(|error| causes(&error))?;
+        let no_certificates = |error: reqwest::Error| {
+            let why = root(&error);
+            format!("{why}; expected certificate authorities in the image, where https looks for them")
+        };
+        let client = client(&request.url).map_err(no_certificates)?;
         Ok(Self { client, request })
     }
 
@@ -92,6 +96,15 @@ fn client(url: &HttpUrl) -> reqwest::Result<reqwest::Client> {
         builder = builder.tls_certs_only([]);
     }
     builder.build()
+}
+
+/// The innermost cause, which alone says something.
+fn root(error: &reqwest::Error) -> String {
+    let mut root: &dyn std::error::Error = error;
+    while let Some(cause) = root.source() {
+        root = cause;
+    }
+    root.to_string()
 }
 
 fn is_refused(error: &reqwest::Error) -> bool {

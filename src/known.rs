@@ -51,6 +51,8 @@ pub enum End {
     Cannot(&'static str),
     /// Somebody else ends it once every other container has ended, ours included. The text says who.
     AfterOthers(&'static str),
+    /// By telling the proa that wraps it.
+    Peer,
 }
 
 /// Whose connections go through a sidecar.
@@ -122,6 +124,18 @@ const CONSUL_QUIT_PORT: &[Setting] = &[
 ];
 const KUMA_PORT: &[Setting] = &[Setting::Variable("KUMA_READINESS_PORT"), Setting::Probe("/ready")];
 const DAPR_PORT: &[Setting] = &[Setting::Flag("dapr-http-port")];
+
+/// A sidecar whose entrypoint is `proa sidecar`. It stands in no table, since it needs no look-up.
+static WRAPPED: Known = Known {
+    name: "proa-sidecar",
+    title: "proa sidecar",
+    containers: &[],
+    images: &[],
+    ready: Ready::KubernetesAlone,
+    end: End::Peer,
+    traffic: Traffic::Own,
+    source: "src/sidecar.rs",
+};
 
 /// Every sidecar that proa knows. Where two would match, the first does.
 pub static SIDECARS: [Known; 14] = [
@@ -341,9 +355,12 @@ pub struct Recognised {
     pub end: Option<Request>,
 }
 
-/// Recognises a sidecar: by its image, which tells more, else by its name.
+/// Recognises a sidecar: by its command if that is ours, by its image, which tells more, else by its name.
 #[must_use]
 pub fn recognise(container: &Container) -> Option<Recognised> {
+    if container.is_wrapped() {
+        return Some(Recognised { known: &WRAPPED, ready: None, end: None });
+    }
     let repository = repository(container.image);
     let by_image = |known: &&Known| known.images.iter().any(|image| ends_with(repository, image));
     let by_name = |known: &&Known| known.containers.contains(&container.name);
@@ -383,6 +400,7 @@ impl Known {
             End::Ask(..) => {}
             End::Cannot(why) => return Err(Unasked::NoQuit(self.name, why)),
             End::AfterOthers(who) => return Err(Unasked::EndedBy(self.name, who)),
+            End::Peer => return Err(Unasked::NoQuit(self.name, NO_QUIT)),
         }
         self.request(|endpoint| endpoint.port).ok_or(Unasked::NoQuit(self.name, NO_QUIT))
     }
@@ -392,7 +410,7 @@ impl Known {
     pub fn needs(&self) -> Option<&'static str> {
         match self.end {
             End::Ask(_, _, needs) => needs,
-            End::Cannot(_) | End::AfterOthers(_) => None,
+            End::Cannot(_) | End::AfterOthers(_) | End::Peer => None,
         }
     }
 
@@ -418,6 +436,16 @@ impl Endpoint {
 }
 
 impl Container<'_> {
+    /// Whether its command is `proa sidecar`, or its arguments are `sidecar ...` for an image's entrypoint that
+    /// may be proa: no other program among the usual sidecars has that word.
+    fn is_wrapped(&self) -> bool {
+        let is_proa = |word: &str| word.rsplit('/').next() == Some("proa");
+        match self.words {
+            ["sidecar", ..] => true,
+            words => words.windows(2).any(|pair| is_proa(pair[0]) && pair[1] == "sidecar"),
+        }
+    }
+
     fn port(&self, setting: Setting) -> Option<u16> {
         let value = match setting {
             Setting::Annotation(key) => self.annotations.get(key).map(String::as_str),
@@ -545,6 +573,7 @@ impl fmt::Display for Known {
             End::AfterOthers(who) => {
                 writeln!(f, "  ended by  {who}, after every other container: its exit is not waited for")?;
             }
+            End::Peer => writeln!(f, "  ended by  the main container's proa")?,
         }
         if self.traffic == Traffic::Pod {
             writeln!(f, "  last, since it carries the others' traffic")?;
@@ -593,6 +622,17 @@ mod tests {
         {
             assert_eq!(name(container, image), None, "{container} {image}");
         }
+    }
+
+    #[test]
+    fn a_sidecar_that_proa_wraps_is_recognised_by_its_command() {
+        let name = |words: &[&str]| {
+            recognise(&Container { words, ..container("envoy", "envoy") }).unwrap().known.name
+        };
+        assert_eq!(name(&["/proa/proa", "sidecar", "--", "nginx"]), "proa-sidecar");
+        assert_eq!(name(&["sidecar", "--", "nginx"]), "proa-sidecar");
+        assert_eq!(name(&["tini", "--", "proa", "sidecar"]), "proa-sidecar");
+        assert_eq!(name(&["/proa", "--", "sidecar"]), "envoy");
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //! - [`shutdown`] ends the sidecars and waits for them.
 //! - [`known`] says what is true of well-known sidecars: how each is recognised, asked and ended.
 //! - [`status`] tells what the phases do, over HTTP, while they do it.
+//! - [`sidecar`] is the same for the other containers, [`install`] for images without proa; [`peer`] is how the
+//!   proas of one Pod hear of one another.
 //! - [`exit`] turns how it ended into an exit code and a termination message; [`report`] delivers them.
 //!
 //! Decisions are pure functions over snapshots and return a reason; the loops around them apply it.
@@ -26,19 +28,23 @@ pub mod causes;
 pub mod child;
 pub mod cli;
 pub mod cluster;
+pub mod deadline;
 pub mod endpoint;
 pub mod env_file;
 pub mod exit;
 pub mod gate;
 pub mod http;
 pub mod identity;
+pub mod install;
 pub mod known;
+pub mod peer;
 pub mod plan;
 pub mod pod;
 pub mod policy;
 pub mod report;
 pub mod run;
 pub mod shutdown;
+pub mod sidecar;
 pub mod signal;
 pub mod status;
 pub mod tcp;

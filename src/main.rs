@@ -4,37 +4,68 @@ use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use proa::cli::{Answer, Cli};
+use proa::cli::{self, Answer, Cli, SidecarCli, Task};
 use proa::exit::Outcome;
 use proa::identity::Mounts;
-use proa::plan::{self, Plan};
+use proa::plan::sidecar::SidecarPlan;
+use proa::plan::{self, Environment, Plan};
+use proa::policy::LogFormat;
 use proa::signal::stream::Signals;
-use proa::{report, run, telemetry};
+use proa::{install, report, run, sidecar, telemetry};
 
 fn main() -> ExitCode {
     let mounts = Mounts::of_this_process();
-    let cli = match Cli::read() {
-        Ok(cli) => cli,
+    let (outcome, message_path) = match cli::read() {
+        Ok(Task::Main(cli)) => main_container(*cli, &mounts),
+        Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
+        Ok(Task::Install(destination)) => match install::install(&destination) {
+            Ok(target) => {
+                print!("{}", install::said(&target));
+                return ExitCode::SUCCESS;
+            }
+            Err(error) => {
+                telemetry::set_up(LogFormat::Text);
+                (Outcome::NotInstalled(error), message_path())
+            }
+        },
         Err(Answer::Asked(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
-        Err(Answer::Usage(text)) => {
-            let outcome = Outcome::Usage(text);
-            let path = env::var_os("PROA_TERMINATION_MESSAGE_PATH").map(PathBuf::from);
-            report::report(&outcome, path.as_deref(), &mounts);
-            return ExitCode::from(outcome.code());
-        }
-    };
-    telemetry::set_up(cli.log_format);
-    let message_path = cli.termination_message_path.clone();
-    let variable = |name: &str| Some((name.to_owned(), env::var(name).ok()?));
-    let environment = plan::VARIABLES.into_iter().filter_map(variable).collect();
-    let outcome = match (Plan::new(cli, &environment), Signals::register()) {
-        (Err(invalid), _) => Outcome::Invalid(invalid),
-        (_, Err(error)) => Outcome::Failed(error.into()),
-        (Ok(plan), Ok(signals)) => run::run(&plan, &mounts, &signals),
+        Err(Answer::Usage(text)) => (Outcome::Usage(text), message_path()),
     };
     report::report(&outcome, message_path.as_deref(), &mounts);
     ExitCode::from(outcome.code())
+}
+
+fn main_container(cli: Cli, mounts: &Mounts) -> (Outcome, Option<PathBuf>) {
+    telemetry::set_up(cli.output.log_format);
+    let message_path = cli.output.termination_message_path.clone();
+    let outcome = match (Plan::new(cli, &environment()), Signals::register()) {
+        (Err(invalid), _) => Outcome::Invalid(invalid),
+        (_, Err(error)) => Outcome::Failed(error.into()),
+        (Ok(plan), Ok(signals)) => run::run(&plan, mounts, &signals),
+    };
+    (outcome, message_path)
+}
+
+fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Outcome, Option<PathBuf>) {
+    telemetry::set_up(cli.output.log_format);
+    let message_path = cli.output.termination_message_path.clone();
+    let outcome = match (SidecarPlan::new(cli, &environment()), Signals::register()) {
+        (Err(invalid), _) => Outcome::Invalid(invalid),
+        (_, Err(error)) => Outcome::Failed(error.into()),
+        (Ok(plan), Ok(signals)) => sidecar::run(&plan, mounts, &signals),
+    };
+    (outcome, message_path)
+}
+
+fn environment() -> Environment {
+    let variable = |name: &str| Some((name.to_owned(), env::var(name).ok()?));
+    plan::VARIABLES.into_iter().filter_map(variable).collect()
+}
+
+/// Where no command line has told it.
+fn message_path() -> Option<PathBuf> {
+    env::var_os("PROA_TERMINATION_MESSAGE_PATH").map(PathBuf::from)
 }

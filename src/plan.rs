@@ -1,5 +1,8 @@
 //! What will happen: the command line and environment, lowered to one value. Validation ends here.
 
+mod lower;
+pub mod sidecar;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -7,10 +10,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::{Cli, List};
-use crate::endpoint::{Address, DirectWait, HttpUrl, Method, Request};
+use crate::cli::Cli;
+use crate::endpoint::{DirectWait, Request};
 use crate::gate::verdict::Selection;
-use crate::known::{Named, Unasked};
+use crate::known::Unasked;
 use crate::policy::{AskApi, ForwardTo, OnTimeout, Precedence, ShutdownAuto, ShutdownWhen};
 use crate::signal::Signal;
 
@@ -110,6 +113,8 @@ pub enum Action {
     Http(Request),
     /// A signal to processes in the Pod's shared process namespace.
     Kill(Whom, Signal),
+    /// A word to the proa that wraps the sidecar of this name.
+    Tell(String),
 }
 
 impl fmt::Display for Action {
@@ -118,6 +123,7 @@ impl fmt::Display for Action {
             Self::Http(request) => write!(f, "{request}"),
             Self::Kill(Whom::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
             Self::Kill(Whom::All, signal) => write!(f, "{signal} to all other processes"),
+            Self::Tell(name) => write!(f, "`{name}` told to end"),
         }
     }
 }
@@ -158,6 +164,12 @@ pub enum Invalid {
     Nameless(String),
     /// A well-known sidecar cannot be asked that.
     Known(Unasked),
+    /// A flag of `proa sidecar` that needs a command.
+    NeedsCommand(&'static str),
+    /// A flag of `proa sidecar` that a command has no use for.
+    NoCommand(&'static str),
+    /// Without the API server nothing tells when the main containers have ended, or which they are.
+    NeedsApi(&'static str),
 }
 
 impl fmt::Display for Invalid {
@@ -176,6 +188,17 @@ impl fmt::Display for Invalid {
                  --wait-file or --wait-known"
             ),
             Self::Known(unasked) => write!(f, "{unasked}"),
+            Self::NeedsCommand(flag) => {
+                write!(f, "{flag} is for a sidecar that proa runs; expected a command after `--`")
+            }
+            Self::NoCommand(flag) => write!(
+                f,
+                "{flag} is for `proa sidecar` without a command; with one it ends that command alone, and the main \
+                 container's proa ends the others"
+            ),
+            Self::NeedsApi(what) => {
+                write!(f, "{what} needs the API server, which --api=off forbids, or --until-exit=NAME")
+            }
         }
     }
 }
@@ -188,137 +211,42 @@ impl Plan {
     /// # Errors
     /// When values that are fine on their own make no sense together.
     pub fn new(cli: Cli, environment: &Environment) -> Result<Self, Invalid> {
-        let wait_for = flatten(cli.wait_for);
-        let ignore = flatten(cli.ignore);
-        if let Some(both) = wait_for.iter().find(|name| ignore.contains(name)) {
-            return Err(Invalid::Contradiction(both.clone()));
-        }
-        if let Some(name) = wait_for.first().filter(|_| cli.api == AskApi::Off) {
-            return Err(Invalid::Nameless(name.clone()));
-        }
-        let mut words = cli.command.into_iter();
-        let program = words.next().filter(|p| !p.is_empty()).ok_or(Invalid::EmptyCommand)?;
-        let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+        let (claim, api) = lower::who(cli.who, environment)?;
+        let gate = lower::gate(cli.waiting, api.ask)?;
         Ok(Self {
-            claim: Claim {
-                namespace: cli.namespace.or_else(|| variable(POD_NAMESPACE)),
-                pod_name: cli.pod_name.or_else(|| variable(POD_NAME)),
-                container: cli.container,
-            },
-            api: Api {
-                ask: cli.api,
-                service_account: cli.service_account_dir,
-                server: server(variable(SERVICE_HOST), variable(SERVICE_PORT))?,
-            },
-            gate: Gate {
-                timeout: Some(cli.ready_timeout).filter(|timeout| !timeout.is_zero()),
-                on_timeout: cli.on_timeout,
-                selection: Selection { wait_for, ignore: ignore.clone() },
-                waits: waits(
-                    flatten(cli.wait_http_get),
-                    flatten(cli.wait_tcp),
-                    flatten(cli.wait_file),
-                    flatten(cli.wait_known),
-                )?,
-            },
-            command: Command {
-                program,
-                args: words.collect(),
-                forward_to: cli.forward_to,
-                env_files: EnvFiles {
-                    paths: flatten(cli.env_file),
-                    precedence: if cli.env_file_override {
-                        Precedence::File
-                    } else {
-                        Precedence::Environment
-                    },
-                },
-            },
-            shutdown: Shutdown {
-                when: cli.shutdown_when,
-                actions: actions(
-                    flatten(cli.shutdown_http_get),
-                    flatten(cli.shutdown_http_post),
-                    flatten(cli.shutdown_known),
-                    flatten(cli.kill),
-                    cli.kill_all,
-                    cli.kill_signal,
-                )?,
-                auto: match (cli.shutdown_auto, cli.no_shutdown_auto) {
-                    (true, _) => ShutdownAuto::Too,
-                    (false, true) => ShutdownAuto::Off,
-                    (false, false) => ShutdownAuto::Otherwise,
-                },
-                timeout: cli.shutdown_timeout,
-                ignore,
-            },
-            status: cli.status_address,
+            claim,
+            command: lower::command(cli.command, cli.environment)?,
+            shutdown: lower::shutdown(cli.ending, gate.selection.ignore.clone())?,
+            status: cli.output.status_address,
+            api,
+            gate,
         })
     }
 }
 
-impl Plan {
-    /// Whether direct waits make do without an API server that denies us or cannot be reached.
+impl Api {
+    /// Whether what is asked directly makes do without an API server that denies us or cannot be reached.
     #[must_use]
-    pub fn makes_do_without_api(&self) -> bool {
-        match self.api.ask {
+    pub fn is_dispensable(&self, gate: &Gate) -> bool {
+        match self.ask {
             AskApi::Require => false,
-            AskApi::Auto => !self.gate.waits.is_empty(),
+            AskApi::Auto => !gate.waits.is_empty(),
             AskApi::Off => true,
         }
     }
 }
 
-fn flatten<T>(lists: Vec<List<T>>) -> Vec<T> {
-    lists.into_iter().flat_map(|list| list.0).collect()
-}
-
-fn server(host: Option<String>, port: Option<String>) -> Result<Option<(String, u16)>, Invalid> {
-    let Some((host, port)) = host.zip(port) else {
-        return Ok(None);
-    };
-    match port.parse() {
-        Ok(number) if number > 0 => Ok(Some((host, number))),
-        _ => Err(Invalid::ServicePort(port)),
-    }
-}
-
-fn waits(
-    http: Vec<HttpUrl>,
-    tcp: Vec<Address>,
-    file: Vec<PathBuf>,
-    known: Vec<Named>,
-) -> Result<Vec<DirectWait>, Invalid> {
-    let asked = http.into_iter().map(DirectWait::Http).chain(tcp.into_iter().map(DirectWait::Tcp));
-    let asked = asked.chain(file.into_iter().map(DirectWait::File)).map(Ok);
-    asked.chain(known.into_iter().map(|Named(known)| known.wait().map_err(Invalid::Known))).collect()
-}
-
-fn actions(
-    get: Vec<HttpUrl>,
-    post: Vec<HttpUrl>,
-    known: Vec<Named>,
-    kill: Vec<String>,
-    kill_all: bool,
-    signal: Signal,
-) -> Result<Vec<Action>, Invalid> {
-    let get = get.into_iter().map(|url| Ok(Request::new(Method::Get, url)));
-    let post = post.into_iter().map(|url| Ok(Request::new(Method::Post, url)));
-    let known = known.into_iter().map(|Named(known)| known.shutdown().map_err(Invalid::Known));
-    let http = get.chain(post).chain(known).map(|request| request.map(Action::Http));
-    let named = kill.into_iter().map(|name| Ok(Action::Kill(Whom::Named(name), signal)));
-    let all = kill_all.then_some(Ok(Action::Kill(Whom::All, signal)));
-    http.chain(named).chain(all).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Task;
 
     fn plan(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Plan, Invalid> {
-        let cli = Cli::of(&[&["proa"], arguments].concat()).expect("a valid command line");
+        let Ok(Task::Main(cli)) = Task::of(&[&["proa"], arguments].concat()) else {
+            panic!("no valid command line for a main container: {arguments:?}");
+        };
         let pairs = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Plan::new(cli, &pairs.collect())
+        Plan::new(*cli, &pairs.collect())
     }
 
     #[test]
@@ -393,8 +321,10 @@ mod tests {
 
     #[test]
     fn direct_waits_make_do_without_the_api_unless_it_is_required() {
-        let makes_do =
-            |flags: &[&str]| plan(&[flags, &["--", "x"]].concat(), &[]).unwrap().makes_do_without_api();
+        let makes_do = |flags: &[&str]| {
+            let plan = plan(&[flags, &["--", "x"]].concat(), &[]).unwrap();
+            plan.api.is_dispensable(&plan.gate)
+        };
         assert!(!makes_do(&[]));
         assert!(makes_do(&["--wait-tcp=a:1"]));
         assert!(!makes_do(&["--wait-tcp=a:1", "--api=require"]));
@@ -410,9 +340,13 @@ mod tests {
             let text = std::fs::read_to_string(&page).unwrap();
             for command in text.split("command: [/proa,").skip(1) {
                 let words = command.split([',', ']']).map(|word| word.trim().trim_matches(['"', '\'']));
-                let flags: Vec<_> = words.take_while(|word| *word != "--").collect();
-                let plan = plan(&[&flags[..], &["--", "/app"]].concat(), &[]);
-                assert!(plan.is_ok(), "{}: {flags:?}: {plan:?}", page.display());
+                let flags: Vec<_> = words.take_while(|word| !["--", ""].contains(word)).collect();
+                let words = [&["proa"], &flags[..], &["--", "/app"]].concat();
+                let understood = match flags.first() {
+                    Some(&("sidecar" | "install")) => Task::of(&words[..=flags.len()]).is_ok(),
+                    _ => plan(&words[1..], &[]).is_ok(),
+                };
+                assert!(understood, "{}: {flags:?}", page.display());
                 found += 1;
             }
         }

@@ -306,8 +306,11 @@ impl Snapshot {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             life: life(pod),
-            grace: spec
-                .termination_grace_period_seconds
+            // What a deletion asked for wins.
+            grace: pod
+                .metadata
+                .deletion_grace_period_seconds
+                .or(spec.termination_grace_period_seconds)
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .map_or(DEFAULT_GRACE, Duration::from_secs),
             processes: if spec.host_pid == Some(true) {

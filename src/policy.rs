@@ -1,5 +1,7 @@
 //! The choices a user makes, as types in which nothing else can be written.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 
 /// Whether the API server is asked about the own Pod.
@@ -71,4 +73,13 @@ pub enum LogFormat {
     Text,
     /// One JSON object an event.
     Json,
+}
+
+/// How long a sidecar's command is kept from the end of its Pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldTerm {
+    /// As long as the grace period allows.
+    Grace,
+    /// No longer than this either.
+    For(Duration),
 }

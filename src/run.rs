@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::child::{self, reaper};
 use crate::cluster::{Cluster, OwnPod};
@@ -13,41 +13,86 @@ use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::{self, Access, Api, Cause, Closed, Opened};
 use crate::identity::{Identity, Mounts};
-use crate::plan::Plan;
+use crate::peer::{Peer, Presence, Unannounced};
+use crate::plan::{self, Claim, Plan};
 use crate::pod::Snapshot;
 use crate::policy::AskApi;
 use crate::shutdown::{self, Decision, Sight, Stopping};
 use crate::signal::stream::Signals;
-use crate::status::Server;
 use crate::status::board::Board;
+use crate::status::{Quit, Server};
 
 /// Carries the plan out.
 #[must_use]
 pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
-    // A bug of ours has an exit code of its own too; the panic itself is on stderr by then.
-    catch_unwind(AssertUnwindSafe(|| carry_out(plan, mounts, signals)))
+    guarded(|| carry_out(plan, mounts, signals))
+}
+
+/// A bug of ours has an exit code of its own too; the panic itself is on stderr by then.
+pub(crate) fn guarded(task: impl FnOnce() -> anyhow::Result<Outcome>) -> Outcome {
+    catch_unwind(AssertUnwindSafe(task))
         .unwrap_or_else(|_| Err(anyhow!("proa panicked, which is a bug; its log has the place")))
         .unwrap_or_else(Outcome::Failed)
 }
 
 fn carry_out(plan: &Plan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<Outcome> {
-    // A system that forbids it is no reason not to run: as PID 1 orphans come to us anyway.
-    if let Err(error) = reaper::become_subreaper() {
-        warn!(%error, "cannot become a subreaper: orphans below another PID 1 are not collected here");
-    }
-    let server = match Server::bind(plan.status) {
-        Ok(server) => server,
-        Err(unbound) => return Ok(Outcome::NoStatus(unbound)),
+    let start = || -> Result<_, Outcome> {
+        let presence = appear(mounts)?;
+        let server = Server::bind(plan.status, Quit::None).map_err(Outcome::NoStatus)?;
+        let own_pod = own_pod(&plan.claim, &plan.api, mounts, plan.api.is_dispensable(&plan.gate))?;
+        Ok((presence, server, own_pod))
     };
-    let own_pod = match own_pod(plan, mounts) {
-        Ok(own_pod) => own_pod,
+    let (presence, server, own_pod) = match start() {
+        Ok(started) => started,
         Err(outcome) => return Ok(outcome),
     };
-    let run = Run { plan, own_pod, signals, server, board: Board::default() };
+    let run = Run { plan, own_pod, signals, server, board: Board::default(), _presence: presence };
     let end = run.gate_and_command()?;
     run.board.gate_over();
     run.end_sidecars(&end)?;
     Ok(end.outcome)
+}
+
+/// Takes up the place of a container's entrypoint: collects orphans, and is there for the other proas of the Pod.
+/// `None`: there is no telling who we are, or the system does not let us.
+pub(crate) fn appear(mounts: &Mounts) -> Result<Option<Presence>, Outcome> {
+    // A system that forbids it is no reason not to run: as PID 1 orphans come to us anyway.
+    if let Err(error) = reaper::become_subreaper() {
+        warn!(%error, "cannot become a subreaper: orphans below another PID 1 are not collected here");
+    }
+    let Some((uid, container)) = mounts.uid.clone().zip(mounts.container.clone()) else {
+        return Ok(None);
+    };
+    match (Peer { uid, container }).announce() {
+        Ok(presence) => Ok(Some(presence)),
+        Err(taken @ Unannounced::Taken(_)) => Err(Outcome::TwoProas(taken)),
+        Err(failed) => {
+            debug!("{failed}");
+            Ok(None)
+        }
+    }
+}
+
+/// Where to see the own Pod, unless proa is not to ask, or makes do without.
+pub(crate) fn own_pod(
+    claim: &Claim,
+    api: &plan::Api,
+    mounts: &Mounts,
+    dispensable: bool,
+) -> Result<Option<OwnPod>, Outcome> {
+    if api.ask == AskApi::Off {
+        return Ok(None);
+    }
+    let cluster = match Cluster::new(api) {
+        Ok(cluster) => cluster,
+        Err(none) if dispensable => {
+            info!("going on without the API server: {none}");
+            return Ok(None);
+        }
+        Err(none) => return Err(Outcome::NoApi(none)),
+    };
+    let identity = Identity::find(claim, mounts, &api.service_account).map_err(Outcome::Unknown)?;
+    Ok(Some(OwnPod { cluster, identity }))
 }
 
 /// What every phase needs.
@@ -57,30 +102,33 @@ struct Run<'a> {
     signals: &'a Signals,
     server: Server,
     board: Board,
-}
-
-/// Where to see the own Pod, unless proa is not to ask, or makes do without.
-fn own_pod(plan: &Plan, mounts: &Mounts) -> Result<Option<OwnPod>, Outcome> {
-    if plan.api.ask == AskApi::Off {
-        return Ok(None);
-    }
-    let cluster = match Cluster::new(&plan.api) {
-        Ok(cluster) => cluster,
-        Err(none) if plan.makes_do_without_api() => {
-            info!("going on without the API server, by what is asked directly alone: {none}");
-            return Ok(None);
-        }
-        Err(none) => return Err(Outcome::NoApi(none)),
-    };
-    let identity =
-        Identity::find(&plan.claim, mounts, &plan.api.service_account).map_err(Outcome::Unknown)?;
-    Ok(Some(OwnPod { cluster, identity }))
+    /// Ends with us, which is what the others wait for.
+    _presence: Option<Presence>,
 }
 
 /// Each phase has a runtime of its own, so that its connections and memory end with it: while the command
 /// runs, what is left are the signals.
-fn runtime() -> anyhow::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+pub(crate) fn runtime() -> anyhow::Result<PhaseRuntime> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    Ok(PhaseRuntime(Some(runtime)))
+}
+
+/// A runtime that ends at once when it is dropped, where the library's own would wait for a name look-up that
+/// hangs, which no deadline and no signal could end.
+pub(crate) struct PhaseRuntime(Option<Runtime>);
+
+impl PhaseRuntime {
+    pub(crate) fn block_on<T>(&self, phase: impl Future<Output = T>) -> T {
+        self.0.as_ref().expect("there until it is dropped").block_on(phase)
+    }
+}
+
+impl Drop for PhaseRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// How gate and command came to their end.
@@ -100,7 +148,9 @@ impl Run<'_> {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let api = match &self.own_pod {
                 None => Api::Unasked,
-                Some(own_pod) if self.plan.makes_do_without_api() => Api::Dispensable(own_pod.watch()),
+                Some(own_pod) if self.plan.api.is_dispensable(&self.plan.gate) => {
+                    Api::Dispensable(own_pod.watch())
+                }
                 Some(own_pod) => Api::Needed(own_pod.watch()),
             };
             let passed = gate::pass(&self.plan.gate, api, &mut signals, &self.board);
@@ -182,11 +232,11 @@ impl Run<'_> {
 /// the command runs.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "no library wraps this call")]
-fn give_memory_back() {
+pub(crate) fn give_memory_back() {
     // SAFETY: takes one integer; thread-safe (malloc_trim(3)).
     unsafe { nix::libc::malloc_trim(0) };
 }
 
 /// Other C libraries return freed memory on their own.
 #[cfg(not(target_env = "gnu"))]
-fn give_memory_back() {}
+pub(crate) fn give_memory_back() {}

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::child::{self, reaper};
 use crate::cluster::OwnPod;
 use crate::endpoint::Address;
+use crate::peer::Peer;
 use crate::plan::{Action, Shutdown};
 use crate::pod::{Role, Snapshot};
 use crate::policy::{ShutdownAuto, ShutdownWhen};
@@ -23,7 +24,7 @@ use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Signal};
 use crate::status::board::{Board, Taken};
 use drain::{Patience, Silence};
-use stages::{Stages, Task, carriers, stages, unasked};
+use stages::{Stages, Task, carriers, stages, unasked, wrapped};
 
 /// How long ending the sidecars may take where neither a flag nor the Pod says.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -120,6 +121,11 @@ pub async fn run(shutdown: &Shutdown, sight: Sight<'_>, signals: &mut Listener<'
     let stop = snapshot.and_then(|snapshot| snapshot.main.stop_signal);
     let Stages { first, last } = stages(shutdown, snapshot);
     if shutdown.auto == ShutdownAuto::Otherwise && shutdown.actions.is_empty() {
+        if snapshot.is_none() {
+            warn!(
+                "no sidecar is ended: without sight of the Pod none is recognised; see --shutdown-known, --shutdown-http-post"
+            );
+        }
         for (name, helps) in snapshot.into_iter().flat_map(unasked) {
             info!("`{name}` cannot be asked to end: {helps}");
         }
@@ -127,28 +133,29 @@ pub async fn run(shutdown: &Shutdown, sight: Sight<'_>, signals: &mut Listener<'
     let mut interrupts =
         Interrupts { signals, stop, asked_to_end: matches!(stopping, Stopping::BeforeCommand(_)) };
 
-    let Some(mut told) = interrupts.during_actions(act(&first, snapshot, deadline, board)).await else {
+    let Some(first) = interrupts.during_actions(act(&first, snapshot, deadline, board)).await else {
         return;
     };
+    let ignore = first.left_alone(shutdown, snapshot);
+    let mut told = first.told;
     if !last.is_empty() {
-        if !told.is_empty() {
-            let ignore = [shutdown.ignore.as_slice(), &carriers(snapshot)].concat();
-            let patience = Patience {
-                ignore: &ignore,
-                silence: Silence::Trouble,
-                deadline: two_thirds(deadline),
-                done: "the others have ended",
-            };
-            board.drain_begins();
-            interrupts.during_drain(drain(own_pod, snapshot, &told, patience)).await;
-        }
-        let Some(told_last) = interrupts.during_actions(act(&last, snapshot, deadline, board)).await else {
+        // Those too that nobody told: they may end by themselves, and need the network for it.
+        let without_last = [ignore.as_slice(), &carriers(snapshot)].concat();
+        let patience = Patience {
+            ignore: &without_last,
+            silence: Silence::Trouble,
+            deadline: two_thirds(deadline),
+            done: "the others have ended",
+        };
+        board.drain_begins();
+        interrupts.during_drain(drain(own_pod, snapshot, &told, patience)).await;
+        let Some(last) = interrupts.during_actions(act(&last, snapshot, deadline, board)).await else {
             return;
         };
-        told.extend(told_last);
+        told.extend(last.told);
     }
     let patience = Patience {
-        ignore: &shutdown.ignore,
+        ignore: &ignore,
         silence: if told.is_empty() { Silence::Trouble } else { Silence::Success },
         deadline,
         done: "every sidecar has ended",
@@ -226,33 +233,71 @@ fn deadline(limit: Duration, killed: Option<Instant>) -> Instant {
 /// A sidecar took an order to end; and where it listens, if it was asked over HTTP.
 struct Told(Option<Address>);
 
-async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, board: &Board) -> Vec<Told> {
+/// What came of the actions.
+struct Results {
+    told: Vec<Told>,
+    /// Wrapped sidecars that took the word.
+    heard: Vec<String>,
+}
+
+impl Results {
+    /// Whose exit is not waited for: whom the user names, and wrapped sidecars that wait for ours.
+    fn left_alone(&self, shutdown: &Shutdown, snapshot: Option<&Snapshot>) -> Vec<String> {
+        let waiting = wrapped(snapshot).into_iter().filter(|name| !self.heard.contains(name));
+        shutdown.ignore.iter().cloned().chain(waiting).collect()
+    }
+}
+
+async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, board: &Board) -> Results {
     let results = join_all(tasks.iter().map(|task| async move {
-        let result = match &task.action {
-            Action::Http(request) => http::ask(request, deadline)
-                .await
-                .map(|done| (done.to_string(), Told(Some(request.url.address()))))
-                .map_err(|error| error.to_string()),
-            Action::Kill(whom, signal) => kill::kill(whom, *signal, snapshot)
-                .map(|count| (format!("{count} signalled"), Told(None)))
-                .map_err(|error| error.to_string()),
-        };
-        match result {
-            Ok((done, told)) => {
+        let result = carry_out(&task.action, snapshot, deadline).await;
+        match &result {
+            Ok((done, _)) => {
                 board.action(task.to_string(), Taken::Accepted);
                 info!("{task}: {done}");
-                Some(told)
             }
             Err(error) => {
                 board.action(task.to_string(), Taken::Failed);
                 let needs = task.needs().map(|needs| format!("; {needs}")).unwrap_or_default();
                 warn!("{task}: {error}{needs}");
-                None
             }
         }
+        Some((&task.action, result.ok()?.1))
     }))
     .await;
-    results.into_iter().flatten().collect()
+    let mut all = Results { told: Vec::new(), heard: Vec::new() };
+    for (action, told) in results.into_iter().flatten() {
+        if let Action::Tell(name) = action {
+            all.heard.push(name.clone());
+        }
+        all.told.push(told);
+    }
+    all
+}
+
+async fn carry_out(
+    action: &Action,
+    snapshot: Option<&Snapshot>,
+    deadline: Instant,
+) -> Result<(String, Told), String> {
+    match action {
+        Action::Http(request) => {
+            let done = http::ask(request, deadline).await.map_err(|error| error.to_string())?;
+            // What is not in this Pod does not end with it.
+            let listens = request.url.is_loopback().then(|| request.url.address());
+            Ok((done.to_string(), Told(listens)))
+        }
+        Action::Kill(whom, signal) => {
+            let count = kill::kill(whom, *signal, snapshot).map_err(|error| error.to_string())?;
+            Ok((format!("{count} signalled"), Told(None)))
+        }
+        Action::Tell(name) => {
+            let uid = snapshot.map(|snapshot| snapshot.uid.clone()).unwrap_or_default();
+            let peer = Peer { uid, container: name.clone() };
+            peer.quit().await.map_err(|error| format!("its proa does not answer: {error}"))?;
+            Ok(("it will".to_owned(), Told(None)))
+        }
+    }
 }
 
 /// The next signal that asks proa to end.

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
 use std::io;
-use std::net::{self, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -24,15 +24,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
 use board::{Board, Phase};
 
 /// How long a client may take over request and answer.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(2);
 /// How many clients are served side by side; the others wait in the kernel's queue.
-const CLIENTS: usize = 16;
+const CLIENTS: usize = 64;
 
 /// The address cannot be listened on.
 #[derive(Debug)]
@@ -53,10 +54,21 @@ impl fmt::Display for Unbound {
 
 impl std::error::Error for Unbound {}
 
+/// Whether `POST /quitquitquit` is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quit {
+    /// To clients on the Pod's loopback interface.
+    Offered,
+    /// To nobody.
+    None,
+}
+
 /// The listener, where there is to be one.
 #[derive(Debug)]
 pub struct Server {
     listener: Option<net::TcpListener>,
+    quit: Quit,
+    quit_asked: Notify,
 }
 
 impl Server {
@@ -64,9 +76,10 @@ impl Server {
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn bind(address: Option<SocketAddr>) -> Result<Self, Unbound> {
+    pub fn bind(address: Option<SocketAddr>, quit: Quit) -> Result<Self, Unbound> {
+        let server = |listener| Self { listener, quit, quit_asked: Notify::new() };
         let Some(address) = address else {
-            return Ok(Self { listener: None });
+            return Ok(server(None));
         };
         let listen = || {
             let listener = net::TcpListener::bind(address)?;
@@ -75,7 +88,12 @@ impl Server {
         };
         let listener = listen().map_err(|error| Unbound { address, error })?;
         info!("status at http://{address}/metrics, /readyz and /livez");
-        Ok(Self { listener: Some(listener) })
+        Ok(server(Some(listener)))
+    }
+
+    /// Waits until a client asks for the end.
+    pub async fn quit_asked(&self) {
+        self.quit_asked.notified().await;
     }
 
     /// Serves while the phase lasts. The phase comes first.
@@ -101,7 +119,7 @@ impl Server {
             };
             tokio::select! {
                 accepted = room => match accepted {
-                    Ok((client, _)) => clients.push(converse(client, board)),
+                    Ok((client, from)) => clients.push(self.converse(client, from.ip(), board)),
                     // Out of file descriptors, say: try again once a client is done, or after a while.
                     Err(error) => {
                         debug!(%error, "cannot accept a client");
@@ -112,35 +130,62 @@ impl Server {
             }
         }
     }
-}
 
-async fn converse(client: TcpStream, board: &Board) {
-    let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
-        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), board))
-    });
-    // One request a connection: what is kept open would be cut off by the end of the phase.
-    let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), service);
-    if let Ok(Err(error)) = timeout(LIMIT, pin!(connection)).await {
-        debug!(%error, "client gone");
+    async fn converse(&self, client: TcpStream, from: IpAddr, board: &Board) {
+        let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
+            let (method, path) = (request.method(), request.uri().path());
+            Ok::<_, Infallible>(match path {
+                "/quitquitquit" if self.quit == Quit::Offered => self.quit(method, from),
+                _ => answer(method, path, board),
+            })
+        });
+        // One request a connection: what is kept open would be cut off by the end of the phase.
+        let connection =
+            http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), service);
+        if let Ok(Err(error)) = timeout(LIMIT, pin!(connection)).await {
+            debug!(%error, "client gone");
+        }
+    }
+
+    fn quit(&self, method: &Method, from: IpAddr) -> Response<Full<Bytes>> {
+        if *method != Method::POST {
+            return not_allowed("expected POST\n", "POST");
+        }
+        // A probe's address is the Pod's own to the whole cluster; who may end us sits beside us.
+        if !from.to_canonical().is_loopback() {
+            return text(StatusCode::FORBIDDEN, "expected a client on this Pod's loopback interface\n");
+        }
+        self.quit_asked.notify_one();
+        text(StatusCode::OK, "ending\n")
     }
 }
 
 fn answer(method: &Method, path: &str, board: &Board) -> Response<Full<Bytes>> {
-    let text = |status, body: &'static str| respond(status, "text/plain; charset=utf-8", body.into());
-    let mut response = match path {
+    let response = match path {
         "/livez" => text(StatusCode::OK, "alive\n"),
         "/readyz" => match board.phase() {
             Phase::Waiting => text(StatusCode::SERVICE_UNAVAILABLE, "waiting for the sidecars\n"),
             Phase::Running => text(StatusCode::OK, "the command runs\n"),
+            Phase::Helping => text(StatusCode::OK, "the main containers may start\n"),
             Phase::Ending => text(StatusCode::SERVICE_UNAVAILABLE, "the command has ended\n"),
         },
         "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, metrics::encode(board).into()),
         _ => text(StatusCode::NOT_FOUND, "expected /readyz, /livez or /metrics\n"),
     };
-    if !matches!(*method, Method::GET | Method::HEAD) && response.status() != StatusCode::NOT_FOUND {
-        response = text(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n");
-        response.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+    if matches!(*method, Method::GET | Method::HEAD) || response.status() == StatusCode::NOT_FOUND {
+        response
+    } else {
+        not_allowed("expected GET\n", "GET, HEAD")
     }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", body.into())
+}
+
+fn not_allowed(body: &'static str, allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, body);
+    response.headers_mut().insert(ALLOW, http::HeaderValue::from_static(allowed));
     response
 }
 

@@ -30,14 +30,16 @@ const LAST_LIMIT: Duration = Duration::from_secs(8);
 pub type Finding = Result<(), String>;
 
 /// Asks again and again, and tells what is found whenever that has changed. Never ends by itself.
-#[must_use]
-pub fn follow(wait: &DirectWait) -> BoxStream<'static, Finding> {
-    let probe = Probe { subject: Subject::new(wait), pause: Duration::ZERO, limit: FIRST_LIMIT, last: None };
-    unfold(probe, |mut probe| async move {
+///
+/// # Errors
+/// When it cannot be asked at all.
+pub fn follow(wait: &DirectWait) -> Result<BoxStream<'static, Finding>, String> {
+    let probe = Probe { subject: Subject::new(wait)?, pause: Duration::ZERO, limit: FIRST_LIMIT, last: None };
+    let findings = unfold(probe, |mut probe| async move {
         let finding = probe.next().await;
         Some((finding, probe))
-    })
-    .boxed()
+    });
+    Ok(findings.boxed())
 }
 
 struct Probe {
@@ -51,18 +53,15 @@ enum Subject {
     Http(Client),
     Tcp(Address),
     File(Follow),
-    Impossible(String),
 }
 
 impl Subject {
-    fn new(wait: &DirectWait) -> Self {
-        match wait {
-            DirectWait::Http(url) => {
-                Client::new(Request::new(Method::Get, url.clone())).map_or_else(Self::Impossible, Self::Http)
-            }
+    fn new(wait: &DirectWait) -> Result<Self, String> {
+        Ok(match wait {
+            DirectWait::Http(url) => Self::Http(Client::new(Request::new(Method::Get, url.clone()))?),
             DirectWait::Tcp(address) => Self::Tcp(address.clone()),
             DirectWait::File(path) => Self::File(Follow { path: path.clone(), events: None }),
-        }
+        })
     }
 }
 
@@ -102,7 +101,6 @@ impl Probe {
                 }
             },
             Subject::File(follow) => follow.look(),
-            Subject::Impossible(why) => Err(why.clone()),
         }
     }
 }

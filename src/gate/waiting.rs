@@ -54,7 +54,10 @@ impl fmt::Display for Waiting {
             PodWait::Nothing => None,
             PodWait::FirstAnswer => Some("the API server's first answer".to_owned()),
             PodWait::Sidecars(unready) => Some(list(unready)),
-            PodWait::Api(trouble) => Some(trouble.to_string()),
+            PodWait::Api(Trouble::Unreachable(why)) => {
+                Some(format!("the API server (it cannot be reached: {why})"))
+            }
+            PodWait::Api(trouble) => Some(format!("the API server ({trouble})")),
         };
         let direct = Some(list(&self.direct)).filter(|text| !text.is_empty());
         let parts: Vec<_> = direct.into_iter().chain(pod).collect();

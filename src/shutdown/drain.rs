@@ -161,7 +161,11 @@ pub(super) async fn wait(
                 if waiting.is_empty() {
                     warn!("no news of the sidecars before --shutdown-timeout ran out");
                 } else {
-                    warn!("still running when --shutdown-timeout ran out: {}", list(&waiting));
+                    warn!(
+                        "still running when --shutdown-timeout ran out: {}; expected an end by --shutdown-http-post, --kill, or \
+                         `proa sidecar` as its entrypoint",
+                        list(&waiting)
+                    );
                 }
                 return;
             }

@@ -50,9 +50,25 @@ pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>) -> Stages {
         ShutdownAuto::Otherwise if !given.is_empty() => Vec::new(),
         ShutdownAuto::Otherwise | ShutdownAuto::Too => automatic(snapshot, &given),
     };
+    // What proa wraps waits for our word alone, whatever is said of the others.
+    let wrapped = match shutdown.auto {
+        ShutdownAuto::Off => Vec::new(),
+        ShutdownAuto::Otherwise | ShutdownAuto::Too => wrapped(snapshot),
+    };
+    let wrapped = wrapped.into_iter().map(|name| Task { action: Action::Tell(name), known: None });
     let carries = |task: &Task| task.known.is_some_and(|known| known.traffic == Traffic::Pod);
-    let (last, first) = given.into_iter().chain(automatic).partition(carries);
+    let (last, first) = given.into_iter().chain(automatic).chain(wrapped).partition(carries);
     Stages { first, last }
+}
+
+/// The regular sidecars that proa wraps. They wait for this container's end, unless they are told.
+#[must_use]
+pub fn wrapped(snapshot: Option<&Snapshot>) -> Vec<String> {
+    let regular = snapshot.iter().flat_map(|snapshot| &snapshot.sidecars).filter(|sidecar| !sidecar.native);
+    let is_wrapped = |sidecar: &&Sidecar| {
+        sidecar.known.as_ref().is_some_and(|recognised| recognised.known.end == End::Peer)
+    };
+    regular.filter(is_wrapped).map(|sidecar| sidecar.name.clone()).collect()
 }
 
 /// The regular sidecars that carry the others' traffic.
@@ -70,14 +86,14 @@ pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)
     snapshot.sidecars.iter().filter(|sidecar| !sidecar.native).filter_map(|sidecar| {
         match sidecar.known.as_ref()?.known.end {
             End::Cannot(helps) => Some((sidecar.name.as_str(), helps)),
-            End::Ask(..) | End::AfterOthers(_) => None,
+            End::Ask(..) | End::AfterOthers(_) | End::Peer => None,
         }
     })
 }
 
 fn given(action: &Action, snapshot: Option<&Snapshot>) -> Task {
     let known = match action {
-        Action::Kill(..) => None,
+        Action::Kill(..) | Action::Tell(_) => None,
         Action::Http(request) => in_pod(request, snapshot).or_else(|| known::ended_by(request)),
     };
     Task { action: action.clone(), known }
@@ -161,6 +177,18 @@ spec:
         assert_eq!((both.first.len(), both.last.len()), (2, 1));
         let off = stages(&shutdown(ShutdownAuto::Off, Vec::new()), Some(&pod()));
         assert_eq!(off, Stages::default());
+    }
+
+    #[test]
+    fn what_proa_wraps_is_told_whatever_else_is_given() {
+        let pod = snapshot(
+            "spec: {containers: [{name: web, image: w, command: [/proa, sidecar, --, web]}, {name: main, image: m}]}",
+        );
+        let told = |auto, actions| shown(&stages(&shutdown(auto, actions), Some(&pod)).first);
+        assert_eq!(told(ShutdownAuto::Otherwise, Vec::new()), ["`web` told to end"]);
+        assert_eq!(told(ShutdownAuto::Otherwise, vec![post(QUIT)]), ["`web` told to end"]);
+        assert_eq!(told(ShutdownAuto::Off, Vec::new()), Vec::<String>::new());
+        assert_eq!(wrapped(Some(&pod)), ["web"]);
     }
 
     #[test]

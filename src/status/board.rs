@@ -11,6 +11,8 @@ pub enum Phase {
     Waiting,
     /// Running the command.
     Running,
+    /// Serving main containers that proa is not in, which may start.
+    Helping,
     /// The command is over, or never came.
     Ending,
 }
@@ -50,6 +52,7 @@ impl Span {
 pub struct Board {
     gate: Cell<Span>,
     command: Cell<Option<Span>>,
+    helping: Cell<bool>,
     drain: Cell<Option<Span>>,
     sidecars: RefCell<BTreeMap<String, Duration>>,
     direct: RefCell<BTreeMap<String, Duration>>,
@@ -61,6 +64,7 @@ impl Default for Board {
         Self {
             gate: Cell::new(Span::now()),
             command: Cell::new(None),
+            helping: Cell::new(false),
             drain: Cell::new(None),
             sidecars: RefCell::default(),
             direct: RefCell::default(),
@@ -104,6 +108,11 @@ impl Board {
         end(&self.command);
     }
 
+    /// The main containers may start, or have ended.
+    pub fn helping(&self, helping: bool) {
+        self.helping.set(helping);
+    }
+
     /// An action was carried out.
     pub fn action(&self, action: String, taken: Taken) {
         *self.actions.borrow_mut().entry((action, taken)).or_default() += 1;
@@ -124,6 +133,7 @@ impl Board {
     pub fn phase(&self) -> Phase {
         match (self.gate.get().lasted, self.command.get()) {
             (_, Some(Span { lasted: None, .. })) => Phase::Running,
+            _ if self.helping.get() => Phase::Helping,
             (Some(_), _) | (_, Some(_)) => Phase::Ending,
             (None, None) => Phase::Waiting,
         }

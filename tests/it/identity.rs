@@ -2,37 +2,16 @@
 
 use localpod::cluster::Access;
 
-use crate::support::{Beside, Proa, World, unshare};
+use crate::support::{Beside, Proa, World};
 
-const UID: &str = "3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1";
-
-/// Mounts what the kubelet mounts, in a mount namespace of its own: the termination message file of
-/// container `container`, and /etc/hosts.
+/// proa as the kubelet starts it in container `main`, or another name, on a node of this hostname.
 fn mounted(world: &World, container: &str, hostname: &str) -> Option<Proa> {
-    let mut wrapper = unshare(&["--uts"])?;
-    let pod = world.dir.join(&format!("pods/{UID}"));
-    let files = pod.join("containers").join(container);
-    std::fs::create_dir_all(&files).unwrap();
-    std::fs::write(files.join("5f0c6d11"), "").unwrap();
-    std::fs::write(pod.join("etc-hosts"), "127.0.0.1 localhost\n").unwrap();
-    let message = world.dir.join("message");
-    std::fs::write(&message, "").unwrap();
-    let script = format!(
-        "hostname {hostname} && mount --bind {0}/containers/{container}/5f0c6d11 {1} && \
-         mount --bind {0}/etc-hosts /etc/hosts && exec \"$@\"",
-        pod.display(),
-        message.display()
-    );
-    wrapper.extend(["sh", "-c", &script, "sh"].map(str::to_owned));
-    let proa = world.proa().through(wrapper).flag("--shutdown-when=never");
-    Some(proa.without("PROA_CONTAINER").without("PROA_POD_NAME").without("PROA_TERMINATION_MESSAGE_PATH"))
+    Some(world.mounted(container, hostname)?.flag("--shutdown-when=never"))
 }
 
-/// A Pod of this UID with an injected proxy in the first place.
+/// A Pod with an injected proxy in the first place.
 fn injected() -> World {
-    let world = World::with("Never", &[Beside::Regular("proxy")]);
-    world.update(|pod| pod.metadata.uid = Some(UID.into()));
-    world
+    World::with("Never", &[Beside::Regular("proxy")])
 }
 
 #[test]
@@ -53,7 +32,7 @@ fn the_termination_message_goes_where_the_kubelet_mounted_it() {
     world.set_state("proxy", "terminated: {exitCode: 1}");
     let Some(proa) = mounted(&world, "main", "pod") else { return };
     proa.run(["true"]).expect(69, &[]);
-    let file = world.dir.join(&format!("pods/{UID}/containers/main/5f0c6d11"));
+    let file = world.dir.join(&format!("pods/{}/containers/main/5f0c6d11", world.uid()));
     assert!(std::fs::read_to_string(file).unwrap().contains("`proxy` ended for good"));
 }
 
@@ -87,10 +66,11 @@ fn a_search_by_uid_that_is_forbidden_names_list_and_the_way_around_it() {
 #[test]
 fn a_given_name_of_another_pod_is_refused() {
     let world = injected();
-    world.update(|pod| pod.metadata.uid = Some("00000000-52ce-4f2a-9d0b-0a8e6a4cf2d1".into()));
     let Some(proa) = mounted(&world, "main", "pod") else { return };
+    let own = world.uid();
+    world.update(|pod| pod.metadata.uid = Some("00000000-52ce-4f2a-9d0b-0a8e6a4cf2d1".into()));
     let proa = proa.env("POD_NAME", "pod");
-    proa.run(["true"]).expect(2, &["default/pod", "00000000-52ce", UID, "POD_NAME"]);
+    proa.run(["true"]).expect(2, &["default/pod", "00000000-52ce", &own, "POD_NAME"]);
 }
 
 #[test]

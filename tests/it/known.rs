@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::http::{Endpoint, Reply, refusing_url};
+use crate::support::http::{Endpoint, Reply};
 use crate::support::{PROA, World};
 
 /// A Pod with restart policy `Never` and these containers beside `main`, one a line, all running and ready.
@@ -139,14 +139,16 @@ fn a_mesh_is_ended_in_time_though_the_others_stay() {
 }
 
 #[test]
-fn a_mesh_is_ended_at_once_where_nobody_else_took_an_order() {
+fn a_mesh_waits_for_a_sidecar_that_ends_by_itself() {
     let mesh = Endpoint::ok();
     let world = pod(&[&envoy(&mesh), "{name: web, image: w}"]);
-    let running = world.proa().flags(["-p", &refusing_url(), "--shutdown-auto"]).start(["true"]);
-    mesh.request();
+    let running = world.proa().start(["true"]);
+    running.wait_stderr("waiting for `web` to exit");
+    assert_eq!(mesh.more_requests(), 0);
     world.set_state("web", ENDED);
+    mesh.request();
     world.set_state("proxy", ENDED);
-    running.finish().expect(0, &["connection refused", "every sidecar has ended"]);
+    running.finish().expect(0, &["every sidecar has ended"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod kill;
 mod known;
 mod order;
 mod shutdown;
+mod sidecar;
 mod signals;
 mod status;
 mod terminal;

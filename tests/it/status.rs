@@ -13,7 +13,7 @@ fn address(test: u8) -> String {
     format!("127.{}.{}.{test}:9400", std::process::id() % 199 + 17, std::process::id() / 199 % 250)
 }
 
-fn ask(address: &str, request: &str) -> String {
+pub(crate) fn ask(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the endpoint listens");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "{request} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();

@@ -126,6 +126,34 @@ status:
         Self { cluster, dir: Dir::new() }
     }
 
+    /// The Pod's UID.
+    pub(crate) fn uid(&self) -> String {
+        let pod = self.cluster.pod("default", "pod").expect("a Pod");
+        pod.metadata.uid.expect("a UID")
+    }
+
+    /// proa in a mount namespace of its own with what the kubelet mounts there: the termination message file of
+    /// this container, and /etc/hosts.
+    pub(crate) fn mounted(&self, container: &str, hostname: &str) -> Option<Proa> {
+        let mut wrapper = unshare(&["--uts"])?;
+        let pod = self.dir.join(&format!("pods/{}", self.uid()));
+        let files = pod.join("containers").join(container);
+        fs::create_dir_all(&files).unwrap();
+        fs::write(files.join("5f0c6d11"), "").unwrap();
+        fs::write(pod.join("etc-hosts"), "127.0.0.1 localhost\n").unwrap();
+        let message = self.dir.join("message");
+        fs::write(&message, "").unwrap();
+        let script = format!(
+            "hostname {hostname} && mount --bind {0}/containers/{container}/5f0c6d11 {1} && \
+             mount --bind {0}/etc-hosts /etc/hosts && exec \"$@\"",
+            pod.display(),
+            message.display()
+        );
+        wrapper.extend(["sh", "-c", &script, "sh"].map(str::to_owned));
+        let proa = self.proa().through(wrapper);
+        Some(proa.without("PROA_CONTAINER").without("PROA_POD_NAME").without("PROA_TERMINATION_MESSAGE_PATH"))
+    }
+
     pub(crate) fn update(&self, change: impl FnOnce(&mut Pod)) {
         self.cluster.update("default", "pod", change);
     }
@@ -221,6 +249,12 @@ impl Proa {
     pub(crate) fn start<I: AsRef<OsStr>>(self, command: impl IntoIterator<Item = I>) -> Running {
         let command: Vec<OsString> = command.into_iter().map(|word| word.as_ref().to_owned()).collect();
         self.spawn([vec!["--".into()], command].concat())
+    }
+
+    /// As the entrypoint of container `name`: `proa sidecar`.
+    pub(crate) fn sidecar(mut self, name: &str) -> Self {
+        self.flags.insert(0, "sidecar".into());
+        self.env("PROA_CONTAINER", name)
     }
 
     /// Starts proa with its flags and nothing else.

@@ -1,0 +1,294 @@
+//! The flags, in groups that the main container's wrapper and `proa sidecar` share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{ArgAction, Args};
+
+use crate::endpoint::{Address, HttpUrl};
+use crate::known::Named;
+use crate::policy::{AskApi, ForwardTo, HoldTerm, LogFormat, OnTimeout, ShutdownWhen};
+use crate::signal::Signal;
+
+/// What is waited for before the command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Waiting")]
+pub struct Waiting {
+    /// Wait for these containers only, by name
+    #[arg(long, env = "PROA_WAIT_FOR", value_name = "NAME", hide_env = true)]
+    pub wait_for: Vec<List<String>>,
+
+    /// Do not wait for these containers, neither to be ready nor to exit
+    #[arg(long, env = "PROA_IGNORE", value_name = "NAME", hide_env = true)]
+    pub ignore: Vec<List<String>>,
+
+    /// Wait until GET on this URL answers with 2xx; repeatable
+    #[arg(long, env = "PROA_WAIT_HTTP_GET", value_name = "URL", hide_env = true)]
+    pub wait_http_get: Vec<List<HttpUrl>>,
+
+    /// Wait until a connection to this port is accepted; repeatable
+    #[arg(long, env = "PROA_WAIT_TCP", value_name = "HOST:PORT", hide_env = true)]
+    pub wait_tcp: Vec<List<Address>>,
+
+    /// Wait until this file is there; repeatable
+    #[arg(long, env = "PROA_WAIT_FILE", value_name = "PATH", hide_env = true)]
+    pub wait_file: Vec<List<PathBuf>>,
+
+    /// Wait for a sidecar of `proa known` at its own endpoint; repeatable
+    #[arg(long, env = "PROA_WAIT_KNOWN", value_name = "NAME", hide_env = true)]
+    pub wait_known: Vec<List<Named>>,
+
+    /// How long sidecars may take to become ready; 0: for ever [default: 10m]
+    #[arg(long, env = "PROA_READY_TIMEOUT", value_name = "DURATION", value_parser = duration,
+        default_value = "10m", hide_env = true, hide_default_value = true)]
+    pub ready_timeout: Duration,
+
+    /// What follows when they take longer: fail, run [default: fail]
+    #[arg(
+        long,
+        env = "PROA_ON_TIMEOUT",
+        value_name = "WHAT",
+        default_value = "fail",
+        hide_env = true,
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub on_timeout: OnTimeout,
+}
+
+/// How the command is run.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Command")]
+pub struct Environment {
+    /// Read variables for the command from this file once sidecars are ready;
+    /// repeatable
+    #[arg(long, env = "PROA_ENV_FILE", value_name = "PATH", hide_env = true)]
+    pub env_file: Vec<List<PathBuf>>,
+
+    /// Let them, and the last file, win over the container's own variables
+    #[arg(long, env = "PROA_ENV_FILE_OVERRIDE", hide_env = true)]
+    pub env_file_override: bool,
+
+    /// Who gets proa's signals: child, or its process group [default: child]
+    #[arg(
+        long,
+        env = "PROA_FORWARD_TO",
+        value_name = "WHOM",
+        default_value = "child",
+        hide_env = true,
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub forward_to: ForwardTo,
+}
+
+/// How the sidecars are ended.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Ending the sidecars")]
+pub struct Ending {
+    /// auto, always, success, never [default: auto]. auto: unless the kubelet
+    /// will start this container again
+    #[arg(
+        long,
+        env = "PROA_SHUTDOWN_WHEN",
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_env = true,
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub shutdown_when: ShutdownWhen,
+
+    /// GET this URL; repeatable
+    #[arg(short = 'g', long, env = "PROA_SHUTDOWN_HTTP_GET", value_name = "URL", hide_env = true)]
+    pub shutdown_http_get: Vec<List<HttpUrl>>,
+
+    /// POST to this URL; repeatable
+    #[arg(short = 'p', long, env = "PROA_SHUTDOWN_HTTP_POST", value_name = "URL", hide_env = true)]
+    pub shutdown_http_post: Vec<List<HttpUrl>>,
+
+    /// End a sidecar of `proa known` in its own way; repeatable
+    #[arg(long, env = "PROA_SHUTDOWN_KNOWN", value_name = "NAME", hide_env = true)]
+    pub shutdown_known: Vec<List<Named>>,
+
+    /// Signal processes of this name in the Pod's shared process namespace;
+    /// repeatable
+    #[arg(short = 'k', long, env = "PROA_KILL", value_name = "NAME", hide_env = true)]
+    pub kill: Vec<List<String>>,
+
+    /// Signal all other processes there
+    #[arg(short = 'K', long, env = "PROA_KILL_ALL", hide_env = true)]
+    pub kill_all: bool,
+
+    /// The signal that --kill and --kill-all send [default: SIGTERM]
+    #[arg(
+        long,
+        env = "PROA_KILL_SIGNAL",
+        value_name = "SIGNAL",
+        default_value = "SIGTERM",
+        hide_env = true,
+        hide_default_value = true
+    )]
+    pub kill_signal: Signal,
+
+    /// End well-known sidecars of this Pod beside what else is to be ended;
+    /// without any of the flags above they are
+    #[arg(long, env = "PROA_SHUTDOWN_AUTO", hide_env = true, conflicts_with = "no_shutdown_auto")]
+    pub shutdown_auto: bool,
+
+    /// End no sidecar that no flag names
+    #[arg(long, env = "PROA_NO_SHUTDOWN_AUTO", hide_env = true)]
+    pub no_shutdown_auto: bool,
+
+    /// How long ending the sidecars and their exit may take together
+    /// [default: the Pod's termination grace period, else 30s]
+    #[arg(long, env = "PROA_SHUTDOWN_TIMEOUT", value_name = "DURATION", value_parser = duration, hide_env = true)]
+    pub shutdown_timeout: Option<Duration>,
+}
+
+/// Who we are, and whom to ask about it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Identity")]
+pub struct Who {
+    /// Whether the API server is asked: auto, require, off [default: auto]. auto:
+    /// what the flags --wait-http-get to --wait-known ask makes do without it
+    #[arg(
+        long,
+        env = "PROA_API",
+        value_name = "WHETHER",
+        default_value = "auto",
+        hide_env = true,
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub api: AskApi,
+
+    /// This Pod's namespace [default: POD_NAMESPACE, else the service account's]
+    #[arg(long, env = "PROA_NAMESPACE", value_name = "NAME", hide_env = true)]
+    pub namespace: Option<String>,
+
+    /// This Pod's name [default: POD_NAME, else the hostname, checked by UID]
+    #[arg(long, env = "PROA_POD_NAME", value_name = "NAME", hide_env = true)]
+    pub pod_name: Option<String>,
+
+    /// This container's name [default: as the kubelet's mounts tell]
+    #[arg(long, env = "PROA_CONTAINER", value_name = "NAME", hide_env = true)]
+    pub container: Option<String>,
+
+    /// Where the service account is mounted
+    /// [default: /var/run/secrets/kubernetes.io/serviceaccount]
+    #[arg(
+        long,
+        env = "PROA_SERVICE_ACCOUNT_DIR",
+        value_name = "DIR",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount",
+        hide_env = true,
+        hide_default_value = true
+    )]
+    pub service_account_dir: PathBuf,
+}
+
+/// What is told, and where.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct Output {
+    /// Serve /readyz (200 while the command runs), /livez and /metrics here
+    #[arg(long, env = "PROA_STATUS_ADDRESS", value_name = "IP:PORT", value_parser = socket_address, hide_env = true)]
+    pub status_address: Option<SocketAddr>,
+
+    /// text, json [default: text]
+    #[arg(
+        long,
+        env = "PROA_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_env = true,
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub log_format: LogFormat,
+
+    /// Where proa's own failures are written for `kubectl describe pod`
+    /// [default: as the kubelet's mounts tell, else /dev/termination-log]
+    #[arg(long, env = "PROA_TERMINATION_MESSAGE_PATH", value_name = "PATH", hide_env = true)]
+    pub termination_message_path: Option<PathBuf>,
+
+    /// Print this help
+    #[arg(short = 'h', long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// Whose end a sidecar waits for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Main containers")]
+pub struct Until {
+    /// The main container; repeatable: until all have ended for good
+    /// [default: the only container that is no sidecar]
+    #[arg(long, env = "PROA_UNTIL_EXIT", value_name = "NAME", hide_env = true)]
+    pub until_exit: Vec<List<String>>,
+
+    /// The same, and only exit code 0 counts
+    #[arg(long, env = "PROA_UNTIL_EXIT_SUCCESS", value_name = "NAME", hide_env = true)]
+    pub until_exit_success: Vec<List<String>>,
+}
+
+/// How a sidecar is ended, or told of.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sidecar")]
+pub struct Stopping {
+    /// The signal that ends COMMAND [default: SIGTERM]
+    #[arg(
+        long,
+        env = "PROA_STOP_SIGNAL",
+        value_name = "SIGNAL",
+        default_value = "SIGTERM",
+        hide_env = true,
+        hide_default_value = true
+    )]
+    pub stop_signal: Signal,
+
+    /// How long it may take until SIGKILL follows
+    /// [default: the Pod's termination grace period, else 30s]
+    #[arg(long, env = "PROA_STOP_TIMEOUT", value_name = "DURATION", value_parser = duration, hide_env = true)]
+    pub stop_timeout: Option<Duration>,
+
+    /// When the Pod is deleted, keep COMMAND running until the main containers'
+    /// proa is gone, or so long; as the grace period allows
+    #[arg(long, env = "PROA_HOLD_TERM", value_name = "DURATION", num_args = 0..=1, require_equals = true,
+        default_missing_value = "grace", value_parser = hold, hide_env = true)]
+    pub hold_term: Option<HoldTerm>,
+
+    /// Without COMMAND: write this file once what is waited for is ready
+    #[arg(long, env = "PROA_READY_FILE", value_name = "PATH", hide_env = true)]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// What one occurrence of a repeatable flag, or its variable, holds: values separated by white space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T: FromStr> FromStr for List<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() > 0);
+    address.ok_or_else(|| "expected IP:PORT, for instance 0.0.0.0:9400 or [::]:9400".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if text.trim() == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; expected 500ms, 30s, 5m or 1h"))
+}
+
+fn hold(text: &str) -> Result<HoldTerm, String> {
+    if text == "grace" { Ok(HoldTerm::Grace) } else { duration(text).map(HoldTerm::For) }
+}

@@ -1,0 +1,131 @@
+//! From flags to the parts of a plan.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::{
+    Action, Api, Claim, Command, EnvFiles, Environment, Gate, Invalid, POD_NAME, POD_NAMESPACE, SERVICE_HOST,
+    SERVICE_PORT, Shutdown, Whom,
+};
+use crate::cli::flags;
+use crate::cli::flags::List;
+use crate::endpoint::{Address, DirectWait, HttpUrl, Method, Request};
+use crate::gate::verdict::Selection;
+use crate::known::Named;
+use crate::policy::{AskApi, Precedence, ShutdownAuto};
+use crate::signal::Signal;
+
+/// Who we are, and whom to ask.
+pub(super) fn who(who: flags::Who, environment: &Environment) -> Result<(Claim, Api), Invalid> {
+    let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+    let claim = Claim {
+        namespace: who.namespace.or_else(|| variable(POD_NAMESPACE)),
+        pod_name: who.pod_name.or_else(|| variable(POD_NAME)),
+        container: who.container,
+    };
+    let api = Api {
+        ask: who.api,
+        service_account: who.service_account_dir,
+        server: server(variable(SERVICE_HOST), variable(SERVICE_PORT))?,
+    };
+    Ok((claim, api))
+}
+
+/// What is waited for.
+pub(super) fn gate(waiting: flags::Waiting, ask: AskApi) -> Result<Gate, Invalid> {
+    let selection = Selection { wait_for: flatten(waiting.wait_for), ignore: flatten(waiting.ignore) };
+    if let Some(both) = selection.wait_for.iter().find(|name| selection.ignore.contains(name)) {
+        return Err(Invalid::Contradiction(both.clone()));
+    }
+    if let Some(name) = selection.wait_for.first().filter(|_| ask == AskApi::Off) {
+        return Err(Invalid::Nameless(name.clone()));
+    }
+    Ok(Gate {
+        timeout: Some(waiting.ready_timeout).filter(|timeout| !timeout.is_zero()),
+        on_timeout: waiting.on_timeout,
+        selection,
+        waits: waits(
+            flatten(waiting.wait_http_get),
+            flatten(waiting.wait_tcp),
+            flatten(waiting.wait_file),
+            flatten(waiting.wait_known),
+        )?,
+    })
+}
+
+/// What is run.
+pub(super) fn command(words: Vec<OsString>, how: flags::Environment) -> Result<Command, Invalid> {
+    let mut words = words.into_iter();
+    let program = words.next().filter(|program| !program.is_empty()).ok_or(Invalid::EmptyCommand)?;
+    let precedence = if how.env_file_override { Precedence::File } else { Precedence::Environment };
+    Ok(Command {
+        program,
+        args: words.collect(),
+        forward_to: how.forward_to,
+        env_files: EnvFiles { paths: flatten(how.env_file), precedence },
+    })
+}
+
+/// How the sidecars are ended.
+pub(super) fn shutdown(ending: flags::Ending, ignore: Vec<String>) -> Result<Shutdown, Invalid> {
+    Ok(Shutdown {
+        when: ending.shutdown_when,
+        actions: actions(
+            flatten(ending.shutdown_http_get),
+            flatten(ending.shutdown_http_post),
+            flatten(ending.shutdown_known),
+            flatten(ending.kill),
+            ending.kill_all,
+            ending.kill_signal,
+        )?,
+        auto: match (ending.shutdown_auto, ending.no_shutdown_auto) {
+            (true, _) => ShutdownAuto::Too,
+            (false, true) => ShutdownAuto::Off,
+            (false, false) => ShutdownAuto::Otherwise,
+        },
+        timeout: ending.shutdown_timeout,
+        ignore,
+    })
+}
+
+pub(super) fn flatten<T>(lists: Vec<List<T>>) -> Vec<T> {
+    lists.into_iter().flat_map(|list| list.0).collect()
+}
+
+fn server(host: Option<String>, port: Option<String>) -> Result<Option<(String, u16)>, Invalid> {
+    let Some((host, port)) = host.zip(port) else {
+        return Ok(None);
+    };
+    match port.parse() {
+        Ok(number) if number > 0 => Ok(Some((host, number))),
+        _ => Err(Invalid::ServicePort(port)),
+    }
+}
+
+fn waits(
+    http: Vec<HttpUrl>,
+    tcp: Vec<Address>,
+    file: Vec<PathBuf>,
+    known: Vec<Named>,
+) -> Result<Vec<DirectWait>, Invalid> {
+    let asked = http.into_iter().map(DirectWait::Http).chain(tcp.into_iter().map(DirectWait::Tcp));
+    let asked = asked.chain(file.into_iter().map(DirectWait::File)).map(Ok);
+    asked.chain(known.into_iter().map(|Named(known)| known.wait().map_err(Invalid::Known))).collect()
+}
+
+fn actions(
+    get: Vec<HttpUrl>,
+    post: Vec<HttpUrl>,
+    known: Vec<Named>,
+    kill: Vec<String>,
+    kill_all: bool,
+    signal: Signal,
+) -> Result<Vec<Action>, Invalid> {
+    let get = get.into_iter().map(|url| Ok(Request::new(Method::Get, url)));
+    let post = post.into_iter().map(|url| Ok(Request::new(Method::Post, url)));
+    let known = known.into_iter().map(|Named(known)| known.shutdown().map_err(Invalid::Known));
+    let http = get.chain(post).chain(known).map(|request| request.map(Action::Http));
+    let named = kill.into_iter().map(|name| Ok(Action::Kill(Whom::Named(name), signal)));
+    let all = kill_all.then_some(Ok(Action::Kill(Whom::All, signal)));
+    http.chain(named).chain(all).collect()
+}

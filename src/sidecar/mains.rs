@@ -1,0 +1,201 @@
+//! The main containers as a sidecar sees them: which they are, and whether they have ended.
+
+use std::fmt;
+
+use crate::plan::sidecar::{Awaited, End};
+use crate::pod::{Exit, Role, Sidecar, Snapshot, list};
+
+/// Why a sidecar is out of place in this Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misplaced {
+    /// The Pod has no such container.
+    NoSuchMain {
+        /// The name given.
+        name: String,
+        /// The names there are.
+        found: Vec<String>,
+    },
+    /// Nothing tells which container is the main one.
+    WhichMain(Vec<String>),
+    /// There is no other container that could be the main one.
+    NoMain(String),
+    /// It waits for its own end.
+    Itself(String),
+    /// It runs as an init container, before everything else.
+    Init,
+    /// It runs as a native sidecar, which the kubelet ends after the main containers.
+    Native,
+}
+
+impl fmt::Display for Misplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchMain { name, found } => write!(
+                f,
+                "--until-exit names `{name}`, which is no container beside this one; there are {}",
+                list(found)
+            ),
+            Self::WhichMain(found) => write!(
+                f,
+                "cannot tell which of the containers {} is the main one; set --until-exit (PROA_UNTIL_EXIT)",
+                list(found)
+            ),
+            Self::NoMain(own) => write!(
+                f,
+                "`{own}` has no main container beside it; expected `proa sidecar` in a sidecar, and `proa -- COMMAND` \
+                 in the main container"
+            ),
+            Self::Itself(own) => {
+                write!(
+                    f,
+                    "--until-exit names `{own}`, which is this container; expected the main container's name"
+                )
+            }
+            Self::Init => write!(
+                f,
+                "`proa sidecar` runs in an init container, and the Pod would wait for its end for ever; expected a \
+                 regular container, or restartPolicy: Always on this one"
+            ),
+            Self::Native => write!(
+                f,
+                "this is a native sidecar, which the kubelet ends after the main containers; leave out --until-exit, or \
+                 make it a regular container"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Misplaced {}
+
+/// Finds the main containers: those named, else the only one that is no sidecar.
+///
+/// # Errors
+/// When there are none of these names, or not one alone.
+pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misplaced> {
+    match snapshot.main.role {
+        Role::Init => return Err(Misplaced::Init),
+        // Nothing to wait for: the kubelet ends it, and in order.
+        Role::NativeSidecar if named.is_empty() => return Ok(Vec::new()),
+        Role::NativeSidecar => return Err(Misplaced::Native),
+        Role::Regular => {}
+    }
+    let regular: Vec<_> = snapshot.sidecars.iter().filter(|sidecar| !sidecar.native).collect();
+    if let Some(itself) = named.iter().find(|awaited| awaited.name == snapshot.main.name) {
+        return Err(Misplaced::Itself(itself.name.clone()));
+    }
+    let list = |found: &[&Sidecar]| found.iter().map(|sidecar| sidecar.name.clone()).collect::<Vec<_>>();
+    if let Some(missing) = named.iter().find(|awaited| regular.iter().all(|s| s.name != awaited.name)) {
+        return Err(Misplaced::NoSuchMain { name: missing.name.clone(), found: list(&regular) });
+    }
+    if !named.is_empty() {
+        return Ok(named.to_vec());
+    }
+    let unknown: Vec<_> = regular.into_iter().filter(|sidecar| sidecar.known.is_none()).collect();
+    match unknown.as_slice() {
+        [] => Err(Misplaced::NoMain(snapshot.main.name.clone())),
+        [main] => Ok(vec![Awaited { name: main.name.clone(), end: End::ForGood }]),
+        several => Err(Misplaced::WhichMain(list(several))),
+    }
+}
+
+/// How far the main containers are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// These have not ended.
+    Running(Vec<String>),
+    /// All have, as awaited; the worst of their exit codes.
+    Ended(i32),
+    /// This one ended otherwise, and will not be started again.
+    Failed(String, Exit),
+}
+
+/// Decides how far they are.
+#[must_use]
+pub fn progress(snapshot: &Snapshot, mains: &[Awaited]) -> Progress {
+    let mut running = Vec::new();
+    let mut worst = 0;
+    for main in mains {
+        let sidecar = snapshot.sidecars.iter().find(|sidecar| sidecar.name == main.name);
+        match sidecar.and_then(Sidecar::ended_for_good) {
+            Some(exit) if main.end == End::Success && exit.code != 0 => {
+                return Progress::Failed(main.name.clone(), exit.clone());
+            }
+            Some(exit) => worst = worst.max(exit.code),
+            None => running.push(main.name.clone()),
+        }
+    }
+    if running.is_empty() && !mains.is_empty() { Progress::Ended(worst) } else { Progress::Running(running) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::tests::pod;
+
+    fn seen_by(own: &str, policy: &str, status: &str) -> Snapshot {
+        let pod = pod(&format!(
+            "
+spec:
+  restartPolicy: {policy}
+  initContainers: [{{name: native, image: n, restartPolicy: Always}}, {{name: init, image: i}}]
+  containers:
+  - {{name: istio-proxy, image: i}}
+  - {{name: wrapped, image: w, command: [/proa, sidecar, --, w]}}
+  - {{name: web, image: w}}
+  - {{name: app, image: a}}
+status:
+  containerStatuses:
+  - {{name: app, image: a, imageID: a, ready: false, restartCount: 0, state: {{{status}}}}}
+"
+        ));
+        Snapshot::of(&pod, Some(own)).unwrap()
+    }
+
+    fn named(names: &[&str], end: End) -> Vec<Awaited> {
+        names.iter().map(|name| Awaited { name: (*name).to_owned(), end }).collect()
+    }
+
+    fn found(own: &str, names: &[&str]) -> Result<Vec<String>, Misplaced> {
+        let found = find(&seen_by(own, "Never", "running: {}"), &named(names, End::ForGood))?;
+        Ok(found.into_iter().map(|main| main.name).collect())
+    }
+
+    #[test]
+    fn the_only_container_that_is_no_sidecar_is_the_main_one() {
+        assert_eq!(found("web", &[]), Ok(vec!["app".into()]));
+        assert_eq!(found("wrapped", &[]), Err(Misplaced::WhichMain(vec!["web".into(), "app".into()])));
+        assert_eq!(found("wrapped", &["app"]), Ok(vec!["app".into()]));
+        assert_eq!(found("wrapped", &["app", "web"]), Ok(vec!["app".into(), "web".into()]));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        assert!(matches!(found("web", &["ap"]), Err(Misplaced::NoSuchMain { .. })));
+        assert_eq!(found("app", &["app"]), Err(Misplaced::Itself("app".into())));
+        assert_eq!(found("init", &[]), Err(Misplaced::Init));
+        assert_eq!(found("native", &[]), Ok(Vec::new()));
+        assert_eq!(found("native", &["app"]), Err(Misplaced::Native));
+        let alone = crate::pod::tests::snapshot("spec: {containers: [{name: main, image: m}]}");
+        assert_eq!(find(&alone, &[]), Err(Misplaced::NoMain("main".into())));
+    }
+
+    #[test]
+    fn an_end_counts_once_the_container_is_not_started_again() {
+        let after = |policy: &str, code: i32, end| {
+            let status = format!("terminated: {{exitCode: {code}}}");
+            progress(&seen_by("web", policy, &status), &named(&["app"], end))
+        };
+        assert_eq!(after("Never", 3, End::ForGood), Progress::Ended(3));
+        assert_eq!(after("OnFailure", 0, End::ForGood), Progress::Ended(0));
+        assert_eq!(after("OnFailure", 3, End::ForGood), Progress::Running(vec!["app".into()]));
+        assert_eq!(after("Always", 0, End::ForGood), Progress::Running(vec!["app".into()]));
+        assert_eq!(after("OnFailure", 3, End::Success), Progress::Running(vec!["app".into()]));
+        assert!(matches!(after("Never", 3, End::Success), Progress::Failed(..)));
+        assert_eq!(after("Never", 0, End::Success), Progress::Ended(0));
+    }
+
+    #[test]
+    fn nothing_to_wait_for_has_no_end() {
+        assert_eq!(progress(&seen_by("native", "Never", "running: {}"), &[]), Progress::Running(Vec::new()));
+    }
+}

@@ -1,0 +1,315 @@
+//! A sidecar's command, from its start to its end: asked to end once, and not before its time.
+
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use futures::stream::{BoxStream, StreamExt};
+use futures::{FutureExt, stream};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::mains::{self, Progress};
+use super::{Run, announce};
+use crate::child::{Child, Ended};
+use crate::cluster::{Doubt, GRACE, Observation};
+use crate::deadline::until;
+use crate::exit::Outcome;
+use crate::gate::Refusal;
+use crate::peer::Peer;
+use crate::plan::sidecar::{Awaited, Stop};
+use crate::pod::{Life, Snapshot, list};
+use crate::policy::{AskApi, HoldTerm};
+use crate::signal::stream::Listener;
+use crate::signal::{self, Phase, Reaction, Signal};
+
+/// The grace period where the Pod was never seen; Kubernetes' own default.
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+/// How long before the kubelet kills what is left all must be over.
+const MARGIN: Duration = Duration::from_secs(1);
+/// The most that is kept for the command's own end of a grace period, a quarter of which it gets.
+const RESERVE: Duration = Duration::from_secs(5);
+
+/// Waits for the command's end, and brings it about once it is time.
+///
+/// # Errors
+/// When signals can no longer be received.
+pub(super) async fn until_its_end(
+    run: &Run<'_>,
+    child: Child,
+    stop: Stop,
+    signals: &mut Listener<'_>,
+) -> io::Result<Outcome> {
+    let observations = match &run.own_pod {
+        Some(own_pod) => own_pod.watch(),
+        None => stream::pending().boxed(),
+    };
+    let mut watch = Watch {
+        run,
+        child,
+        stop,
+        observations,
+        doubt: Doubt::default(),
+        mains: None,
+        snapshot: None,
+        killed_at: None,
+        stage: Stage::Running,
+    };
+    // One for all rounds: a word that is being heard is not to be cut off.
+    let mut quit_asked = pin!(run.quit_asked());
+    loop {
+        let (held_until, kill_at) = (watch.stage.held_until(), watch.stage.kill_at());
+        let was_asked = matches!(watch.stage, Stage::Asked(..));
+        tokio::select! {
+            biased;
+            received = signals.next() => {
+                if let Some(ended) = watch.signal(received?) {
+                    return Ok(watch.over(ended));
+                }
+            }
+            () = watch.stage.mains_gone() => {
+                info!("the main container's proa is gone");
+                watch.end();
+            }
+            () = until(held_until) => {
+                warn!("held back for as long as may be: ending the command beside the main container");
+                watch.end();
+            }
+            () = until(kill_at) => watch.kill(),
+            () = &mut quit_asked, if !was_asked => watch.end(),
+            Some(observation) = watch.observations.next() => watch.observe(observation),
+        }
+    }
+}
+
+/// How far the command's end is.
+enum Stage {
+    /// It is not.
+    Running,
+    /// The Pod is to end, which is kept from the command until then, or until the main containers' proas are gone.
+    Held(Instant, BoxFuture<'static, ()>),
+    /// It was asked to; then `SIGKILL` follows.
+    Asked(Why, Option<Instant>),
+}
+
+/// On whose behalf the command was asked to end.
+enum Why {
+    /// Somebody's who wants us to.
+    Wanted,
+    /// Ours: we should not be here.
+    Failed(Outcome),
+}
+
+impl Stage {
+    fn held_until(&self) -> Option<Instant> {
+        match self {
+            Self::Held(until, _) => Some(*until),
+            Self::Running | Self::Asked(..) => None,
+        }
+    }
+
+    fn kill_at(&self) -> Option<Instant> {
+        match self {
+            Self::Asked(_, kill_at) => *kill_at,
+            Self::Running | Self::Held(..) => None,
+        }
+    }
+
+    async fn mains_gone(&mut self) {
+        match self {
+            Self::Held(_, gone) => gone.await,
+            Self::Running | Self::Asked(..) => std::future::pending().await,
+        }
+    }
+}
+
+struct Watch<'a, 'b> {
+    run: &'a Run<'b>,
+    child: Child,
+    stop: Stop,
+    observations: BoxStream<'static, Observation>,
+    doubt: Doubt,
+    mains: Option<Vec<Awaited>>,
+    snapshot: Option<Snapshot>,
+    /// When the kubelet kills what is left, as far as it is known.
+    killed_at: Option<Instant>,
+    stage: Stage,
+}
+
+impl Watch<'_, '_> {
+    /// Takes a signal; how the command ended, if that is the news.
+    fn signal(&mut self, signal: Signal) -> Option<Ended> {
+        match signal::reaction(Phase::Command, signal) {
+            Reaction::Reap => return self.child.collect(),
+            Reaction::Forward if self.is_stop(signal) => self.asked_by_kubelet(signal),
+            Reaction::Forward => self.child.forward(signal),
+            Reaction::Stop | Reaction::Hold | Reaction::Suspend | Reaction::Ignore => {}
+        }
+        None
+    }
+
+    /// Whether this is how the runtime stops the container.
+    fn is_stop(&self, signal: Signal) -> bool {
+        let own = self.snapshot.as_ref().and_then(|snapshot| snapshot.main.stop_signal);
+        signal == Signal::TERM || Some(signal) == own
+    }
+
+    fn asked_by_kubelet(&mut self, signal: Signal) {
+        let now = Instant::now();
+        let grace = self.snapshot.as_ref().map_or(DEFAULT_GRACE, |snapshot| snapshot.grace);
+        let killed_at = *self.killed_at.get_or_insert(now + grace);
+        let Stage::Running = self.stage else {
+            return;
+        };
+        let Some(hold) = self.stop.hold else {
+            info!(%signal, "asked to end");
+            return self.end();
+        };
+        let until = hold_until(hold, now, killed_at, grace, self.stop.timeout);
+        let names = self.main_names();
+        let uid = self.snapshot.as_ref().map(|snapshot| snapshot.uid.clone());
+        let uid = uid.or_else(|| self.run.uid.clone());
+        let Some(uid) = uid.filter(|_| !names.is_empty()) else {
+            warn!("cannot tell whose end to hold it back for: ending the command");
+            return self.end();
+        };
+        info!(%signal, "asked to end: held back until the proa of {} is gone", list(&names));
+        let peers: Vec<_> = names.into_iter().map(|container| Peer { uid: uid.clone(), container }).collect();
+        let gone = async move {
+            join_all(peers.iter().map(Peer::gone)).await;
+        };
+        self.stage = Stage::Held(until, gone.boxed());
+    }
+
+    /// The main containers' names, as far as they are known.
+    fn main_names(&self) -> Vec<String> {
+        let known = self.mains.as_deref().unwrap_or(&self.run.plan.mains);
+        known.iter().map(|main| main.name.clone()).collect()
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        match observation {
+            Observation::Seen(snapshot) => self.seen(snapshot),
+            Observation::Trouble(trouble) if self.doubt.about(&trouble) >= GRACE => {
+                self.observations = stream::pending().boxed();
+                if self.run.plan.api.ask == AskApi::Require {
+                    self.give_up(Outcome::Refused(Refusal::Api(trouble)));
+                } else {
+                    warn!(
+                        "cannot see when the main containers end, so running until told by their proa, /quitquitquit or \
+                         SIGTERM: {trouble}"
+                    );
+                }
+            }
+            Observation::Gone | Observation::Trouble(_) => {}
+        }
+    }
+
+    fn seen(&mut self, snapshot: Snapshot) {
+        self.doubt.dispel();
+        if snapshot.life == Life::Deleting {
+            self.killed_at.get_or_insert(Instant::now() + snapshot.grace);
+        }
+        if self.mains.is_none() {
+            match mains::find(&snapshot, &self.run.plan.mains) {
+                Ok(found) => self.mains = Some(announce(&found)),
+                Err(misplaced) => return self.give_up(Outcome::Misplaced(misplaced)),
+            }
+        }
+        let progress = mains::progress(&snapshot, self.mains.as_deref().unwrap_or_default());
+        self.snapshot = Some(snapshot);
+        match progress {
+            Progress::Running(_) => {}
+            Progress::Ended(_) if matches!(self.stage, Stage::Asked(..)) => {}
+            Progress::Ended(_) => {
+                info!("the main containers have ended");
+                self.end();
+            }
+            Progress::Failed(name, exit) => {
+                if !matches!(self.stage, Stage::Asked(..)) && self.mains.take().is_some() {
+                    warn!("`{name}` ended with {exit}: the command runs on (--until-exit-success)");
+                    self.mains = Some(Vec::new());
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self, outcome: Outcome) {
+        if !matches!(self.stage, Stage::Asked(..)) {
+            self.ask(Why::Failed(outcome));
+        }
+    }
+
+    /// Asks the command to end.
+    fn end(&mut self) {
+        self.ask(Why::Wanted);
+    }
+
+    fn ask(&mut self, why: Why) {
+        let now = Instant::now();
+        let grace = self.snapshot.as_ref().map_or(DEFAULT_GRACE, |snapshot| snapshot.grace);
+        let mut kill_at = now + self.stop.timeout.unwrap_or(grace);
+        if let Some(killed_at) = self.killed_at {
+            kill_at = kill_at.min(killed_at.checked_sub(MARGIN).unwrap_or(killed_at));
+        }
+        info!("ending the command with {}", self.stop.signal);
+        self.child.forward(self.stop.signal);
+        self.stage = Stage::Asked(why, Some(kill_at));
+    }
+
+    fn kill(&mut self) {
+        if let Stage::Asked(_, kill_at) = &mut self.stage {
+            warn!("the command does not end: SIGKILL follows (--stop-timeout)");
+            *kill_at = None;
+            self.child.kill();
+        }
+    }
+
+    /// What the command's end means.
+    fn over(self, ended: Ended) -> Outcome {
+        info!("command ended: {ended}");
+        match self.stage {
+            Stage::Asked(Why::Failed(outcome), _) => outcome,
+            Stage::Asked(Why::Wanted, _) => Outcome::AsAsked,
+            Stage::Running | Stage::Held(..) => Outcome::Ended(ended),
+        }
+    }
+}
+
+/// How long the end is held back: as long as the command then still has its time.
+fn hold_until(
+    hold: HoldTerm,
+    now: Instant,
+    killed_at: Instant,
+    grace: Duration,
+    stop_timeout: Option<Duration>,
+) -> Instant {
+    let reserve = MARGIN + stop_timeout.unwrap_or((grace / 4).min(RESERVE));
+    let latest = killed_at.checked_sub(reserve).unwrap_or(now).max(now);
+    match hold {
+        HoldTerm::Grace => latest,
+        HoldTerm::For(duration) => latest.min(now + duration),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_leaves_the_command_its_time() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs;
+        let held = |hold, grace, stop_timeout| {
+            hold_until(hold, now, now + seconds(grace), seconds(grace), stop_timeout) - now
+        };
+        assert_eq!(held(HoldTerm::Grace, 30, None), seconds(24));
+        assert_eq!(held(HoldTerm::Grace, 8, None), seconds(5));
+        assert_eq!(held(HoldTerm::Grace, 30, Some(seconds(10))), seconds(19));
+        assert_eq!(held(HoldTerm::For(seconds(3)), 30, None), seconds(3));
+        assert_eq!(held(HoldTerm::For(seconds(60)), 30, None), seconds(24));
+        assert_eq!(held(HoldTerm::Grace, 0, None), Duration::ZERO);
+        assert_eq!(held(HoldTerm::Grace, 5, Some(seconds(60))), Duration::ZERO);
+    }
+}

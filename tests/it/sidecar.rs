@@ -1,0 +1,376 @@
+//! `proa sidecar`: a sidecar ends with its main container and not before, and a helper serves main containers
+//! that proa is not in.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use localpod::cluster::Access;
+use nix::libc;
+
+use crate::support::http::{Endpoint, Reply};
+use crate::support::{Beside, Proa, Running, World, eventually};
+
+/// Says when it is up, and what ended it.
+const LOYAL: [&str; 3] =
+    ["sh", "-c", "trap 'echo told; exit 143' TERM; echo up; while :; do sleep 0.01; done"];
+/// Knows SIGQUIT alone.
+const QUITTER: [&str; 3] =
+    ["sh", "-c", "trap '' TERM; trap 'echo quit; exit 0' QUIT; echo up; while :; do sleep 0.01; done"];
+const DONE: &str = "terminated: {exitCode: 0, reason: Completed}";
+
+/// A Pod of `main` and a sidecar `web`.
+fn pod(policy: &str) -> World {
+    World::with(policy, &[Beside::Regular("web")])
+}
+
+fn web(world: &World) -> Proa {
+    world.proa().sidecar("web")
+}
+
+fn up(proa: Proa) -> Running {
+    let running = proa.start(LOYAL);
+    running.wait_stdout("up");
+    running
+}
+
+#[test]
+fn the_command_is_ended_once_the_main_container_has_and_that_is_no_failure() {
+    let world = pod("Never");
+    let running = up(web(&world));
+    running.wait_stderr("until `main` has ended");
+    world.set_state("main", "terminated: {exitCode: 3}");
+    let finished = running.finish().expect(0, &["the main containers have ended", "ended as asked"]);
+    assert!(finished.stdout.contains("told"));
+    assert_eq!(world.termination_message(), "");
+}
+
+#[test]
+fn a_main_container_that_is_started_again_has_not_ended() {
+    let world = pod("OnFailure");
+    let running = up(web(&world));
+    running.wait_stderr("until `main` has ended");
+    world.set_state("main", "terminated: {exitCode: 3}");
+    world.set_state("main", "running: {}");
+    assert!(!running.stdout_so_far().contains("told"));
+    world.set_state("main", DONE);
+    running.finish().expect(0, &[]);
+}
+
+#[test]
+fn an_end_of_its_own_is_the_commands() {
+    for (policy, code) in [("Never", 3), ("OnFailure", 0)] {
+        web(&pod(policy)).run(["sh", "-c", &format!("exit {code}")]).expect(code, &["command ended"]);
+    }
+}
+
+#[test]
+fn all_named_containers_must_have_ended() {
+    let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("second")]);
+    web(&world)
+        .run(LOYAL)
+        .expect(2, &["cannot tell which of the containers `second`, `main`", "--until-exit"]);
+    let running = up(web(&world).flags(["--until-exit=main", "--until-exit=second"]));
+    world.set_state("main", DONE);
+    assert!(!running.stdout_so_far().contains("told"));
+    world.set_state("second", DONE);
+    running.finish().expect(0, &["until `main`, `second` has ended"]);
+}
+
+#[test]
+fn only_success_counts_where_that_is_asked_for() {
+    let world = pod("Never");
+    let running = up(web(&world).flag("--until-exit-success=main"));
+    world.set_state("main", "terminated: {exitCode: 3}");
+    running.wait_stderr("`main` ended with exit code 3: the command runs on");
+    running.signal(libc::SIGTERM);
+    running.finish().expect(0, &[]);
+}
+
+#[test]
+fn sigterm_is_an_order_and_other_signals_are_passed_on() {
+    let world = pod("Never");
+    let running = web(&world).flag("--stop-signal=QUIT").start(QUITTER);
+    running.wait_stdout("up");
+    running.signal(libc::SIGTERM);
+    let finished = running.finish().expect(0, &["asked to end", "ending the command with SIGQUIT"]);
+    assert!(finished.stdout.contains("quit"));
+    let running =
+        web(&world).start(["sh", "-c", "trap 'echo hup; exit 4' HUP; echo up; while :; do sleep 0.01; done"]);
+    running.wait_stdout("up");
+    running.signal(libc::SIGHUP);
+    running.finish().expect(4, &[]);
+}
+
+#[test]
+fn a_command_that_does_not_end_is_killed() {
+    let world = pod("Never");
+    let running = web(&world).flag("--stop-timeout=200ms").start(QUITTER);
+    running.wait_stdout("up");
+    world.set_state("main", DONE);
+    running.finish().expect(0, &["SIGKILL follows (--stop-timeout)", "command ended: SIGKILL"]);
+}
+
+#[test]
+fn a_client_on_loopback_may_end_it() {
+    let at = format!("127.{}.{}.9:9400", std::process::id() % 199 + 17, std::process::id() / 199 % 250);
+    let running = up(web(&pod("Never")).flags(["--status-address", &at]));
+    let ask = |request: &str| crate::status::ask(&at, request);
+    assert!(ask("GET /readyz").starts_with("HTTP/1.1 200 "));
+    assert!(ask("GET /quitquitquit").starts_with("HTTP/1.1 405 "));
+    assert!(ask("POST /quitquitquit").starts_with("HTTP/1.1 200 "));
+    running.finish().expect(0, &["asked to end at /quitquitquit"]);
+}
+
+#[test]
+fn rights_that_are_missing_do_not_end_a_sidecar() {
+    let world = pod("Never");
+    world.cluster.authorize(Access::to(&[]));
+    let running = up(web(&world));
+    running.wait_stderr("cannot see when the main containers end");
+    running.signal(libc::SIGTERM);
+    running.finish().expect(0, &["verbs: [\"watch\"]"]);
+}
+
+#[test]
+fn it_may_wait_before_it_runs_its_command() {
+    let world = pod("Never");
+    let file = world.dir.join("go");
+    let running = web(&world).flag(format!("--wait-file={}", file.display())).start(LOYAL);
+    running.wait_stderr("(not there)");
+    assert!(!running.stdout_so_far().contains("up"));
+    fs::write(&file, "").unwrap();
+    running.wait_stdout("up");
+    world.set_state("main", DONE);
+    running.finish().expect(0, &[]);
+}
+
+#[test]
+fn a_place_that_makes_no_sense_is_refused() {
+    let world = pod("Never");
+    web(&world).flag("--until-exit=mian").run(LOYAL).expect(2, &["names `mian`", "there are `main`"]);
+    web(&world).flag("--until-exit=web").run(LOYAL).expect(2, &["which is this container"]);
+    World::alone().proa().sidecar("main").run(LOYAL).expect(2, &["`main` has no main container beside it"]);
+    assert!(world.termination_message().contains("which is this container"));
+}
+
+/// The proas of containers `main` and `web` of one Pod, as the kubelet starts them.
+fn both(world: &World) -> Option<(Proa, Proa)> {
+    let words = serde_saphyr::from_str("[/proa, sidecar, --, web]").unwrap();
+    world.update(|pod| {
+        let spec = pod.spec.as_mut().unwrap();
+        spec.containers.iter_mut().find(|container| container.name == "web").unwrap().command = Some(words);
+    });
+    world.make_ready("web");
+    let sidecar = world.mounted("web", "pod")?.sidecar("web");
+    Some((world.mounted("main", "pod")?, sidecar))
+}
+
+#[test]
+fn the_main_containers_proa_ends_it_without_any_flag() {
+    let world = pod("Never");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = up(sidecar.flag("--api=off"));
+    let main = main.start(["sh", "-c", "exit 4"]);
+    sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
+    world.set_state("web", DONE);
+    main.finish().expect(4, &["`web` told to end", "every sidecar has ended"]);
+}
+
+#[test]
+fn a_sidecar_that_does_not_hear_is_not_waited_for_since_it_waits_for_us() {
+    let world = pod("Never");
+    let Some((main, _)) = both(&world) else { return };
+    main.flag("--shutdown-timeout=1h")
+        .run(["true"])
+        .expect(0, &["`web` told to end: its proa does not answer"]);
+}
+
+#[test]
+fn the_pods_end_is_held_back_until_the_main_containers_proa_is_gone() {
+    let world = pod("Always");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = up(sidecar.flag("--hold-term"));
+    sidecar.wait_stderr("until `main` has ended");
+    let main = up(main);
+    world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
+    sidecar.signal(libc::SIGTERM);
+    sidecar.wait_stderr("held back until the proa of `main` is gone");
+    assert!(!sidecar.stdout_so_far().contains("told"));
+    main.signal(libc::SIGTERM);
+    main.finish().expect(143, &[]);
+    sidecar.finish().expect(0, &["the main container's proa is gone"]);
+}
+
+#[test]
+fn a_main_container_that_is_killed_holds_nothing_back() {
+    let world = pod("Always");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = up(sidecar.flag("--hold-term"));
+    sidecar.wait_stderr("until `main` has ended");
+    let mut main = up(main);
+    sidecar.signal(libc::SIGTERM);
+    sidecar.wait_stderr("held back");
+    main.signal(libc::SIGKILL);
+    main.end();
+    sidecar.finish().expect(0, &["the main container's proa is gone"]);
+}
+
+#[test]
+fn no_hold_is_longer_than_asked_for_or_than_the_grace_period_allows() {
+    for (flag, grace) in [("--hold-term=200ms", 30), ("--hold-term", 2)] {
+        let world = pod("Always");
+        world.update(|pod| pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(grace));
+        let Some((main, sidecar)) = both(&world) else { return };
+        let sidecar = up(sidecar.flag(flag));
+        sidecar.wait_stderr("until `main` has ended");
+        let _main = up(main);
+        sidecar.signal(libc::SIGTERM);
+        sidecar.finish().expect(0, &["held back for as long as may be"]);
+    }
+}
+
+#[test]
+fn two_proas_in_one_container_are_refused() {
+    let world = World::alone();
+    let Some(outer) = world.mounted("main", "pod") else { return };
+    outer.run([crate::support::PROA, "--", "true"]).expect(2, &["another proa runs in container `main`"]);
+}
+
+/// A helper beside `main` and a proxy.
+fn helper(world: &World) -> Proa {
+    world.proa().sidecar("helper")
+}
+
+fn helped(policy: &str) -> World {
+    World::with(policy, &[Beside::Regular("proxy"), Beside::Regular("helper")])
+}
+
+#[test]
+fn a_helper_tells_when_to_start_and_ends_the_sidecars_afterwards() {
+    let world = helped("Never");
+    let (file, quit) = (world.dir.join("ready"), Endpoint::ok());
+    fs::write(&file, "of an earlier run").unwrap();
+    let running = helper(&world)
+        .flags(["--wait-for=proxy", "--until-exit=main", "-p", &quit.url()])
+        .flag(format!("--ready-file={}", file.display()))
+        .start_bare();
+    running.wait_stderr("waiting for proxy");
+    assert!(!file.exists(), "left from an earlier run");
+    world.make_ready("proxy");
+    eventually("the ready file", || file.exists());
+    assert_eq!(quit.more_requests(), 0);
+    world.set_state("main", "terminated: {exitCode: 3}");
+    assert!(quit.request().starts_with("POST "));
+    world.set_state("proxy", DONE);
+    running.finish().expect(0, &["the main containers have ended", "every sidecar has ended"]);
+}
+
+#[test]
+fn a_helper_ends_nobody_where_success_is_asked_for_and_does_not_come() {
+    let world = helped("Never");
+    let quit = Endpoint::replying(vec![Reply::Status(200, None)]);
+    let running = helper(&world).flags(["--until-exit-success=main", "-p", &quit.url()]).start_bare();
+    running.wait_stderr("until `main` has ended");
+    world.set_state("main", "terminated: {exitCode: 3}");
+    running.finish().expect(0, &["sidecars are left running (--until-exit-success)"]);
+    assert_eq!(quit.more_requests(), 0);
+}
+
+#[test]
+fn a_helper_is_ready_while_the_main_containers_may_run() {
+    let world = helped("Never");
+    let at = format!("127.{}.{}.8:9400", std::process::id() % 199 + 17, std::process::id() / 199 % 250);
+    let ready = || crate::status::ask(&at, "GET /readyz")[9..12].to_owned();
+    let quit = Endpoint::replying(vec![Reply::Hang]);
+    let running = helper(&world)
+        .flags(["--wait-for=proxy", "--until-exit=main", "--status-address", &at, "-p", &quit.url()])
+        .start_bare();
+    running.wait_stderr("waiting for proxy");
+    assert_eq!(ready(), "503");
+    world.make_ready("proxy");
+    running.wait_stderr("until `main` has ended");
+    assert_eq!(ready(), "200");
+    world.set_state("main", DONE);
+    quit.request();
+    assert_eq!(ready(), "503");
+}
+
+#[test]
+fn a_helper_that_is_asked_to_end_does() {
+    let world = helped("Never");
+    let running = helper(&world).flag("--until-exit=main").start_bare();
+    running.wait_stderr("until `main` has ended");
+    running.signal(libc::SIGTERM);
+    running.finish().expect(0, &["asked to end"]);
+}
+
+#[test]
+fn a_ready_file_that_cannot_be_written_is_reported_before_anything_is_waited_for() {
+    let world = helped("Never");
+    let missing = world.dir.join("nowhere/ready");
+    helper(&world)
+        .flag(format!("--ready-file={}", missing.display()))
+        .start_bare()
+        .finish()
+        .expect(73, &["--ready-file", "nowhere/ready", "No such file"]);
+    assert_eq!(world.cluster.requests().len(), 0);
+}
+
+#[test]
+fn a_helper_needs_the_api() {
+    let world = helped("Never");
+    helper(&world).flag("--api=off").start_bare().finish().expect(2, &["needs the API server"]);
+    world.cluster.authorize(Access::to(&[]));
+    helper(&world).flag("--until-exit=main").start_bare().finish().expect(77, &["verbs: [\"watch\"]"]);
+}
+
+fn install(destination: &std::path::Path) -> (i32, String) {
+    let output = std::process::Command::new(crate::support::PROA)
+        .arg("install")
+        .arg(destination)
+        .env("PROA_TERMINATION_MESSAGE_PATH", "/dev/null")
+        .output()
+        .unwrap();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn proa_installs_itself_whole_or_not_at_all() {
+    let world = World::alone();
+    let directory = world.dir.join("bin");
+    fs::create_dir(&directory).unwrap();
+    for _ in 0..2 {
+        assert_eq!(install(&directory).0, 0, "an earlier one is replaced");
+    }
+    let installed = directory.join("proa");
+    assert_eq!(fs::read(&installed).unwrap(), fs::read(crate::support::PROA).unwrap());
+    assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(install(&world.dir.join("other")).0, 0);
+    let (code, stderr) = install(&world.dir.join("nowhere/proa"));
+    assert!(code == 73 && stderr.contains("nowhere/proa"), "{code} {stderr}");
+    let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["proa"], "nothing half-written is left");
+}
+
+#[test]
+fn a_volume_without_room_is_left_as_it_was() {
+    let world = World::alone();
+    let Some(wrapper) = crate::support::unshare(&[]) else { return };
+    let volume = world.dir.join("volume");
+    fs::create_dir(&volume).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=64k tmpfs {0} && {1} install {0}; code=$?; ls -A {0} | wc -l; exit $code",
+        volume.display(),
+        crate::support::PROA
+    );
+    let output = std::process::Command::new(&wrapper[0])
+        .args(&wrapper[1..])
+        .args(["sh", "-c", &script])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(73), "{stderr}");
+    assert!(stderr.contains("No space left"), "{stderr}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "0");
+}
