@@ -3,7 +3,7 @@
 mod recognise;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerRestartRule, ContainerStateTerminated, ContainerStatus, Pod, PodSpec,
@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub life: Life,
     /// How long the containers may take to end once asked to.
     pub grace: Duration,
+    /// When a Pod that is being deleted is to be gone, by the API server's clock.
+    pub gone_by: Option<SystemTime>,
     /// Whether processes of the Pod's containers see one another.
     pub processes: ProcessNamespace,
     /// Our own container.
@@ -293,6 +295,14 @@ pub fn list<T: AsRef<str>>(names: &[T]) -> String {
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 impl Snapshot {
+    /// What is left of the grace period of a Pod that is being deleted. Clocks may differ, but it is never more
+    /// than the whole.
+    #[must_use]
+    pub fn grace_left(&self, now: SystemTime) -> Option<Duration> {
+        let left = self.gone_by?.duration_since(now).unwrap_or(Duration::ZERO);
+        Some(left.min(self.grace))
+    }
+
     /// Reads the Pod. `container` is our own container's name, where flags or mounts told it.
     ///
     /// # Errors
@@ -313,6 +323,7 @@ impl Snapshot {
                 .or(spec.termination_grace_period_seconds)
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .map_or(DEFAULT_GRACE, Duration::from_secs),
+            gone_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0.into()),
             processes: if spec.host_pid == Some(true) {
                 ProcessNamespace::Host
             } else if spec.share_process_namespace == Some(true) {
@@ -599,6 +610,25 @@ spec:
         assert_eq!(condition("PodCompleted"), Life::Finished);
         assert_eq!(condition("ContainersNotReady"), Life::Active);
         assert_eq!(life("metadata: {}"), Life::Active);
+    }
+
+    #[test]
+    fn a_deletions_own_grace_period_counts() {
+        let deleted = snapshot(
+            "
+metadata: {deletionTimestamp: '2026-11-21T00:00:10Z', deletionGracePeriodSeconds: 5}
+spec: {terminationGracePeriodSeconds: 30, containers: [{name: main, image: a}]}
+",
+        );
+        assert_eq!(deleted.grace, Duration::from_secs(5));
+        let left =
+            |before: u64| deleted.grace_left(deleted.gone_by.unwrap() - Duration::from_secs(before)).unwrap();
+        assert_eq!(left(3), Duration::from_secs(3));
+        assert_eq!(left(60), Duration::from_secs(5), "the clocks differ");
+        assert_eq!(
+            deleted.grace_left(deleted.gone_by.unwrap() + Duration::from_secs(1)),
+            Some(Duration::ZERO)
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::exit::Outcome;
 use crate::gate::{self, Api, Cause, Closed, Refusal};
 use crate::identity::Mounts;
 use crate::peer::Presence;
-use crate::plan::sidecar::{Duty, SidecarPlan};
+use crate::plan::sidecar::{Awaited, Duty, SidecarPlan, Stop};
 use crate::plan::{Command, Shutdown};
 use crate::pod::{Snapshot, list};
 use crate::run::{appear, give_memory_back, guarded, own_pod, runtime};
@@ -111,7 +111,7 @@ impl Run<'_> {
         }
     }
 
-    fn command(&self, command: &Command, stop: crate::plan::sidecar::Stop) -> anyhow::Result<Outcome> {
+    fn command(&self, command: &Command, stop: Stop) -> anyhow::Result<Outcome> {
         let variables = match env_file::read(&command.env_files) {
             Ok(variables) => variables,
             Err(unusable) => return Ok(Outcome::EnvFile(unusable)),
@@ -215,6 +215,8 @@ impl Run<'_> {
                     }
                     match mains::progress(&snapshot, mains.as_deref().unwrap_or_default()) {
                         Progress::Running(_) => {}
+                        // No connection is kept for what will not come.
+                        Progress::Endless => observations = futures::stream::pending().boxed(),
                         Progress::Ended(code) => {
                             info!("the main containers have ended");
                             return Waited::Ended(snapshot, code);
@@ -250,7 +252,7 @@ impl Run<'_> {
 }
 
 /// Says whose end is waited for.
-fn announce(mains: &[crate::plan::sidecar::Awaited]) -> Vec<crate::plan::sidecar::Awaited> {
+fn announce(mains: &[Awaited]) -> Vec<Awaited> {
     let names: Vec<_> = mains.iter().map(|main| main.name.as_str()).collect();
     if names.is_empty() {
         info!("this is a native sidecar, which the kubelet ends");

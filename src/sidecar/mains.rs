@@ -107,16 +107,21 @@ pub enum Progress {
     Ended(i32),
     /// This one ended otherwise, and will not be started again.
     Failed(String, Exit),
+    /// They have no end to wait for: one is started again after every end, or there are none.
+    Endless,
 }
 
 /// Decides how far they are.
 #[must_use]
 pub fn progress(snapshot: &Snapshot, mains: &[Awaited]) -> Progress {
+    let of = |main: &Awaited| snapshot.sidecars.iter().find(|sidecar| sidecar.name == main.name);
+    if mains.is_empty() || mains.iter().filter_map(of).any(|sidecar| sidecar.restart.always()) {
+        return Progress::Endless;
+    }
     let mut running = Vec::new();
     let mut worst = 0;
     for main in mains {
-        let sidecar = snapshot.sidecars.iter().find(|sidecar| sidecar.name == main.name);
-        match sidecar.and_then(Sidecar::ended_for_good) {
+        match of(main).and_then(Sidecar::ended_for_good) {
             Some(exit) if main.end == End::Success && exit.code != 0 => {
                 return Progress::Failed(main.name.clone(), exit.clone());
             }
@@ -188,7 +193,7 @@ status:
         assert_eq!(after("Never", 3, End::ForGood), Progress::Ended(3));
         assert_eq!(after("OnFailure", 0, End::ForGood), Progress::Ended(0));
         assert_eq!(after("OnFailure", 3, End::ForGood), Progress::Running(vec!["app".into()]));
-        assert_eq!(after("Always", 0, End::ForGood), Progress::Running(vec!["app".into()]));
+        assert_eq!(after("Always", 0, End::ForGood), Progress::Endless);
         assert_eq!(after("OnFailure", 3, End::Success), Progress::Running(vec!["app".into()]));
         assert!(matches!(after("Never", 3, End::Success), Progress::Failed(..)));
         assert_eq!(after("Never", 0, End::Success), Progress::Ended(0));
@@ -196,6 +201,6 @@ status:
 
     #[test]
     fn nothing_to_wait_for_has_no_end() {
-        assert_eq!(progress(&seen_by("native", "Never", "running: {}"), &[]), Progress::Running(Vec::new()));
+        assert_eq!(progress(&seen_by("native", "Never", "running: {}"), &[]), Progress::Endless);
     }
 }

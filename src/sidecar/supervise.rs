@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{BoxStream, StreamExt};
@@ -19,7 +19,7 @@ use crate::exit::Outcome;
 use crate::gate::Refusal;
 use crate::peer::Peer;
 use crate::plan::sidecar::{Awaited, Stop};
-use crate::pod::{Life, Snapshot, list};
+use crate::pod::{Snapshot, list};
 use crate::policy::{AskApi, HoldTerm};
 use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Signal};
@@ -158,7 +158,8 @@ impl Watch<'_, '_> {
     fn asked_by_kubelet(&mut self, signal: Signal) {
         let now = Instant::now();
         let grace = self.snapshot.as_ref().map_or(DEFAULT_GRACE, |snapshot| snapshot.grace);
-        let killed_at = *self.killed_at.get_or_insert(now + grace);
+        self.killed_by(now + grace, grace);
+        let killed_at = self.killed_at.unwrap_or(now);
         let Stage::Running = self.stage else {
             return;
         };
@@ -180,6 +181,19 @@ impl Watch<'_, '_> {
             join_all(peers.iter().map(Peer::gone)).await;
         };
         self.stage = Stage::Held(until, gone.boxed());
+        // The deletion may have a grace period of its own.
+        if let Some(own_pod) = &self.run.own_pod {
+            self.observations = own_pod.watch();
+        }
+    }
+
+    /// The kubelet kills what is left then, or earlier.
+    fn killed_by(&mut self, moment: Instant, grace: Duration) {
+        let killed_at = self.killed_at.map_or(moment, |known| known.min(moment));
+        self.killed_at = Some(killed_at);
+        if let (Stage::Held(until, _), Some(hold)) = (&mut self.stage, self.stop.hold) {
+            *until = (*until).min(hold_until(hold, Instant::now(), killed_at, grace, self.stop.timeout));
+        }
     }
 
     /// The main containers' names, as far as they are known.
@@ -208,8 +222,8 @@ impl Watch<'_, '_> {
 
     fn seen(&mut self, snapshot: Snapshot) {
         self.doubt.dispel();
-        if snapshot.life == Life::Deleting {
-            self.killed_at.get_or_insert(Instant::now() + snapshot.grace);
+        if let Some(left) = snapshot.grace_left(SystemTime::now()) {
+            self.killed_by(Instant::now() + left, snapshot.grace);
         }
         if self.mains.is_none() {
             match mains::find(&snapshot, &self.run.plan.mains) {
@@ -221,6 +235,9 @@ impl Watch<'_, '_> {
         self.snapshot = Some(snapshot);
         match progress {
             Progress::Running(_) => {}
+            // No connection is kept for what will not come.
+            Progress::Endless if matches!(self.stage, Stage::Held(..)) => {}
+            Progress::Endless => self.observations = stream::pending().boxed(),
             Progress::Ended(_) if matches!(self.stage, Stage::Asked(..)) => {}
             Progress::Ended(_) => {
                 info!("the main containers have ended");

@@ -58,6 +58,16 @@ fn a_main_container_that_is_started_again_has_not_ended() {
 }
 
 #[test]
+fn no_connection_is_kept_where_the_main_container_is_always_started_again() {
+    let world = pod("Always");
+    let running = up(web(&world));
+    running.wait_stderr("until `main` has ended");
+    assert!(world.cluster.wait_for_connections(0, crate::support::PATIENCE), "the connection is kept");
+    running.signal(libc::SIGTERM);
+    running.finish().expect(0, &[]);
+}
+
+#[test]
 fn an_end_of_its_own_is_the_commands() {
     for (policy, code) in [("Never", 3), ("OnFailure", 0)] {
         web(&pod(policy)).run(["sh", "-c", &format!("exit {code}")]).expect(code, &["command ended"]);
@@ -228,6 +238,18 @@ fn no_hold_is_longer_than_asked_for_or_than_the_grace_period_allows() {
         sidecar.signal(libc::SIGTERM);
         sidecar.finish().expect(0, &["held back for as long as may be"]);
     }
+}
+
+#[test]
+fn a_deletion_with_a_grace_period_of_its_own_shortens_the_hold() {
+    let world = pod("Always");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = up(sidecar.flag("--hold-term"));
+    sidecar.wait_stderr("until `main` has ended");
+    let _main = up(main);
+    world.cluster.mark_deleted("default", "pod", Duration::from_secs(1));
+    sidecar.signal(libc::SIGTERM);
+    sidecar.finish().expect(0, &["held back for as long as may be"]);
 }
 
 #[test]
