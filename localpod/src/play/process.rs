@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{AccessFlags, Pid, access, setsid};
 
@@ -259,6 +259,8 @@ fn into_container(command: &mut Command) {
                 return Err(io::Error::last_os_error());
             }
         }
+        // Blocked signals are inherited like ignored ones, and whoever plays may have blocked some.
+        SigSet::empty().thread_set_mask()?;
         // If this process is killed, its containers must not stay behind. It is the parent's thread that counts, and
         // that lives as long as the container.
         set_pdeathsig(Signal::SIGKILL)?;

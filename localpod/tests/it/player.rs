@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use localpod::event::What;
 use localpod::play::JobEnd;
 use localpod::{Cluster, Event, Manifest, Options, Outcome, Play};
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 
 use crate::client::{PATIENCE, get};
@@ -434,6 +435,8 @@ fn a_container_has_the_environment_of_a_container_only() {
 
 #[test]
 fn signals_start_at_their_defaults_in_a_session_of_the_containers_own() {
+    // Whoever plays may block signals for its own ends, as localpod's program does.
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGUSR1]).thread_block().expect("signals can be blocked");
     let play = play(&pod("
   restartPolicy: Never
   containers:
