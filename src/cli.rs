@@ -59,9 +59,16 @@ enum Other {
         /// A file, or a directory in which it is called `proa`
         #[arg(value_name = "DEST")]
         destination: PathBuf,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
     },
     /// Print the sidecars that proa knows, how each is asked and ended
-    Known,
+    Known {
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
 }
 
 /// What is asked of the entrypoint of a main container.
@@ -88,10 +95,10 @@ pub struct Cli {
 }
 
 const AFTER_SIDECAR_HELP: &str = "\
-With COMMAND: runs it, ends it once the main containers have ended for good, and
-exits with 0 if it ended because it was asked to, with its own code otherwise.
-Without: waits, writes the ready file, and ends the Pod's other sidecars once the
-main containers have ended for good.
+With COMMAND: runs it, ends it once the main containers have ended for good,
+and exits with 0 if it ended because it was asked to, with its own code
+otherwise. Without: waits for what it is told to, writes the ready file, and
+ends the Pod's other sidecars once the main containers have ended for good.
 
 Exit codes beside those of `proa --help`:
    73  the ready file cannot be written";
@@ -170,8 +177,8 @@ pub fn read() -> Result<Task, Answer> {
     match arguments.other {
         None => Ok(Task::Main(Box::new(arguments.cli))),
         Some(Other::Sidecar(cli)) => Ok(Task::Sidecar(cli)),
-        Some(Other::Install { destination }) => Ok(Task::Install(destination)),
-        Some(Other::Known) => Err(Answer::Asked(known::table())),
+        Some(Other::Install { destination, .. }) => Ok(Task::Install(destination)),
+        Some(Other::Known { .. }) => Err(Answer::Asked(known::table())),
     }
 }
 

@@ -127,6 +127,8 @@ pub struct Container<'a> {
 pub struct Recognised {
     /// Its row.
     pub known: &'static Known,
+    /// Whose connections go through it, whether proa wraps it or not.
+    pub traffic: Traffic,
     /// Where it is asked whether it is ready, if anywhere.
     pub ready: Option<HttpUrl>,
     /// The request that ends it, if there is one.
@@ -136,18 +138,21 @@ pub struct Recognised {
 /// Recognises a sidecar: by its command if that is ours, by its image, which tells more, else by its name.
 #[must_use]
 pub fn recognise(container: &Container) -> Option<Recognised> {
-    if container.is_wrapped() {
-        return Some(Recognised { known: &WRAPPED, ready: None, end: None });
-    }
     let repository = repository(container.image);
     let by_image = |known: &&Known| known.images.iter().any(|image| ends_with(repository, image));
     let by_name = |known: &&Known| known.containers.contains(&container.name);
-    let known = SIDECARS.iter().find(by_image).or_else(|| SIDECARS.iter().find(by_name))?;
+    let known = SIDECARS.iter().find(by_image).or_else(|| SIDECARS.iter().find(by_name));
+    if container.is_wrapped() {
+        let traffic = known.map_or(Traffic::Own, |known| known.traffic);
+        return Some(Recognised { known: &WRAPPED, traffic, ready: None, end: None });
+    }
+    let known = known?;
     let port = |endpoint: &Endpoint| {
         endpoint.moved_by.iter().find_map(|setting| container.port(*setting)).unwrap_or(endpoint.port)
     };
     Some(Recognised {
         known,
+        traffic: known.traffic,
         ready: known.readiness().map(|endpoint| endpoint.url(port(endpoint))),
         end: known.request(port),
     })

@@ -5,6 +5,7 @@
 //! a socket with its process, so that an end is known however it came about.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
@@ -27,6 +28,23 @@ pub struct Peer {
     pub uid: String,
     /// The container's name.
     pub container: String,
+}
+
+/// The containers of this Pod in which a proa runs, but `own`. Nothing where the system does not tell
+/// (`proc_net(5)`, /proc/net/unix).
+#[must_use]
+pub fn beside(uid: &str, own: Option<&str>) -> Vec<Peer> {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let mut names: Vec<_> = containers(&sockets, uid).filter(|name| Some(*name) != own).collect();
+    // A socket is listed once for itself and once for each connection that waits for it.
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|name| Peer { uid: uid.to_owned(), container: name.to_owned() }).collect()
+}
+
+fn containers<'a>(sockets: &'a str, uid: &'a str) -> impl Iterator<Item = &'a str> {
+    let names = sockets.lines().filter_map(|line| line.split_whitespace().nth(7)?.strip_prefix("@proa/"));
+    names.filter_map(move |name| name.strip_prefix(uid)?.strip_prefix('/'))
 }
 
 impl Peer {
@@ -149,6 +167,19 @@ mod tests {
         assert!(peer("two").announce().is_ok());
         drop(first);
         assert!(peer("one").announce().is_ok());
+    }
+
+    #[test]
+    fn who_is_there_is_seen() {
+        let uid = peer("").uid;
+        let (_one, _two) = (peer("seen-1").announce().unwrap(), peer("seen-2").announce().unwrap());
+        let names = |own| -> Vec<_> {
+            let found = beside(&uid, own).into_iter().map(|peer| peer.container);
+            found.filter(|name| name.starts_with("seen-")).collect()
+        };
+        assert_eq!(names(None), ["seen-1", "seen-2"]);
+        assert_eq!(names(Some("seen-1")), ["seen-2"]);
+        assert!(beside("another", None).is_empty());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::cli::Cli;
 use crate::endpoint::{DirectWait, Request};
 use crate::gate::verdict::Selection;
 use crate::known::Unasked;
+use crate::peer::Peer;
 use crate::policy::{AskApi, ForwardTo, OnTimeout, Precedence, ShutdownAuto, ShutdownWhen};
 use crate::signal::Signal;
 
@@ -113,8 +114,8 @@ pub enum Action {
     Http(Request),
     /// A signal to processes in the Pod's shared process namespace.
     Kill(Whom, Signal),
-    /// A word to the proa that wraps the sidecar of this name.
-    Tell(String),
+    /// A word to the proa that wraps a sidecar.
+    Tell(Peer),
 }
 
 impl fmt::Display for Action {
@@ -123,7 +124,7 @@ impl fmt::Display for Action {
             Self::Http(request) => write!(f, "{request}"),
             Self::Kill(Whom::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
             Self::Kill(Whom::All, signal) => write!(f, "{signal} to all other processes"),
-            Self::Tell(name) => write!(f, "`{name}` told to end"),
+            Self::Tell(peer) => write!(f, "`{}` told to end", peer.container),
         }
     }
 }

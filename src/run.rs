@@ -13,7 +13,7 @@ use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::{self, Access, Api, Cause, Closed, Opened};
 use crate::identity::{Identity, Mounts};
-use crate::peer::{Peer, Presence, Unannounced};
+use crate::peer::{self, Peer, Presence, Unannounced};
 use crate::plan::{self, Claim, Plan};
 use crate::pod::Snapshot;
 use crate::policy::AskApi;
@@ -46,7 +46,7 @@ fn carry_out(plan: &Plan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<
         Ok(started) => started,
         Err(outcome) => return Ok(outcome),
     };
-    let run = Run { plan, own_pod, signals, server, board: Board::default(), _presence: presence };
+    let run = Run { plan, mounts, own_pod, signals, server, board: Board::default(), _presence: presence };
     let end = run.gate_and_command()?;
     run.board.gate_over();
     run.end_sidecars(&end)?;
@@ -98,6 +98,7 @@ pub(crate) fn own_pod(
 /// What every phase needs.
 struct Run<'a> {
     plan: &'a Plan,
+    mounts: &'a Mounts,
     own_pod: Option<OwnPod>,
     signals: &'a Signals,
     server: Server,
@@ -219,7 +220,12 @@ impl Run<'_> {
             Decision::End => runtime()?.block_on(async {
                 let mut signals = self.signals.listen().context("cannot listen for signals")?;
                 let own_pod = self.own_pod.as_ref().filter(|_| end.access == Access::Usable);
-                let sight = Sight { snapshot: end.snapshot.as_ref(), own_pod, stopping: end.stopping };
+                let peers = match (&end.snapshot, &self.mounts.uid) {
+                    (None, Some(uid)) => peer::beside(uid, self.mounts.container.as_deref()),
+                    _ => Vec::new(),
+                };
+                let snapshot = end.snapshot.as_ref();
+                let sight = Sight { snapshot, own_pod, stopping: end.stopping, peers: &peers };
                 let ended = shutdown::run(&self.plan.shutdown, sight, &mut signals, &self.board);
                 self.server.during(&self.board, ended).await;
                 Ok(())

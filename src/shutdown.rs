@@ -6,6 +6,7 @@ pub mod kill;
 pub mod stages;
 
 use std::fmt;
+use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::policy::{ShutdownAuto, ShutdownWhen};
 use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Signal};
 use crate::status::board::{Board, Taken};
-use drain::{Patience, Silence};
+use drain::{Look, Patience, Silence};
 use stages::{Stages, Task, carriers, stages, unasked, wrapped};
 
 /// How long ending the sidecars may take where neither a flag nor the Pod says.
@@ -110,18 +111,20 @@ pub struct Sight<'a> {
     pub own_pod: Option<&'a OwnPod>,
     /// Whether the container was asked to stop.
     pub stopping: Stopping,
+    /// The other proas of the Pod, where its manifest is out of sight.
+    pub peers: &'a [Peer],
 }
 
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
 /// decided by now. Where others' traffic goes through a sidecar it is told last, once the others have ended.
 pub async fn run(shutdown: &Shutdown, sight: Sight<'_>, signals: &mut Listener<'_>, board: &Board) {
-    let Sight { snapshot, own_pod, stopping } = sight;
+    let Sight { snapshot, own_pod, stopping, peers } = sight;
     let grace = snapshot.map_or(DEFAULT_TIMEOUT, |snapshot| snapshot.grace);
     let deadline = deadline(shutdown.timeout.unwrap_or(grace), stopping.since().map(|since| since + grace));
     let stop = snapshot.and_then(|snapshot| snapshot.main.stop_signal);
-    let Stages { first, last } = stages(shutdown, snapshot);
+    let Stages { first, last } = stages(shutdown, snapshot, peers);
     if shutdown.auto == ShutdownAuto::Otherwise && shutdown.actions.is_empty() {
-        if snapshot.is_none() {
+        if snapshot.is_none() && first.is_empty() {
             warn!(
                 "no sidecar is ended: without sight of the Pod none is recognised; see --shutdown-known, --shutdown-http-post"
             );
@@ -133,44 +136,43 @@ pub async fn run(shutdown: &Shutdown, sight: Sight<'_>, signals: &mut Listener<'
     let mut interrupts =
         Interrupts { signals, stop, asked_to_end: matches!(stopping, Stopping::BeforeCommand(_)) };
 
-    let Some(first) = interrupts.during_actions(act(&first, snapshot, deadline, board)).await else {
+    let Some(mut results) = interrupts.during_actions(act(&first, snapshot, deadline, board)).await else {
         return;
     };
-    let ignore = first.left_alone(shutdown, snapshot);
-    let mut told = first.told;
+    board.drain_begins();
     if !last.is_empty() {
         // Those too that nobody told: they may end by themselves, and need the network for it.
-        let without_last = [ignore.as_slice(), &carriers(snapshot)].concat();
+        let ignore = [results.left_alone(shutdown, snapshot), carriers(snapshot)].concat();
         let patience = Patience {
-            ignore: &without_last,
+            ignore: &ignore,
             silence: Silence::Trouble,
             deadline: two_thirds(deadline),
             done: "the others have ended",
+            look: Look::No,
         };
-        board.drain_begins();
-        interrupts.during_drain(drain(own_pod, snapshot, &told, patience)).await;
-        let Some(last) = interrupts.during_actions(act(&last, snapshot, deadline, board)).await else {
+        interrupts.during_drain(drain(own_pod, snapshot, &results.told, patience)).await;
+        let Some(more) = interrupts.during_actions(act(&last, snapshot, deadline, board)).await else {
             return;
         };
-        told.extend(last.told);
+        results.told.extend(more.told);
+        results.heard.extend(more.heard);
     }
     let patience = Patience {
-        ignore: &ignore,
-        silence: if told.is_empty() { Silence::Trouble } else { Silence::Success },
+        ignore: &results.left_alone(shutdown, snapshot),
+        silence: if results.told.is_empty() { Silence::Trouble } else { Silence::Success },
         deadline,
         done: "every sidecar has ended",
+        // A wrapped sidecar that is not waited for may have ended by itself.
+        look: if results.heard.len() < wrapped(snapshot).len() { Look::Once } else { Look::No },
     };
-    board.drain_begins();
-    interrupts.during_drain(drain(own_pod, snapshot, &told, patience)).await;
+    interrupts.during_drain(drain(own_pod, snapshot, &results.told, patience)).await;
     board.drain_ends();
 }
 
 async fn drain(own_pod: Option<&OwnPod>, snapshot: Option<&Snapshot>, told: &[Told], patience: Patience<'_>) {
-    if let Some(own_pod) = own_pod {
-        drain::wait(own_pod.watch(), snapshot, patience).await;
-    } else {
-        let addresses: Vec<_> = told.iter().filter_map(|Told(address)| address.clone()).collect();
-        drain::wait_for_silence(&addresses, patience.deadline).await;
+    match own_pod {
+        Some(own_pod) => drain::wait(own_pod.watch(), snapshot, patience).await,
+        None => drain::wait_for_silence(told, patience.deadline).await,
     }
 }
 
@@ -230,10 +232,18 @@ fn deadline(limit: Duration, killed: Option<Instant>) -> Instant {
     }
 }
 
-/// A sidecar took an order to end; and where it listens, if it was asked over HTTP.
-struct Told(Option<Address>);
+/// A sidecar took an order to end; and how its end shows without the API server.
+enum Told {
+    /// It no longer listens there.
+    At(Address),
+    /// Its proa is gone.
+    Peer(Peer),
+    /// Not at all.
+    Unseen,
+}
 
 /// What came of the actions.
+#[derive(Default)]
 struct Results {
     told: Vec<Told>,
     /// Wrapped sidecars that took the word.
@@ -265,10 +275,10 @@ async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, boa
         Some((&task.action, result.ok()?.1))
     }))
     .await;
-    let mut all = Results { told: Vec::new(), heard: Vec::new() };
+    let mut all = Results::default();
     for (action, told) in results.into_iter().flatten() {
-        if let Action::Tell(name) = action {
-            all.heard.push(name.clone());
+        if let (Action::Tell(peer), Told::Peer(_)) = (action, &told) {
+            all.heard.push(peer.container.clone());
         }
         all.told.push(told);
     }
@@ -285,18 +295,20 @@ async fn carry_out(
             let done = http::ask(request, deadline).await.map_err(|error| error.to_string())?;
             // What is not in this Pod does not end with it.
             let listens = request.url.is_loopback().then(|| request.url.address());
-            Ok((done.to_string(), Told(listens)))
+            Ok((done.to_string(), listens.map_or(Told::Unseen, Told::At)))
         }
         Action::Kill(whom, signal) => {
             let count = kill::kill(whom, *signal, snapshot).map_err(|error| error.to_string())?;
-            Ok((format!("{count} signalled"), Told(None)))
+            Ok((format!("{count} signalled"), Told::Unseen))
         }
-        Action::Tell(name) => {
-            let uid = snapshot.map(|snapshot| snapshot.uid.clone()).unwrap_or_default();
-            let peer = Peer { uid, container: name.clone() };
-            peer.quit().await.map_err(|error| format!("its proa does not answer: {error}"))?;
-            Ok(("it will".to_owned(), Told(None)))
-        }
+        Action::Tell(peer) => match peer.quit().await {
+            Ok(()) => Ok(("it will".to_owned(), Told::Peer(peer.clone()))),
+            // It has ended, or is being started again.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Ok(("no proa is there".to_owned(), Told::Unseen))
+            }
+            Err(error) => Err(format!("its proa does not answer: {error}")),
+        },
     }
 }
 

@@ -159,7 +159,7 @@ impl Run<'_> {
             Decision::End => runtime()?.block_on(async {
                 let mut signals = self.signals.listen().context("cannot listen for signals")?;
                 let own_pod = self.own_pod.as_ref();
-                let sight = Sight { snapshot: Some(&snapshot), own_pod, stopping: Stopping::No };
+                let sight = Sight { snapshot: Some(&snapshot), own_pod, stopping: Stopping::No, peers: &[] };
                 let ended = shutdown::run(shutdown, sight, &mut signals, &self.board);
                 self.server.during(&self.board, ended).await;
                 anyhow::Ok(())

@@ -9,6 +9,7 @@ use futures::stream::{BoxStream, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use super::Told;
 use crate::cluster::{Doubt, GRACE, Observation, Trouble};
 use crate::endpoint::Address;
 use crate::known::End;
@@ -103,11 +104,17 @@ pub(super) enum Silence {
     Trouble,
 }
 
-/// Waits until the endpoints of sidecars that were told to end refuse connections: what can be seen of their end
-/// without the API server.
-pub(super) async fn wait_for_silence(told: &[Address], deadline: Instant) {
+/// Waits until sidecars that were told to end no longer listen: what can be seen of their end without the API
+/// server.
+pub(super) async fn wait_for_silence(told: &[Told], deadline: Instant) {
     let started = Instant::now();
-    let gone = join_all(told.iter().map(refuses));
+    let gone = join_all(told.iter().map(|told| async move {
+        match told {
+            Told::At(address) => refuses(address).await,
+            Told::Peer(peer) => peer.gone().await,
+            Told::Unseen => {}
+        }
+    }));
     match timeout_at(deadline, gone).await {
         Ok(_) if told.is_empty() => {}
         Ok(_) => info!(after = %since(started), "every sidecar that was told to end has closed its endpoint"),
@@ -137,6 +144,17 @@ pub(super) struct Patience<'a> {
     pub(super) deadline: Instant,
     /// What is said once they have ended.
     pub(super) done: &'static str,
+    /// Whether to look at the Pod once more even if nobody is waited for.
+    pub(super) look: Look,
+}
+
+/// Whether to look at the Pod once more even if nobody is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Somebody may have failed meanwhile, and is to be named.
+    Once,
+    /// There is no need.
+    No,
 }
 
 /// Waits until every regular sidecar but those ignored has ended for good, there is no point in waiting, or the
@@ -144,9 +162,10 @@ pub(super) struct Patience<'a> {
 pub(super) async fn wait(
     mut observations: BoxStream<'static, Observation>,
     at_start: Option<&Snapshot>,
-    Patience { ignore, silence, deadline, done }: Patience<'_>,
+    Patience { ignore, silence, deadline, done, look }: Patience<'_>,
 ) {
-    if at_start.is_some_and(|snapshot| never_needed(snapshot, ignore).is_some()) {
+    let needless = at_start.is_some_and(|snapshot| never_needed(snapshot, ignore).is_some());
+    if look == Look::No && needless {
         return;
     }
     let started = Instant::now();

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::endpoint::Request;
-use crate::known::{self, End, Known, Traffic};
+use crate::known::{self, End, Known, Recognised, Traffic};
+use crate::peer::Peer;
 use crate::plan::{Action, Shutdown};
 use crate::pod::{Sidecar, Snapshot};
 use crate::policy::ShutdownAuto;
@@ -24,6 +25,8 @@ pub struct Task {
     pub action: Action,
     /// The sidecar that it ends.
     pub known: Option<&'static Known>,
+    /// Whose connections go through that.
+    pub traffic: Traffic,
 }
 
 impl Task {
@@ -41,9 +44,9 @@ impl fmt::Display for Task {
     }
 }
 
-/// Decides what is done, in which order.
+/// Decides what is done, in which order. `peers`: the other proas of the Pod, where its manifest is out of sight.
 #[must_use]
-pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>) -> Stages {
+pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>, peers: &[Peer]) -> Stages {
     let given: Vec<_> = shutdown.actions.iter().map(|action| given(action, snapshot)).collect();
     let automatic = match shutdown.auto {
         ShutdownAuto::Off => Vec::new(),
@@ -53,41 +56,38 @@ pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>) -> Stages {
     // What proa wraps waits for our word alone, whatever is said of the others.
     let wrapped = match shutdown.auto {
         ShutdownAuto::Off => Vec::new(),
-        ShutdownAuto::Otherwise | ShutdownAuto::Too => wrapped(snapshot),
+        ShutdownAuto::Otherwise | ShutdownAuto::Too => told(snapshot, peers),
     };
-    let wrapped = wrapped.into_iter().map(|name| Task { action: Action::Tell(name), known: None });
-    let carries = |task: &Task| task.known.is_some_and(|known| known.traffic == Traffic::Pod);
+    let carries = |task: &Task| task.traffic == Traffic::Pod;
     let (last, first) = given.into_iter().chain(automatic).chain(wrapped).partition(carries);
     Stages { first, last }
+}
+
+fn regular(snapshot: Option<&Snapshot>) -> impl Iterator<Item = (&Sidecar, &Recognised)> {
+    let regular =
+        snapshot.into_iter().flat_map(|snapshot| &snapshot.sidecars).filter(|sidecar| !sidecar.native);
+    regular.filter_map(|sidecar| Some((sidecar, sidecar.known.as_ref()?)))
 }
 
 /// The regular sidecars that proa wraps. They wait for this container's end, unless they are told.
 #[must_use]
 pub fn wrapped(snapshot: Option<&Snapshot>) -> Vec<String> {
-    let regular = snapshot.iter().flat_map(|snapshot| &snapshot.sidecars).filter(|sidecar| !sidecar.native);
-    let is_wrapped = |sidecar: &&Sidecar| {
-        sidecar.known.as_ref().is_some_and(|recognised| recognised.known.end == End::Peer)
-    };
-    regular.filter(is_wrapped).map(|sidecar| sidecar.name.clone()).collect()
+    let wrapped = regular(snapshot).filter(|(_, recognised)| recognised.known.end == End::Peer);
+    wrapped.map(|(sidecar, _)| sidecar.name.clone()).collect()
 }
 
 /// The regular sidecars that carry the others' traffic.
 #[must_use]
 pub fn carriers(snapshot: Option<&Snapshot>) -> Vec<String> {
-    let regular = snapshot.iter().flat_map(|snapshot| &snapshot.sidecars).filter(|sidecar| !sidecar.native);
-    let carries = |sidecar: &&Sidecar| {
-        sidecar.known.as_ref().is_some_and(|recognised| recognised.known.traffic == Traffic::Pod)
-    };
-    regular.filter(carries).map(|sidecar| sidecar.name.clone()).collect()
+    let carriers = regular(snapshot).filter(|(_, recognised)| recognised.traffic == Traffic::Pod);
+    carriers.map(|(sidecar, _)| sidecar.name.clone()).collect()
 }
 
 /// Regular sidecars of the Pod that stay, since they cannot be asked to end; and what helps.
 pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)> {
-    snapshot.sidecars.iter().filter(|sidecar| !sidecar.native).filter_map(|sidecar| {
-        match sidecar.known.as_ref()?.known.end {
-            End::Cannot(helps) => Some((sidecar.name.as_str(), helps)),
-            End::Ask(..) | End::AfterOthers(_) | End::Peer => None,
-        }
+    regular(Some(snapshot)).filter_map(|(sidecar, recognised)| match recognised.known.end {
+        End::Cannot(helps) => Some((sidecar.name.as_str(), helps)),
+        End::Ask(..) | End::AfterOthers(_) | End::Peer => None,
     })
 }
 
@@ -96,7 +96,18 @@ fn given(action: &Action, snapshot: Option<&Snapshot>) -> Task {
         Action::Kill(..) | Action::Tell(_) => None,
         Action::Http(request) => in_pod(request, snapshot).or_else(|| known::ended_by(request)),
     };
-    Task { action: action.clone(), known }
+    let traffic = known.map_or(Traffic::Own, |known| known.traffic);
+    Task { action: action.clone(), known, traffic }
+}
+
+fn told(snapshot: Option<&Snapshot>, peers: &[Peer]) -> Vec<Task> {
+    let tell = |peer, traffic| Task { action: Action::Tell(peer), known: None, traffic };
+    let Some(Snapshot { uid, .. }) = snapshot else {
+        return peers.iter().map(|peer| tell(peer.clone(), Traffic::Own)).collect();
+    };
+    let wrapped = regular(snapshot).filter(|(_, recognised)| recognised.known.end == End::Peer);
+    let peer = |sidecar: &Sidecar| Peer { uid: uid.clone(), container: sidecar.name.clone() };
+    wrapped.map(|(sidecar, recognised)| tell(peer(sidecar), recognised.traffic)).collect()
 }
 
 /// The sidecar of the Pod that this request ends.
@@ -107,15 +118,17 @@ fn in_pod(request: &Request, snapshot: Option<&Snapshot>) -> Option<&'static Kno
 }
 
 fn automatic(snapshot: Option<&Snapshot>, given: &[Task]) -> Vec<Task> {
-    let regular = snapshot.iter().flat_map(|snapshot| &snapshot.sidecars).filter(|sidecar| !sidecar.native);
-    let recognised = regular.filter_map(|sidecar| sidecar.known.as_ref());
-    let requests = recognised.filter_map(|found| Some((found.known, found.end.as_ref()?)));
+    let requests = regular(snapshot).filter_map(|(_, found)| Some((found.known, found.end.as_ref()?)));
     let asked = |request: &Request| {
         given.iter().any(|task| matches!(&task.action, Action::Http(other) if other.goes_where(request)))
     };
     requests
         .filter(|(_, request)| !asked(request))
-        .map(|(known, request)| Task { action: Action::Http(request.clone()), known: Some(known) })
+        .map(|(known, request)| Task {
+            action: Action::Http(request.clone()),
+            known: Some(known),
+            traffic: known.traffic,
+        })
         .collect()
 }
 
@@ -159,7 +172,7 @@ spec:
 
     #[test]
     fn without_an_action_the_well_known_regular_sidecars_are_ended_the_mesh_last() {
-        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod()));
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod()), &[]);
         assert_eq!(shown(&stages.first), ["POST http://localhost:9091/quitquitquit"]);
         assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
         assert!(stages.first[0].needs().unwrap().contains("--quitquitquit"));
@@ -171,11 +184,11 @@ spec:
     #[test]
     fn an_action_turns_that_off_unless_both_are_asked_for() {
         let kill = || vec![Action::Kill(Whom::All, Signal::TERM)];
-        let alone = stages(&shutdown(ShutdownAuto::Otherwise, kill()), Some(&pod()));
+        let alone = stages(&shutdown(ShutdownAuto::Otherwise, kill()), Some(&pod()), &[]);
         assert_eq!((alone.first.len(), alone.last.len()), (1, 0));
-        let both = stages(&shutdown(ShutdownAuto::Too, kill()), Some(&pod()));
+        let both = stages(&shutdown(ShutdownAuto::Too, kill()), Some(&pod()), &[]);
         assert_eq!((both.first.len(), both.last.len()), (2, 1));
-        let off = stages(&shutdown(ShutdownAuto::Off, Vec::new()), Some(&pod()));
+        let off = stages(&shutdown(ShutdownAuto::Off, Vec::new()), Some(&pod()), &[]);
         assert_eq!(off, Stages::default());
     }
 
@@ -184,11 +197,28 @@ spec:
         let pod = snapshot(
             "spec: {containers: [{name: web, image: w, command: [/proa, sidecar, --, web]}, {name: main, image: m}]}",
         );
-        let told = |auto, actions| shown(&stages(&shutdown(auto, actions), Some(&pod)).first);
+        let told = |auto, actions| shown(&stages(&shutdown(auto, actions), Some(&pod), &[]).first);
         assert_eq!(told(ShutdownAuto::Otherwise, Vec::new()), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Otherwise, vec![post(QUIT)]), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Off, Vec::new()), Vec::<String>::new());
         assert_eq!(wrapped(Some(&pod)), ["web"]);
+        let mesh = snapshot(
+            "spec: {containers: [{name: envoy, image: e, command: [/proa, sidecar, --, e]}, {name: main, image: m}]}",
+        );
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&mesh), &[]);
+        assert_eq!(
+            shown(&stages.last),
+            ["`envoy` told to end"],
+            "wrapped or not, it carries the others' traffic"
+        );
+    }
+
+    #[test]
+    fn without_sight_of_the_pod_the_proas_that_are_there_are_told() {
+        let peers = [Peer { uid: "u".into(), container: "web".into() }];
+        let told = |auto| shown(&stages(&shutdown(auto, Vec::new()), None, &peers).first);
+        assert_eq!(told(ShutdownAuto::Otherwise), ["`web` told to end"]);
+        assert_eq!(told(ShutdownAuto::Off), Vec::<String>::new());
     }
 
     #[test]
@@ -196,6 +226,7 @@ spec:
         let both = stages(
             &shutdown(ShutdownAuto::Too, vec![post("http://127.0.0.1:15020/quitquitquit")]),
             Some(&pod()),
+            &[],
         );
         assert_eq!(both.last.len(), 1);
     }
@@ -203,7 +234,7 @@ spec:
     #[test]
     fn a_mesh_is_ended_last_without_sight_of_the_pod_too() {
         let given = vec![post(QUIT), post("http://localhost:8090/quitquitquit")];
-        let stages = stages(&shutdown(ShutdownAuto::Otherwise, given), None);
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, given), None, &[]);
         assert_eq!(shown(&stages.first), ["POST http://localhost:8090/quitquitquit"]);
         assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
     }

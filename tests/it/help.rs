@@ -20,8 +20,11 @@ const README: &str = include_str!("../../README.md");
 fn help_fits_in_80_columns() {
     let sidecar = help_of(&["sidecar", "--help"]);
     assert!(sidecar.contains("--until-exit") && sidecar.contains("exits with 0 if"), "{sidecar}");
+    assert!(help_of(&["install", "--help"]).contains("DEST"));
+    assert!(help_of(&["known", "-h"]).contains("Usage: proa known"));
     for line in help().lines().chain(sidecar.lines()) {
         assert!(line.chars().count() <= 80, "{line}");
+        assert!(line.split(' ').count() != 1 || line.len() < 2 || line.ends_with(':'), "wrapped: {line}");
     }
 }
 

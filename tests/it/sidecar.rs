@@ -188,12 +188,35 @@ fn the_main_containers_proa_ends_it_without_any_flag() {
 }
 
 #[test]
+fn without_any_right_they_find_one_another_all_the_same() {
+    let world = pod("Never");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = up(sidecar.flag("--api=off"));
+    main.flag("--api=off")
+        .run(["true"])
+        .expect(0, &["`web` told to end: it will", "has closed its endpoint"]);
+    sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
+    assert_eq!(world.cluster.requests().len(), 0);
+}
+
+#[test]
+fn a_wrapped_sidecar_that_has_failed_meanwhile_is_named() {
+    let world = pod("Never");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let file = world.dir.join("over");
+    let running = main.start(["sh", "-c", &format!("until [ -e {} ]; do sleep 0.01; done", file.display())]);
+    running.wait_stderr("command started");
+    sidecar.run(["sh", "-c", "exit 4"]).expect(4, &[]);
+    world.set_state("web", "terminated: {exitCode: 4}");
+    fs::write(file, "").unwrap();
+    running.finish().expect(0, &["no proa is there", "sidecar `web` ended with exit code 4"]);
+}
+
+#[test]
 fn a_sidecar_that_does_not_hear_is_not_waited_for_since_it_waits_for_us() {
     let world = pod("Never");
     let Some((main, _)) = both(&world) else { return };
-    main.flag("--shutdown-timeout=1h")
-        .run(["true"])
-        .expect(0, &["`web` told to end: its proa does not answer"]);
+    main.flag("--shutdown-timeout=1h").run(["true"]).expect(0, &["`web` told to end: no proa is there"]);
 }
 
 #[test]
