@@ -156,7 +156,9 @@ pub async fn pass(
                 });
             }
             Step::Shut(cause) => {
-                return Err(Closed { access: wait.access(), snapshot: wait.snapshot, cause });
+                // A server that has never answered is not asked for the sidecars' exit either.
+                let access = if wait.snapshot.is_some() { wait.access() } else { Access::None };
+                return Err(Closed { access, snapshot: wait.snapshot, cause });
             }
         }
         let going_without = wait.going_without;

@@ -177,3 +177,14 @@ fn rights_that_are_granted_late_are_enough() {
     world.cluster.authorize(Access::to(&["watch"]));
     running.finish().expect(0, &["gate open"]);
 }
+
+#[test]
+fn a_server_that_never_answered_is_not_asked_for_the_sidecars_exit() {
+    let world = with_web();
+    let _down = world.cluster.refuse();
+    let started = std::time::Instant::now();
+    let finished = world.proa().flags(["--ready-timeout=300ms", "--shutdown-timeout=1h"]).run(["echo", "up"]);
+    let finished = finished.expect(75, &["not ready within 300ms", "no sidecar is ended"]);
+    assert!(!finished.stderr.contains("no news"), "{}", finished.stderr);
+    assert!(started.elapsed() < PATIENCE);
+}
