@@ -122,6 +122,15 @@ pub struct Container<'a> {
     pub annotations: &'a BTreeMap<String, String>,
 }
 
+/// When Kubernetes calls a sidecar ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// When it is.
+    InTime,
+    /// Only once the application listens.
+    AfterApplication,
+}
+
 /// A sidecar of the table, as one Pod has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recognised {
@@ -129,6 +138,8 @@ pub struct Recognised {
     pub known: &'static Known,
     /// Whose connections go through it, whether proa wraps it or not.
     pub traffic: Traffic,
+    /// When Kubernetes calls it ready.
+    pub readiness: Readiness,
     /// Where it is asked whether it is ready, if anywhere.
     pub ready: Option<HttpUrl>,
     /// The request that ends it, if there is one.
@@ -142,19 +153,21 @@ pub fn recognise(container: &Container) -> Option<Recognised> {
     let by_image = |known: &&Known| known.images.iter().any(|image| ends_with(repository, image));
     let by_name = |known: &&Known| known.containers.contains(&container.name);
     let known = SIDECARS.iter().find(by_image).or_else(|| SIDECARS.iter().find(by_name));
-    if container.is_wrapped() {
-        let traffic = known.map_or(Traffic::Own, |known| known.traffic);
-        return Some(Recognised { known: &WRAPPED, traffic, ready: None, end: None });
-    }
-    let known = known?;
+    // What proa wraps is what it is, but for its end.
+    let (known, end) =
+        if container.is_wrapped() { (known.unwrap_or(&WRAPPED), &WRAPPED) } else { (known?, known?) };
     let port = |endpoint: &Endpoint| {
         endpoint.moved_by.iter().find_map(|setting| container.port(*setting)).unwrap_or(endpoint.port)
     };
     Some(Recognised {
-        known,
+        known: end,
         traffic: known.traffic,
+        readiness: match known.ready {
+            Ready::AfterApplication(_) => Readiness::AfterApplication,
+            Ready::Kubernetes(..) | Ready::KubernetesAlone => Readiness::InTime,
+        },
         ready: known.readiness().map(|endpoint| endpoint.url(port(endpoint))),
-        end: known.request(port),
+        end: end.request(port),
     })
 }
 

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 const LIMIT: Duration = Duration::from_secs(1);
 const QUIT: &[u8] = b"quit\n";
 const DONE: &[u8] = b"done\n";
+const WAIT: &[u8] = b"wait\n";
 
 /// A container of this Pod in which proa may run. Its Pod's UID keeps it apart from those of other Pods where
 /// they share the node's network.
@@ -78,7 +79,7 @@ impl Peer {
     ///
     /// # Errors
     /// When no proa is there, or none that wraps a sidecar.
-    pub async fn quit(&self) -> io::Result<()> {
+    pub async fn quit(&self) -> io::Result<Heard> {
         let mut stream = self.connect()?;
         let mut answer = [0; DONE.len()];
         let ask = async {
@@ -86,7 +87,7 @@ impl Peer {
             stream.read_exact(&mut answer).await
         };
         timeout(LIMIT, ask).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(())
+        Ok(if answer == *WAIT { Heard::NotYet } else { Heard::Ending })
     }
 
     fn connect(&self) -> io::Result<UnixStream> {
@@ -95,6 +96,24 @@ impl Peer {
         stream.set_nonblocking(true)?;
         UnixStream::from_std(stream)
     }
+}
+
+/// Whether one main container's proa is enough to end a sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Willing {
+    /// It is.
+    AtOnce,
+    /// The sidecar serves others too, and sees when they end.
+    AfterOthers,
+}
+
+/// What a wrapped sidecar made of the word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It ends.
+    Ending,
+    /// It serves others too.
+    NotYet,
 }
 
 /// Why it could not be said that proa runs here.
@@ -131,7 +150,7 @@ impl Presence {
     ///
     /// # Errors
     /// When the socket cannot be listened on.
-    pub async fn quit_asked(&self) -> io::Result<()> {
+    pub async fn quit_asked(&self, willing: Willing) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
@@ -139,10 +158,18 @@ impl Presence {
             let (mut stream, _) = listener.accept().await?;
             let mut said = [0; QUIT.len()];
             let heard = timeout(LIMIT, stream.read_exact(&mut said)).await;
-            if matches!(heard, Ok(Ok(_))) && said == *QUIT {
-                // Whoever asked may be gone already.
-                let _ = stream.write_all(DONE).await;
-                return Ok(());
+            if !matches!(heard, Ok(Ok(_))) || said != *QUIT {
+                continue;
+            }
+            // Whoever asked may be gone already.
+            match willing {
+                Willing::AtOnce => {
+                    let _ = stream.write_all(DONE).await;
+                    return Ok(());
+                }
+                Willing::AfterOthers => {
+                    let _ = stream.write_all(WAIT).await;
+                }
             }
         }
     }
@@ -199,9 +226,14 @@ mod tests {
     fn an_order_to_quit_is_taken_and_confirmed() {
         let there = peer("quitting").announce().unwrap();
         block_on(async {
-            let (asked, told) = tokio::join!(there.quit_asked(), async { peer("quitting").quit().await });
+            let (asked, told) =
+                tokio::join!(there.quit_asked(Willing::AtOnce), async { peer("quitting").quit().await });
             asked.unwrap();
-            told.unwrap();
+            assert_eq!(told.unwrap(), Heard::Ending);
+            tokio::select! {
+                _ = there.quit_asked(Willing::AfterOthers) => panic!("it serves others too"),
+                told = async { peer("quitting").quit().await } => assert_eq!(told.unwrap(), Heard::NotYet),
+            }
         });
         assert!(block_on(async { peer("nobody").quit().await }).is_err());
     }

@@ -340,7 +340,8 @@ mod tests {
         for page in docs.map(|entry| entry.unwrap().path()) {
             let text = std::fs::read_to_string(&page).unwrap();
             for command in text.split("command: [/proa,").skip(1) {
-                let words = command.split([',', ']']).map(|word| word.trim().trim_matches(['"', '\'']));
+                let command = command.split(']').next().unwrap_or_default();
+                let words = command.split(',').map(|word| word.trim().trim_matches(['"', '\'']));
                 let flags: Vec<_> = words.take_while(|word| !["--", ""].contains(word)).collect();
                 let words = [&["proa"], &flags[..], &["--", "/app"]].concat();
                 let understood = match flags.first() {

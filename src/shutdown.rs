@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::child::{self, reaper};
 use crate::cluster::OwnPod;
 use crate::endpoint::Address;
-use crate::peer::Peer;
+use crate::peer::{Heard, Peer};
 use crate::plan::{Action, Shutdown};
 use crate::pod::{Role, Snapshot};
 use crate::policy::{ShutdownAuto, ShutdownWhen};
@@ -302,7 +302,8 @@ async fn carry_out(
             Ok((format!("{count} signalled"), Told::Unseen))
         }
         Action::Tell(peer) => match peer.quit().await {
-            Ok(()) => Ok(("it will".to_owned(), Told::Peer(peer.clone()))),
+            Ok(Heard::Ending) => Ok(("it will".to_owned(), Told::Peer(peer.clone()))),
+            Ok(Heard::NotYet) => Ok(("it waits for other containers too".to_owned(), Told::Unseen)),
             // It has ended, or is being started again.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Ok(("no proa is there".to_owned(), Told::Unseen))

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::endpoint::HttpUrl;
-use crate::known::Ready;
+use crate::known::Readiness;
 use crate::pod::{Exit, Life, Sidecar, Snapshot, list};
 
 /// Which sidecars the gate looks at.
@@ -31,14 +31,14 @@ impl Selection {
     #[must_use]
     pub fn care(&self, sidecar: &Sidecar) -> Care {
         let in_list = |list: &[String]| list.contains(&sidecar.name);
-        let ready = sidecar.known.as_ref().map(|recognised| &recognised.known.ready);
+        let readiness = sidecar.known.as_ref().map(|recognised| recognised.readiness);
         if in_list(&self.ignore) {
             Care::Nothing
         } else if in_list(&self.wait_for) {
             Care::Ready
         } else if !self.wait_for.is_empty() {
             Care::Nothing
-        } else if matches!(ready, Some(Ready::AfterApplication(_))) {
+        } else if readiness == Some(Readiness::AfterApplication) {
             Care::Alive
         } else {
             Care::Ready

@@ -188,6 +188,22 @@ fn the_main_containers_proa_ends_it_without_any_flag() {
 }
 
 #[test]
+fn of_several_main_containers_the_first_does_not_end_it() {
+    let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("second")]);
+    world.make_ready("second");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = up(sidecar.flags(["--until-exit=main", "--until-exit=second"]));
+    sidecar.wait_stderr("until `main`, `second` has ended");
+    main.flag("--ignore=second")
+        .run(["true"])
+        .expect(0, &["`web` told to end: it waits for other containers too"]);
+    assert!(!sidecar.stdout_so_far().contains("told"));
+    world.set_state("main", DONE);
+    world.set_state("second", DONE);
+    sidecar.finish().expect(0, &["the main containers have ended"]);
+}
+
+#[test]
 fn without_any_right_they_find_one_another_all_the_same() {
     let world = pod("Never");
     let Some((main, sidecar)) = both(&world) else { return };
