@@ -220,10 +220,8 @@ impl Run<'_> {
             Decision::End => runtime()?.block_on(async {
                 let mut signals = self.signals.listen().context("cannot listen for signals")?;
                 let own_pod = self.own_pod.as_ref().filter(|_| end.access == Access::Usable);
-                let peers = match (&end.snapshot, &self.mounts.uid) {
-                    (None, Some(uid)) => peer::beside(uid, self.mounts.container.as_deref()),
-                    _ => Vec::new(),
-                };
+                let own = self.mounts.container.as_deref();
+                let peers = self.mounts.uid.as_ref().map_or_else(Vec::new, |uid| peer::beside(uid, own));
                 let snapshot = end.snapshot.as_ref();
                 let sight = Sight { snapshot, own_pod, stopping: end.stopping, peers: &peers };
                 let ended = shutdown::run(&self.plan.shutdown, sight, &mut signals, &self.board);

@@ -111,7 +111,7 @@ pub struct Sight<'a> {
     pub own_pod: Option<&'a OwnPod>,
     /// Whether the container was asked to stop.
     pub stopping: Stopping,
-    /// The other proas of the Pod, where its manifest is out of sight.
+    /// The other proas of the Pod.
     pub peers: &'a [Peer],
 }
 
@@ -307,6 +307,10 @@ async fn carry_out(
             // It has ended, or is being started again.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Ok(("no proa is there".to_owned(), Told::Unseen))
+            }
+            // It hears no words.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Ok(("its proa wraps a main container".to_owned(), Told::Unseen))
             }
             Err(error) => Err(format!("its proa does not answer: {error}")),
         },

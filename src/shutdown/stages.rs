@@ -44,7 +44,7 @@ impl fmt::Display for Task {
     }
 }
 
-/// Decides what is done, in which order. `peers`: the other proas of the Pod, where its manifest is out of sight.
+/// Decides what is done, in which order. `peers`: the other proas of the Pod.
 #[must_use]
 pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>, peers: &[Peer]) -> Stages {
     let given: Vec<_> = shutdown.actions.iter().map(|action| given(action, snapshot)).collect();
@@ -102,12 +102,20 @@ fn given(action: &Action, snapshot: Option<&Snapshot>) -> Task {
 
 fn told(snapshot: Option<&Snapshot>, peers: &[Peer]) -> Vec<Task> {
     let tell = |peer, traffic| Task { action: Action::Tell(peer), known: None, traffic };
-    let Some(Snapshot { uid, .. }) = snapshot else {
+    let Some(Snapshot { uid, sidecars, .. }) = snapshot else {
         return peers.iter().map(|peer| tell(peer.clone(), Traffic::Own)).collect();
     };
-    let wrapped = regular(snapshot).filter(|(_, recognised)| recognised.known.end == End::Peer);
-    let peer = |sidecar: &Sidecar| Peer { uid: uid.clone(), container: sidecar.name.clone() };
-    wrapped.map(|(sidecar, recognised)| tell(peer(sidecar), recognised.traffic)).collect()
+    let regular = sidecars.iter().filter(|sidecar| !sidecar.native);
+    let tasks = regular.filter_map(|sidecar| {
+        let recognised = sidecar.known.as_ref();
+        let by_command = recognised.is_some_and(|recognised| recognised.known.end == End::Peer);
+        // Under another name, or behind a shell, its socket tells.
+        let by_socket = peers.iter().any(|peer| peer.container == sidecar.name);
+        let peer = Peer { uid: uid.clone(), container: sidecar.name.clone() };
+        let traffic = recognised.map_or(Traffic::Own, |recognised| recognised.traffic);
+        (by_command || by_socket).then(|| tell(peer, traffic))
+    });
+    tasks.collect()
 }
 
 /// The sidecar of the Pod that this request ends.
@@ -211,6 +219,16 @@ spec:
             ["`envoy` told to end"],
             "wrapped or not, it carries the others' traffic"
         );
+    }
+
+    #[test]
+    fn a_socket_tells_what_the_command_does_not() {
+        let pod = snapshot(
+            "spec: {containers: [{name: web, image: w, command: [/entry]}, {name: main, image: m}]}",
+        );
+        let peers = ["web", "gone"].map(|name| Peer { uid: pod.uid.clone(), container: name.into() });
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod), &peers);
+        assert_eq!(shown(&stages.first), ["`web` told to end"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::exit::Outcome;
 use crate::gate::Refusal;
 use crate::peer::Peer;
 use crate::plan::sidecar::{Awaited, Stop};
-use crate::pod::{Snapshot, list};
+use crate::pod::{Life, Snapshot, list};
 use crate::policy::{AskApi, HoldTerm};
 use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Signal};
@@ -28,6 +28,8 @@ use crate::signal::{self, Phase, Reaction, Signal};
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// How long before the kubelet kills what is left all must be over.
 const MARGIN: Duration = Duration::from_secs(1);
+/// How long after SIGTERM the API server shows that the Pod is to end, if it is: it was told first.
+const DOUBT: Duration = Duration::from_secs(2);
 /// The most that is kept for the command's own end of a grace period, a quarter of which it gets.
 const RESERVE: Duration = Duration::from_secs(5);
 
@@ -59,7 +61,8 @@ pub(super) async fn until_its_end(
     // One for all rounds: a word that is being heard is not to be cut off.
     let mut quit_asked = pin!(run.quit_asked());
     loop {
-        let (held_until, kill_at) = (watch.stage.held_until(), watch.stage.kill_at());
+        let (held_until, kill_at) = (watch.stage.held().map(|held| held.until), watch.stage.kill_at());
+        let look_at = watch.stage.held().and_then(|held| held.look_at);
         let was_asked = matches!(watch.stage, Stage::Asked(..));
         tokio::select! {
             biased;
@@ -76,6 +79,7 @@ pub(super) async fn until_its_end(
                 warn!("held back for as long as may be: ending the command beside the main container");
                 watch.end();
             }
+            () = until(look_at) => watch.look(),
             () = until(kill_at) => watch.kill(),
             () = &mut quit_asked, if !was_asked => watch.end(),
             Some(observation) = watch.observations.next() => watch.observe(observation),
@@ -87,10 +91,22 @@ pub(super) async fn until_its_end(
 enum Stage {
     /// It is not.
     Running,
-    /// The Pod is to end, which is kept from the command until then, or until the main containers' proas are gone.
-    Held(Instant, BoxFuture<'static, ()>),
+    /// The Pod is to end, which is kept from the command.
+    Held(Held),
     /// It was asked to; then `SIGKILL` follows.
     Asked(Why, Option<Instant>),
+}
+
+/// How the end is held back.
+struct Held {
+    /// No longer than that.
+    until: Instant,
+    /// Until the main containers' proas are gone.
+    mains_gone: BoxFuture<'static, ()>,
+    /// When to look whether the Pod is to end at all.
+    look_at: Option<Instant>,
+    /// Whether it was, when it was last seen since.
+    life: Option<Life>,
 }
 
 /// On whose behalf the command was asked to end.
@@ -102,9 +118,9 @@ enum Why {
 }
 
 impl Stage {
-    fn held_until(&self) -> Option<Instant> {
+    fn held(&self) -> Option<&Held> {
         match self {
-            Self::Held(until, _) => Some(*until),
+            Self::Held(held) => Some(held),
             Self::Running | Self::Asked(..) => None,
         }
     }
@@ -118,7 +134,7 @@ impl Stage {
 
     async fn mains_gone(&mut self) {
         match self {
-            Self::Held(_, gone) => gone.await,
+            Self::Held(held) => held.mains_gone.as_mut().await,
             Self::Running | Self::Asked(..) => std::future::pending().await,
         }
     }
@@ -180,8 +196,9 @@ impl Watch<'_, '_> {
         let gone = async move {
             join_all(peers.iter().map(Peer::gone)).await;
         };
-        self.stage = Stage::Held(until, gone.boxed());
-        // The deletion may have a grace period of its own.
+        self.stage =
+            Stage::Held(Held { until, mains_gone: gone.boxed(), look_at: Some(now + DOUBT), life: None });
+        // The deletion may have a grace period of its own, or there may be none.
         if let Some(own_pod) = &self.run.own_pod {
             self.observations = own_pod.watch();
         }
@@ -191,8 +208,21 @@ impl Watch<'_, '_> {
     fn killed_by(&mut self, moment: Instant, grace: Duration) {
         let killed_at = self.killed_at.map_or(moment, |known| known.min(moment));
         self.killed_at = Some(killed_at);
-        if let (Stage::Held(until, _), Some(hold)) = (&mut self.stage, self.stop.hold) {
-            *until = (*until).min(hold_until(hold, Instant::now(), killed_at, grace, self.stop.timeout));
+        if let (Stage::Held(held), Some(hold)) = (&mut self.stage, self.stop.hold) {
+            let until = hold_until(hold, Instant::now(), killed_at, grace, self.stop.timeout);
+            held.until = held.until.min(until);
+        }
+    }
+
+    /// Looks whether the Pod is to end at all. A failed liveness probe ends this container alone, which is then
+    /// started again, the sooner the better.
+    fn look(&mut self) {
+        if let Stage::Held(held) = &mut self.stage {
+            held.look_at = None;
+            if held.life == Some(Life::Active) {
+                info!("the Pod goes on: this container alone is asked to end");
+                self.end();
+            }
         }
     }
 
@@ -222,6 +252,9 @@ impl Watch<'_, '_> {
 
     fn seen(&mut self, snapshot: Snapshot) {
         self.doubt.dispel();
+        if let Stage::Held(held) = &mut self.stage {
+            held.life = Some(snapshot.life);
+        }
         if let Some(left) = snapshot.grace_left(SystemTime::now()) {
             self.killed_by(Instant::now() + left, snapshot.grace);
         }

@@ -252,12 +252,24 @@ fn the_pods_end_is_held_back_until_the_main_containers_proa_is_gone() {
 }
 
 #[test]
+fn nothing_is_held_back_where_this_container_alone_is_to_end() {
+    let world = pod("Always");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = up(sidecar.flag("--hold-term"));
+    sidecar.wait_stderr("until `main` has ended");
+    let _main = up(main);
+    sidecar.signal(libc::SIGTERM);
+    sidecar.finish().expect(0, &["held back", "the Pod goes on"]);
+}
+
+#[test]
 fn a_main_container_that_is_killed_holds_nothing_back() {
     let world = pod("Always");
     let Some((main, sidecar)) = both(&world) else { return };
     let sidecar = up(sidecar.flag("--hold-term"));
     sidecar.wait_stderr("until `main` has ended");
     let mut main = up(main);
+    world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
     sidecar.signal(libc::SIGTERM);
     sidecar.wait_stderr("held back");
     main.signal(libc::SIGKILL);
@@ -274,6 +286,7 @@ fn no_hold_is_longer_than_asked_for_or_than_the_grace_period_allows() {
         let sidecar = up(sidecar.flag(flag));
         sidecar.wait_stderr("until `main` has ended");
         let _main = up(main);
+        world.cluster.mark_deleted("default", "pod", Duration::from_secs(grace.unsigned_abs()));
         sidecar.signal(libc::SIGTERM);
         sidecar.finish().expect(0, &["held back for as long as may be"]);
     }
