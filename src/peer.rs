@@ -98,15 +98,6 @@ impl Peer {
     }
 }
 
-/// Whether one main container's proa is enough to end a sidecar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Willing {
-    /// It is.
-    AtOnce,
-    /// The sidecar serves others too, and sees when they end.
-    AfterOthers,
-}
-
 /// What a wrapped sidecar made of the word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
@@ -146,11 +137,12 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Waits until a proa of this Pod asks for the end.
+    /// Waits until so many proas of this Pod have asked for the end: of several main containers the first speaks
+    /// for itself alone.
     ///
     /// # Errors
     /// When the socket cannot be listened on.
-    pub async fn quit_asked(&self, willing: Willing) -> io::Result<()> {
+    pub async fn quit_asked(&self, mut words: usize) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
@@ -161,15 +153,11 @@ impl Presence {
             if !matches!(heard, Ok(Ok(_))) || said != *QUIT {
                 continue;
             }
+            words = words.saturating_sub(1);
             // Whoever asked may be gone already.
-            match willing {
-                Willing::AtOnce => {
-                    let _ = stream.write_all(DONE).await;
-                    return Ok(());
-                }
-                Willing::AfterOthers => {
-                    let _ = stream.write_all(WAIT).await;
-                }
+            let _ = stream.write_all(if words == 0 { DONE } else { WAIT }).await;
+            if words == 0 {
+                return Ok(());
             }
         }
     }
@@ -226,14 +214,14 @@ mod tests {
     fn an_order_to_quit_is_taken_and_confirmed() {
         let there = peer("quitting").announce().unwrap();
         block_on(async {
-            let (asked, told) =
-                tokio::join!(there.quit_asked(Willing::AtOnce), async { peer("quitting").quit().await });
+            let (asked, told) = tokio::join!(there.quit_asked(1), async { peer("quitting").quit().await });
             asked.unwrap();
             assert_eq!(told.unwrap(), Heard::Ending);
-            tokio::select! {
-                _ = there.quit_asked(Willing::AfterOthers) => panic!("it serves others too"),
-                told = async { peer("quitting").quit().await } => assert_eq!(told.unwrap(), Heard::NotYet),
-            }
+            let (asked, (first, second)) = tokio::join!(there.quit_asked(2), async {
+                (peer("quitting").quit().await, peer("quitting").quit().await)
+            });
+            asked.unwrap();
+            assert_eq!((first.unwrap(), second.unwrap()), (Heard::NotYet, Heard::Ending));
         });
         assert!(block_on(async { peer("nobody").quit().await }).is_err());
     }

@@ -18,7 +18,7 @@ use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::{self, Api, Cause, Closed, Refusal};
 use crate::identity::Mounts;
-use crate::peer::{Presence, Willing};
+use crate::peer::Presence;
 use crate::plan::sidecar::{Awaited, Duty, SidecarPlan, Stop};
 use crate::plan::{Command, Shutdown};
 use crate::pod::{Snapshot, list};
@@ -237,9 +237,7 @@ impl Run<'_> {
     async fn quit_asked(&self) {
         let by_peer = async {
             if let Some(presence) = &self.presence {
-                // Of several main containers the first to end speaks for itself alone.
-                let willing = if self.plan.mains.len() > 1 { Willing::AfterOthers } else { Willing::AtOnce };
-                match presence.quit_asked(willing).await {
+                match presence.quit_asked(self.plan.mains.len().max(1)).await {
                     Ok(()) => return,
                     Err(error) => error!(%error, "cannot hear the other proas of this Pod"),
                 }

@@ -116,7 +116,7 @@ pub(super) async fn wait_for_silence(told: &[Told], deadline: Instant) {
         }
     }));
     match timeout_at(deadline, gone).await {
-        Ok(_) if told.is_empty() => {}
+        Ok(_) if told.iter().all(|told| matches!(told, Told::Unseen)) => {}
         Ok(_) => info!(after = %since(started), "every sidecar that was told to end has closed its endpoint"),
         Err(_) => warn!("still listening when --shutdown-timeout ran out, though told to end"),
     }

@@ -204,6 +204,18 @@ fn of_several_main_containers_the_first_does_not_end_it() {
 }
 
 #[test]
+fn without_the_api_the_last_of_several_main_containers_ends_it() {
+    let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("second")]);
+    let Some((main, sidecar)) = both(&world) else { return };
+    let Some(second) = world.mounted("second", "pod") else { return };
+    let sidecar = up(sidecar.flags(["--api=off", "--until-exit=main second"]));
+    main.flag("--api=off").run(["true"]).expect(0, &["`web` told to end: it waits for other containers too"]);
+    assert!(!sidecar.stdout_so_far().contains("told"));
+    second.flag("--api=off").run(["true"]).expect(0, &["`web` told to end: it will"]);
+    sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
+}
+
+#[test]
 fn without_any_right_they_find_one_another_all_the_same() {
     let world = pod("Never");
     let Some((main, sidecar)) = both(&world) else { return };
