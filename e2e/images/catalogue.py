@@ -118,7 +118,28 @@ def nginx():
     # What Debian's build expects to be there.
     folders = {path: Directory() for path in ("/var/lib/nginx", "/var/log/nginx")}
     files = {**BASE, **folders, "/etc/nginx.conf": NGINX, **_dynamic("/bin/nginx", install.nginx())}
-    return Image("nginx", files, {"Entrypoint": ["/bin/nginx", "-c", "/etc/nginx.conf"], "StopSignal": "SIGQUIT"}).pack()
+    config = {"Entrypoint": ["/bin/nginx", "-c", "/etc/nginx.conf"], "Env": ["PATH=/bin"], "StopSignal": "SIGQUIT"}
+    return Image("nginx", files, config).pack()
+
+
+def git():
+    """git and a shell. It speaks git's own protocol (`git daemon` too), and to folders."""
+    # Debian's package is on this machine. Its helpers for HTTP and mail need more than it.
+    programs = Path("/usr/lib/git-core")
+    return Image(
+        "git",
+        {
+            **BASE,
+            **_busybox(),
+            **_dynamic("/usr/bin/git", _program("git")),
+            **_dynamic(f"{programs}/git-daemon", programs / "git-daemon"),
+            # git starts its other half by this name.
+            f"{programs}/git": Link("/usr/bin/git"),
+            f"{programs}/git-upload-pack": Link("/usr/bin/git"),
+            f"{programs}/git-receive-pack": Link("/usr/bin/git"),
+        },
+        {"Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"]},
+    ).pack()
 
 
 def python():

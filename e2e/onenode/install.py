@@ -20,6 +20,7 @@ NEEDED = {
     "busybox": "busybox-static",
     "catatonit": "catatonit",
     "openssl": "openssl",
+    "/usr/lib/git-core/git-daemon": "git",
     "ip": "iproute2",
     "nsenter": "util-linux",
     "mount": "mount",

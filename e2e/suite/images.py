@@ -1,4 +1,5 @@
-"""The images that manifests name: `image: busybox` in a manifest stands for the one of the catalogue."""
+"""The images that manifests name: `image: busybox` in a manifest stands for the one of the catalogue; in a volume of an image,
+`reference: busybox`."""
 
 import os
 import platform
@@ -20,10 +21,10 @@ class Images:
     """Packs and loads each image when a manifest first names it; scenarios that come later wait for that and share it."""
 
     NAMES = (
-        "app-usr1", "app", "busybox", "cloud-sql-proxy", "envoy", "iptables", "nginx", "proa-example", "proa", "python",
+        "app-usr1", "app", "busybox", "cloud-sql-proxy", "envoy", "git", "iptables", "nginx", "proa-example", "proa", "python",
     )
     # A name followed by a tag, a path or more letters is somebody else's image.
-    NAMED = re.compile(r"(\bimage:\s*)(" + "|".join(NAMES) + r")(?![\w./:-])")
+    NAMED = re.compile(r"(\b(?:image|reference):\s*)(" + "|".join(NAMES) + r")(?![\w./:-])")
 
     def __init__(self, kubectl, proa=None):
         self.kubectl, self.proa = kubectl, proa

@@ -53,8 +53,8 @@ class Runner:
         t = T(self.kubectl, f"proa-{self.run_id}-{number}-{name}", self.images)
         try:
             self.kubectl("create", "namespace", t.namespace)
-            # Pods are refused before the controller manager has made this.
-            wait.until("the service account", lambda: t.kubectl("get", "serviceaccount", "default"), 30)
+            # Pods are refused before the controller manager has made this, which takes its time after a restart of etcd.
+            wait.until("the service account", lambda: t.kubectl("get", "serviceaccount", "default"), 90)
             t.begin()
             scenario.function(t)
             result = Result(scenario, time.monotonic() - started, "ok")

@@ -1,6 +1,7 @@
 """The decorator that makes a function a scenario, and the `t` it is handed."""
 
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,6 +166,25 @@ class T:
                 lines += [Line(container["name"], line) for line in text.splitlines() if line]
         return sorted(lines, key=lambda line: line.at)
 
+    def follow(self, pod):
+        """Read the logs of the Pod's containers from here on, so that they outlive the Pod. What it returns, called after the
+        Pod's end, gives the lines in the order in which they were written."""
+        followed = []
+        for name in self.history(pod)[-1].containers():
+            command = self.kubectl.command("logs", pod, "-c", name, "--timestamps", "--follow")
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace")
+            followed.append((name, process))
+
+        def lines():
+            read = []
+            for name, process in followed:
+                text, _ = process.communicate(timeout=60)
+                # The kubelet may end with a complaint of its own that the container is gone.
+                read += [Line(name, line) for line in text.splitlines() if Line.STAMP.match(line)]
+            return sorted(read, key=lambda line: line.at)
+
+        return lines
+
     def ends(self, pod):
         """The Pod's containers in the order in which they ended (to the second; the kubelet reports no finer)."""
         last = self.history(pod)[-1]
@@ -204,3 +224,13 @@ def in_order(lines, *expected):
         if not any(text in str(line) for line in remaining):
             listing = "\n  ".join(map(str, lines))
             raise AssertionError(f"no line with {text!r} at its place in\n  {listing}")
+
+
+def said_at(lines, container, text):
+    """When this container's proa logged the first line with this text: its own time, exact to the microsecond, as a string that
+    sorts."""
+    for line in lines:
+        if line.container == container and text in line.text:
+            return line.text.split(" ", 1)[0]
+    listing = "\n  ".join(map(str, lines))
+    raise AssertionError(f"{container}: no line with {text!r} in\n  {listing}")

@@ -1,5 +1,6 @@
 """The ground the other scenarios stand on: Kubernetes without proa does what they take for granted."""
 
+from onenode import wait
 from suite.scenario import in_order, scenario
 
 
@@ -181,6 +182,7 @@ spec:
     t.logged("steady", "main", "up")
     for daemon in ("kubelet", "apiserver", "etcd"):
         t.node.restart(daemon, now=True)
-    assert t.exec("steady", "main", "touch", "/tmp/over").returncode == 0
+    # An API server whose etcd was killed may refuse the first.
+    wait.until("touch /tmp/over", lambda: t.exec("steady", "main", "touch", "/tmp/over").returncode == 0, 60)
     main = t.finished("steady").container("main")
     assert (main.exit_code, main.restarts) == (5, 0)

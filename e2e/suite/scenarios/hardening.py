@@ -26,6 +26,17 @@ def the_empty_image_under_strict_settings(t):
 
 
 @scenario
+def a_wrapped_sidecar_under_strict_settings(t):
+    """A wrapped sidecar, which watches its Pod all the time, does with as little: not root, read-only, no capabilities, 16Mi."""
+    t.grant("watch")
+    strict = STRICT.strip() + "\n  runAsUser: 65532"
+    web = container("web", "app", args=["sidecar", "--hold-term", "--", "sh", "-c", "while :; do sleep 0.5; done"], more=strict)
+    t.apply(pod("strict", web, container("main", "app", args=["--", "sh", "-c", "sleep 5; exit 3"], more=strict)))
+    found = t.finished("strict", seconds=90)
+    assert found.exit_codes() == {"web": 0, "main": 3}, found
+
+
+@scenario
 def a_user_without_a_name(t):
     """Any user ID will do, and its failures reach the termination message."""
     more = "securityContext: {runAsUser: 54321, runAsGroup: 54321}"

@@ -1,7 +1,9 @@
 """Well-known sidecars are recognised and ended without a flag; and what can be had of them without the API server."""
 
+from datetime import datetime
+
 from suite.pieces import ENVOY, ENVOY_ADMIN, MOUNT, QUIT, READY_FILE, STATE, before, container, job, main, pod, shell
-from suite.scenario import in_order, scenario
+from suite.scenario import in_order, said_at, scenario
 from suite.scenarios.mesh import meshed
 
 NGINX = container("nginx", "nginx", more="readinessProbe: {periodSeconds: 1, httpGet: {path: /, port: 8080}}")
@@ -67,8 +69,9 @@ def a_sidecar_that_nobody_knows_is_left_alone(t):
     assert found.container("nginx").running and found.container("nginx").restarts == 0, found
     ran = (found.container("main").finished_at - found.container("main").started_at).total_seconds()
     assert ran <= 10, ran
-    log = t.logs("mixed", "main")
-    assert "nginx" in log.split("command ended")[-1], log
+    log = t.logs("mixed", "main").split("command ended")[-1]
+    # Envoy is asked once nginx has had its time.
+    assert "waiting for `nginx` to exit" in log.split("quitquitquit")[0] and "still running when --shutdown-timeout ran out: `nginx`" in log, log
 
 
 @scenario
@@ -260,16 +263,30 @@ def a_mesh_that_others_need_goes_last(t):
 
 @scenario
 def a_proxy_does_not_wait_for_ever(t):
-    """A sidecar that was told to end and does not keeps Envoy for two thirds of --shutdown-timeout, and no longer."""
+    """A sidecar that does not end, told to or not, keeps Envoy for two thirds of --shutdown-timeout, and no longer."""
     t.grant("watch")
     # nginx says yes to everything.
-    flags = ("--shutdown-auto", "--shutdown-http-get=http://localhost:8080/quit", "--shutdown-timeout=9s")
-    t.apply(pod("stubborn", ENVOY, NGINX, main("exit 3", *flags)))
-    found = t.pod("stubborn", lambda pod: pod.container("main").ended and pod.container("envoy").ended)
-    assert (found.container("main").exit_code, found.container("envoy").exit_code) == (3, 0), found
-    assert found.container("nginx").running, found
-    kept = (found.container("envoy").finished_at - found.container("main").started_at).total_seconds()
-    assert 5 <= kept <= 8, kept
+    told = ("--shutdown-auto", "--shutdown-http-get=http://localhost:8080/quit")
+    for name, flags in [("told", told), ("untold", ())]:
+        t.apply(pod(name, ENVOY, NGINX, main("exit 3", *flags, "--shutdown-timeout=9s")))
+    for name in ("told", "untold"):
+        found = t.pod(name, lambda pod: pod.container("main").ended and pod.container("envoy").ended)
+        assert (found.container("main").exit_code, found.container("envoy").exit_code) == (3, 0), found
+        assert found.container("nginx").running, found
+        lines = t.timeline(name)
+        kept = datetime.fromisoformat(said_at(lines, "main", "9901/quitquitquit: 200")) - datetime.fromisoformat(said_at(lines, "main", "command ended"))
+        assert 5.9 <= kept.total_seconds() <= 7, kept
+
+
+@scenario
+def a_proxy_waits_for_those_that_nobody_told(t):
+    """A sidecar that notices main's end by itself, and needs Envoy to end well, has it for as long as it takes."""
+    t.grant("watch")
+    flush = "touch /tmp/ready; until [ -e /state/over ]; do sleep 0.1; done; sleep 3; wget -qO- localhost:9901/ready || exit 9; echo flushed"
+    more = f"{READY_FILE}\n{MOUNT}"
+    t.apply(pod("patient", ENVOY, shell("log", flush, more), main("touch /state/over; exit 3", more=MOUNT), volumes=STATE))
+    assert t.finished("patient").exit_codes() == {"envoy": 0, "log": 0, "main": 3}
+    in_order(t.timeline("patient"), "waiting for `log` to exit", "log: flushed", "the others have ended", "9901/quitquitquit: 200", "every sidecar has ended")
 
 
 # Without the API server
@@ -320,8 +337,10 @@ def an_api_that_must_be_there(t):
     t.apply(pod("required", main("echo never", "--api=require", *DIRECT), ENVOY))
     found = t.finished("required")
     assert found.container("main").exit_code == 77 and 'verbs: ["watch"]' in found.container("main").message, found
-    # A refusal is an end too: Envoy is not left behind.
+    # A refusal is an end too: Envoy is not left behind. And a refusal of the API is believed once.
     assert found.container("envoy").exit_code == 0, found
+    lived = (found.container("main").finished_at - found.container("main").started_at).total_seconds()
+    assert lived <= 16, lived
     assert "never" not in [line.text for line in t.timeline("required")]
 
 
@@ -335,6 +354,21 @@ def an_api_that_cannot_be_reached(t):
     assert found.exit_codes() == {"main": 3, "envoy": 0}, found
     assert (found.container("main").finished_at - found.container("main").started_at).total_seconds() <= 12, found
     assert "working" in t.logs("cut-off", "main").splitlines()
+    assert "it cannot be reached" in once(t, "cut-off", "going on without the API server")
+    # Without anything else to wait for, that is what is waited for in vain.
+    t.apply(pod("in-vain", main("echo never", "--ready-timeout=3s", more=env)))
+    refused = t.finished("in-vain").container("main")
+    assert refused.exit_code == 75 and "the API server (it cannot be reached: " in refused.message, refused
+    assert (refused.finished_at - refused.started_at).total_seconds() <= 8, refused
+
+
+@scenario
+def nothing_to_end_without_sight_of_the_pod(t):
+    """Without the API server and without an action no sidecar is ended, and a warning says so, and with what flags it would be."""
+    t.apply(pod("blind", main("exit 3", "--api=off", "--wait-known=envoy", "--shutdown-timeout=4s"), ENVOY))
+    found = t.pod("blind", lambda pod: pod.container("main").ended)
+    assert found.container("main").exit_code == 3 and found.container("envoy").running, found
+    assert "WARN" in once(t, "blind", "no sidecar is ended") and "--shutdown-known" in once(t, "blind", "no sidecar is ended")
 
 
 # What a sidecar writes and where it listens
@@ -403,6 +437,28 @@ def direct_waits_that_never_hold(t):
     assert found.exit_codes() == {"envoy": 0, "main": 75}, found
     for what in ("localhost:7000", "/no/such/file", "http://localhost:9901/no-such-page"):
         assert what in found.container("main").message, found
+
+
+# Takes every question, and answers none.
+SILENT = "import socket, time; server = socket.socket(type=socket.SOCK_DGRAM); server.bind(('127.0.0.1', 53)); time.sleep(1000)"
+
+
+@scenario
+def a_name_server_that_never_answers(t):
+    """A name look-up that hangs outlasts neither --ready-timeout nor, with --on-timeout=run, the command."""
+    t.grant("watch")
+    dns = {"dnsPolicy": "None", "dnsConfig": "{nameservers: [127.0.0.1], options: [{name: timeout, value: '25'}, {name: attempts, value: '1'}]}"}
+    silent = container("dns", "python", args=["-c", SILENT])
+    # It ends with its Pod.
+    flags = ("--wait-http-get=http://sidecar.example:9901/ready", "--ready-timeout=3s", "--ignore=dns")
+    t.apply(pod("refused", ENVOY, silent, main("echo never", *flags), terminationGracePeriodSeconds="1", **dns))
+    t.apply(pod("run", ENVOY, silent, main("exit 4", *flags, "--on-timeout=run"), terminationGracePeriodSeconds="1", **dns))
+    for name, code in [("refused", 75), ("run", 4)]:
+        found = t.pod(name, lambda pod: pod.container("main").ended and pod.container("envoy").ended)
+        assert (found.container("main").exit_code, found.container("envoy").exit_code) == (code, 0), found
+        lived = (found.container("main").finished_at - found.container("main").started_at).total_seconds()
+        assert lived <= 7, f"{name} lived {lived}s"
+    assert "sidecar.example" in t.pod("refused", lambda pod: True).container("main").message
 
 
 # What proa tells of itself

@@ -1,0 +1,339 @@
+"""A sidecar whose entrypoint is `proa sidecar` ends with the main container, and well."""
+
+from datetime import datetime
+
+from suite.pieces import ENVOY, MOUNT, READY_FILE, STATE, before, container, job, main, pod, shell
+from suite.scenario import in_order, said_at, scenario
+
+
+def wrapped(script, *flags, name="web", image="app", more=""):
+    """A sidecar under proa: `flags` for it, a shell script as its command."""
+    return container(name, image, args=["sidecar", *flags, "--", "sh", "-c", script], more=more)
+
+
+# Ready soon, and ended by SIGTERM, as a program is that does not handle it.
+SERVES = "touch /tmp/ready; echo serving; while :; do sleep 0.1; done"
+UNTIL = "until [ -e /state/over ]; do sleep 0.1; done"
+
+
+# In a Job
+
+
+@scenario
+def a_wrapped_sidecar_ends_with_0(t):
+    """A sidecar that SIGTERM kills (143) is reported as 0 when main's end ended it: the Job completes, and 0 or 3 is main's."""
+    t.grant("watch")
+    t.apply(job("work", wrapped(SERVES, more=READY_FILE), main("echo working; sleep 1")))
+    t.apply(pod("failing", wrapped(SERVES, more=READY_FILE), main("exit 3")))
+    assert t.job("work").complete
+    found = t.pod_of("work", lambda pod: pod.finished)
+    assert found.exit_codes() == {"web": 0, "main": 0}, found
+    lines = t.timeline(found.name)
+    in_order(lines, "web: serving", "main: working", "ending the command with SIGTERM", "command ended: SIGTERM", "every sidecar has ended")
+    assert t.finished("failing").exit_codes() == {"web": 0, "main": 3}
+
+
+@scenario
+def a_wrapped_sidecar_that_fails_by_itself(t):
+    """A wrapped sidecar that fails by itself keeps its own code: 3 before main may start, which is refused with 69; 4 after it."""
+    t.grant("watch")
+    t.apply(pod("early", wrapped("sleep 2; exit 3", more=READY_FILE), main("echo never")))
+    late = wrapped(f"touch /tmp/ready; {UNTIL}; exit 4", more=f"{READY_FILE}\n{MOUNT}")
+    t.apply(pod("late", late, main("touch /state/over; sleep 2; exit 5", more=MOUNT), volumes=STATE))
+    early = t.finished("early")
+    assert early.exit_codes() == {"web": 3, "main": 69}, early
+    assert t.finished("late").exit_codes() == {"web": 4, "main": 5}
+    assert "sidecar `web` ended with exit code 4" in t.logs("late", "main")
+
+
+@scenario
+def a_wrapped_sidecar_that_ends_with_its_own_code_when_asked(t):
+    """What a sidecar says when it is asked to end does not fail the Pod: 7 after its own signal is reported as 0."""
+    t.grant("watch")
+    script = "trap 'echo draining; exit 7' USR1; touch /tmp/ready; while :; do sleep 0.1; done"
+    t.apply(pod("asked", wrapped(script, "--stop-signal=USR1", more=READY_FILE), main("exit 3")))
+    assert t.finished("asked").exit_codes() == {"web": 0, "main": 3}
+    assert "draining" in t.logs("asked", "web").splitlines()
+
+
+@scenario
+def a_wrapped_sidecar_that_does_not_end(t):
+    """A wrapped sidecar that ignores its signal is killed after --stop-timeout, and the Job completes."""
+    t.grant("watch")
+    script = "trap '' TERM; touch /tmp/ready; while :; do sleep 0.1; done"
+    t.apply(job("work", wrapped(script, "--stop-timeout=2s", more=READY_FILE), main("echo working")))
+    assert t.job("work").complete
+    found = t.pod_of("work", lambda pod: pod.finished)
+    assert found.exit_codes() == {"web": 0, "main": 0}, found
+    in_order(t.timeline(found.name), "ending the command with SIGTERM", "SIGKILL follows")
+
+
+@scenario
+def a_main_container_without_proa(t):
+    """A main container that is left as it is ends its wrapped sidecar too: that one sees it in the API."""
+    t.grant("watch")
+    t.apply(job("work", wrapped(SERVES), shell("main", "sleep 2; echo worked")))
+    t.apply(pod("failing", wrapped(SERVES), shell("main", "sleep 1; exit 3")))
+    assert t.job("work").complete
+    found = t.pod_of("work", lambda pod: pod.finished)
+    assert found.exit_codes() == {"web": 0, "main": 0}, found
+    in_order(t.timeline(found.name), "until `main` has ended", "main: worked", "the main containers have ended")
+    assert t.finished("failing").exit_codes() == {"web": 0, "main": 3}
+
+
+@scenario
+def a_retry_of_main_finds_its_wrapped_sidecar(t):
+    """With OnFailure a main that is retried, under proa or not, keeps its wrapped sidecar, which is ended after the success."""
+    t.grant("watch")
+    tries = "[ -e /state/tried ] && exit 0; touch /state/tried; exit 3"
+    t.apply(pod("under-proa", wrapped(SERVES, more=READY_FILE), main(tries, more=MOUNT), restartPolicy="OnFailure", volumes=STATE))
+    t.apply(pod("plain", wrapped(SERVES, more=READY_FILE), shell("main", tries, MOUNT), restartPolicy="OnFailure", volumes=STATE))
+    for name in ("under-proa", "plain"):
+        found = t.finished(name)
+        assert found.phase == "Succeeded" and found.exit_codes() == {"web": 0, "main": 0}, found
+        assert (found.container("main").restarts, found.container("web").restarts) == (1, 0), found
+
+
+@scenario
+def a_wrapped_sidecar_under_another_name(t):
+    """A sidecar whose proa goes by another name is told as well, and nobody waits for --shutdown-timeout."""
+    t.grant("watch")
+    install = before(container("install", "proa", args=["install", "/state/entrypoint"], more=MOUNT))
+    web = container("web", "busybox", command=["/state/entrypoint", "sidecar", "--", "sh", "-c", SERVES], more=f"{READY_FILE}\n{MOUNT}")
+    t.apply(pod("renamed", web, main("exit 3"), initContainers=install, volumes=STATE))
+    found = t.finished("renamed")
+    assert found.exit_codes() == {"web": 0, "main": 3}, found
+    assert (found.container("main").finished_at - found.container("main").started_at).total_seconds() <= 8, found
+
+
+@scenario
+def a_wrapped_sidecar_of_two_mains(t):
+    """A wrapped sidecar of two main containers, each under proa, outlives the first, which the second does not notice."""
+    t.grant("watch")
+    serves = "mkdir /tmp/www; echo page > /tmp/www/index.html; httpd -p 7000 -h /tmp/www; " + SERVES
+    web = wrapped(serves, "--until-exit=first", "--until-exit=second", more=READY_FILE)
+    first = main("exit 3", "--ignore=second", name="first")
+    second = main("sleep 5; wget -qO- localhost:7000; exit 4", "--ignore=first", name="second")
+    t.apply(pod("shared", web, first, second))
+    assert t.finished("shared").exit_codes() == {"web": 0, "first": 3, "second": 4}
+    in_order(t.timeline("shared"), "exit code=3", "second: page", "the main containers have ended")
+
+
+@scenario
+def two_wrapped_sidecars_and_envoy(t):
+    """Two wrapped sidecars and Envoy end after main without any flag, Envoy last, though none is told of the others."""
+    t.grant("watch")
+    first, second = (wrapped(SERVES, more=READY_FILE, name=name) for name in ("first", "second"))
+    t.apply(pod("three", first, ENVOY, second, main("exit 3")))
+    assert t.finished("three").exit_codes() == {"first": 0, "second": 0, "envoy": 0, "main": 3}
+    lines = t.timeline("three")
+    in_order(lines, "the others have ended", "9901/quitquitquit: 200", "every sidecar has ended")
+    for name in ("first", "second"):
+        assert said_at(lines, name, "command ended") < said_at(lines, "main", "9901/quitquitquit: 200")
+
+
+# Without rights
+
+# What a container mounts that alone may ask the API server.
+ACCOUNT = "[{name: account, projected: {sources: [{serviceAccountToken: {path: token}}, {configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}}, {downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}}]}}]"
+ACCOUNT_MOUNT = "volumeMounts: [{name: account, mountPath: /var/run/secrets/kubernetes.io/serviceaccount}]"
+
+
+@scenario
+def a_wrapped_sidecar_without_an_account(t):
+    """A wrapped sidecar that cannot ask the API server runs, and main's proa ends it: the two need no rights to talk."""
+    t.grant("watch")
+    command = main("echo working; sleep 1; exit 3", more=ACCOUNT_MOUNT)
+    spec = {"automountServiceAccountToken": "false", "volumes": ACCOUNT}
+    t.apply(pod("mute", wrapped(SERVES, more=READY_FILE), command, **spec))
+    assert t.finished("mute").exit_codes() == {"web": 0, "main": 3}
+    in_order(t.timeline("mute"), "going on without the API server", "main: working", "the main container's proa asks for the end")
+
+
+@scenario
+def a_wrapped_sidecar_without_any_role(t):
+    """Without a Role the wrapped sidecar runs all the same and says so; main, which sees no Pod either, ends it."""
+    serves = "touch /state/ready; while :; do sleep 0.1; done"
+    # It takes a while until a refusal is believed: rights may come late.
+    command = main("sleep 13; exit 3", "--wait-file=/state/ready", more=MOUNT)
+    t.apply(pod("denied", wrapped(serves, more=MOUNT), command, volumes=STATE))
+    t.apply(pod("unasked", wrapped(SERVES, "--api=off"), main("sleep 2; exit 4", "--api=off")))
+    assert t.finished("denied").exit_codes() == {"web": 0, "main": 3}
+    log = t.logs("denied", "web")
+    assert "cannot see when the main containers end" in log and 'verbs: ["watch"]' in log, log
+    in_order(t.timeline("denied"), "the main container's proa asks for the end", "ending the command with SIGTERM")
+    assert t.finished("unasked").exit_codes() == {"web": 0, "main": 4}
+
+
+@scenario
+def a_wrapped_sidecar_that_is_asked_over_http(t):
+    """POST /quitquitquit at the status address ends a wrapped sidecar with 0, from within the Pod alone."""
+    t.grant("watch")
+    t.apply(pod("served", wrapped(SERVES, "--status-address=0.0.0.0:9400"), shell("main", f"{UNTIL}; exit 3", MOUNT), volumes=STATE))
+    t.logged("served", "web", "serving")
+    address = t.pod("served", lambda pod: pod.container("main").running).status["podIP"]
+    t.apply(pod("stranger", shell("main", f"wget -O- --post-data= {address}:9400/quitquitquit 2>&1; wget -qO- {address}:9400/livez")))
+    t.finished("stranger")
+    log = t.logs("stranger", "main")
+    assert "403" in log and "alive" in log, log
+    assert t.pod("served", lambda pod: True).container("web").running
+    asked = t.exec("served", "main", "wget", "-qO-", "--post-data=", "localhost:9400/quitquitquit")
+    assert asked.returncode == 0, asked
+    found = t.pod("served", lambda pod: pod.container("web").ended)
+    assert found.container("web").exit_code == 0 and found.container("main").running, found
+    assert t.exec("served", "main", "touch", "/state/over").returncode == 0
+    assert t.finished("served").exit_codes() == {"web": 0, "main": 3}
+
+
+# When the Pod is deleted
+
+LINGERS = "trap 'echo leaving; sleep 3; echo left; sleep 1; exit 7' TERM; echo working; while :; do sleep 0.1; done"
+
+
+@scenario
+def a_sidecar_whose_term_is_held_back(t):
+    """With --hold-term a deleted Pod's sidecar gets SIGTERM only once main's command has ended, though both are told at once."""
+    t.grant("watch")
+    t.apply(pod("held", wrapped(SERVES, "--hold-term", more=READY_FILE), main(LINGERS)))
+    t.logged("held", "main", "working")
+    followed = t.follow("held")
+    t.delete("held")
+    last = t.gone("held")
+    assert last.exit_codes() == {"web": 0, "main": 7}, last
+    lines = followed()
+    told, asked = (said_at(lines, "web", text) for text in ("held back until the proa of `main`", "ending the command with SIGTERM"))
+    assert told < said_at(lines, "main", "command ended") < asked, "\n".join(map(str, lines))
+    in_order(lines, "held back until the proa of `main`", "main: left", "ending the command with SIGTERM")
+
+
+@scenario
+def a_sidecar_whose_term_is_not_held_back(t):
+    """Without --hold-term a wrapped sidecar ends at once with its Pod, beside a main that takes its time."""
+    t.grant("watch")
+    t.apply(pod("free", wrapped(SERVES, more=READY_FILE), main(LINGERS)))
+    t.logged("free", "main", "working")
+    followed = t.follow("free")
+    t.delete("free")
+    last = t.gone("free")
+    assert last.exit_codes() == {"web": 0, "main": 7}, last
+    lines = followed()
+    assert said_at(lines, "web", "command ended") < said_at(lines, "main", "command ended"), "\n".join(map(str, lines))
+    in_order(lines, "command ended: SIGTERM", "main: left")
+
+
+@scenario
+def a_hold_that_main_outlasts(t):
+    """Where main ignores SIGTERM, the sidecar gets it before the grace period is over, and still ends with 0."""
+    t.grant("watch")
+    ends = "trap 'echo flushed; exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1; done"
+    stubborn = main("trap '' TERM; echo working; while :; do sleep 0.1; done")
+    t.apply(pod("held", wrapped(ends, "--hold-term", more=READY_FILE), stubborn, terminationGracePeriodSeconds="8"))
+    t.logged("held", "main", "working")
+    followed = t.follow("held")
+    t.delete("held")
+    last = t.gone("held")
+    assert last.exit_codes() == {"web": 0, "main": 137}, last
+    lines = followed()
+    in_order(lines, "held back until the proa of `main`", "held back for as long as may be", "web: flushed")
+    held = _seconds(said_at(lines, "web", "held back until"), said_at(lines, "web", "ending the command with SIGTERM"))
+    # A quarter of the 8 seconds, and one more, are the sidecar's. They count from the deletion, rounded down to a second.
+    assert 2 <= held <= 6, held
+
+
+@scenario
+def a_hold_with_a_time_of_its_own(t):
+    """--hold-term=2s holds SIGTERM back for two seconds, and no longer."""
+    t.grant("watch")
+    t.apply(pod("held", wrapped(SERVES, "--hold-term=2s", more=READY_FILE), main(LINGERS.replace("sleep 3", "sleep 5"))))
+    t.logged("held", "main", "working")
+    followed = t.follow("held")
+    t.delete("held")
+    last = t.gone("held")
+    assert last.exit_codes() == {"web": 0, "main": 7}, last
+    lines = followed()
+    held = _seconds(said_at(lines, "web", "held back until"), said_at(lines, "web", "ending the command with SIGTERM"))
+    assert 1.9 <= held <= 3, held
+    in_order(lines, "ending the command with SIGTERM", "main: left")
+
+
+def _seconds(earlier, later):
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
+@scenario
+def a_hold_without_the_api(t):
+    """--hold-term needs no rights where --until-exit names main."""
+    flags = ("--api=off", "--until-exit=main", "--hold-term")
+    t.apply(pod("held", wrapped("while :; do sleep 0.1; done", *flags), main(LINGERS, "--api=off"), automountServiceAccountToken="false"))
+    t.logged("held", "main", "working")
+    followed = t.follow("held")
+    t.delete("held")
+    last = t.gone("held")
+    assert last.exit_codes() == {"web": 0, "main": 7}, last
+    lines = followed()
+    assert said_at(lines, "main", "command ended") < said_at(lines, "web", "ending the command with SIGTERM"), "\n".join(map(str, lines))
+    in_order(lines, "held back until the proa of `main`", "main: left", "ending the command with SIGTERM")
+
+
+@scenario
+def a_hold_past_the_pods_deadline(t):
+    """A Pod past its activeDeadlineSeconds, which nobody deletes, ends in the same order."""
+    t.grant("watch")
+    t.apply(pod("overdue", wrapped(SERVES, "--hold-term", more=READY_FILE), main(LINGERS), activeDeadlineSeconds="5"))
+    assert t.finished("overdue").exit_codes() == {"web": 0, "main": 7}
+    in_order(t.timeline("overdue"), "held back until the proa of `main`", "main: left", "ending the command with SIGTERM")
+
+
+@scenario
+def a_hold_is_for_the_pods_end_alone(t):
+    """A sidecar that its own liveness probe ends is not held back: it is started again within seconds, beside the same main."""
+    t.grant("watch")
+    probe = f"livenessProbe: {{periodSeconds: 1, failureThreshold: 1, exec: {{command: [sh, -c, '[ ! -e /tmp/stuck ]']}}}}\n{MOUNT}"
+    web = wrapped("echo up; while :; do sleep 0.1; done", "--hold-term", more=probe)
+    t.apply(pod("probed", web, main(f"echo working; {UNTIL}; exit 0", more=MOUNT), restartPolicy="OnFailure", volumes=STATE))
+    t.logged("probed", "main", "working")
+    assert t.exec("probed", "web", "touch", "/tmp/stuck").returncode == 0
+    found = t.pod("probed", lambda pod: pod.container("web").restarts == 1)
+    log = t.logs("probed", "web", previous=True)
+    held = [line.split(" ")[0] for line in log.splitlines() if "held back" in line or "ending the command" in line]
+    assert _seconds(*held) <= 4, log
+    assert found.container("main").running and found.container("main").restarts == 0, found
+    assert t.exec("probed", "main", "touch", "/state/over").returncode == 0
+    assert t.finished("probed").exit_codes() == {"web": 0, "main": 0}
+
+
+# What cannot work
+
+
+@scenario
+def a_main_container_that_is_not_there(t):
+    """--until-exit with the name of no container is 2, and the names that there are are told; the command is not left behind."""
+    t.grant("watch")
+    t.apply(pod("mistyped", wrapped(SERVES, "--until-exit=mian"), main("echo never", "--wait-for=web", "--ready-timeout=20s", name="main")))
+    found = t.finished("mistyped")
+    web = found.container("web")
+    assert web.exit_code == 2 and "`mian`" in web.message and "`main`" in web.message, web
+
+
+@scenario
+def a_sidecar_with_no_main_beside_it(t):
+    """`proa sidecar` in the only container is 2; so is waiting for itself, and, with two that could be main, for neither."""
+    t.grant("watch")
+    t.apply(pod("alone", wrapped(SERVES)))
+    t.apply(pod("itself", wrapped(SERVES, "--until-exit=web"), shell("main", "sleep 1")))
+    t.apply(pod("which", wrapped(SERVES), shell("one", "sleep 1"), shell("two", "sleep 1")))
+    for name, word in [("alone", "no main container"), ("itself", "this container"), ("which", "--until-exit")]:
+        web = t.finished(name).container("web")
+        assert web.exit_code == 2 and word in web.message, web
+
+
+@scenario
+def two_proas_in_one_container(t):
+    """A second proa under the first, in whichever mode, is 2 and says so."""
+    t.grant("watch")
+    t.apply(pod("twice", container("main", "app", args=["--", "/proa", "--", "true"])))
+    t.apply(pod("mixed", container("web", "app", args=["sidecar", "--", "/proa", "--", "true"]), shell("main", "sleep 1")))
+    for name, own in [("twice", "main"), ("mixed", "web")]:
+        found = t.finished(name).container(own)
+        assert found.exit_code == 2, found
+        assert "another proa runs in container" in found.message + t.logs(name, own), found
