@@ -409,7 +409,7 @@ mod tests {
     #[test]
     fn recognised_by_image_or_name() {
         assert_eq!(name("istio-proxy", "auto"), Some("istio"));
-        assert_eq!(name("p", "docker.io/istio/proxyv2:1.29.0-distroless"), Some("istio"));
+        assert_eq!(name("p", "example.com/istio/proxyv2:1.29.0-distroless"), Some("istio"));
         assert_eq!(name("p", "localhost:5000/linkerd/proxy@sha256:0123"), Some("linkerd"));
         assert_eq!(name("envoy", "example/aws-appmesh-envoy:v1"), Some("app-mesh"));
         assert_eq!(name("envoy", "envoyproxy/envoy:v1.30"), Some("envoy"));
