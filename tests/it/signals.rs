@@ -103,8 +103,8 @@ fn other_signals_are_kept_for_the_command() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     let running = world.proa().flag("--shutdown-when=never").start([
         puppet().into_os_string(),
-        "die".into(),
-        "0".into(),
+        "sleep".into(),
+        "60m".into(),
     ]);
     running.wait_stderr("waiting for web");
     running.signal(libc::SIGUSR1);
