@@ -1,12 +1,11 @@
 //! proa exits with the command's exit code, 128+n after signal n, and codes of its own for its own failures.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
 use nix::libc;
 
-use crate::support::{World, puppet};
+use crate::support::{World, puppet, write_executable};
 
 /// Runs cases side by side, as many at a time as a small machine bears.
 fn side_by_side<T: Send + Sync + Copy>(cases: &[T], run: impl Fn(T) + Sync) {
@@ -44,8 +43,7 @@ fn a_command_that_a_signal_ends_leads_to_128_and_its_number() {
 fn a_command_that_is_not_there_leads_to_127() {
     let world = World::alone();
     let script = world.dir.join("script");
-    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_executable(&script, b"#!/no/such/interpreter\n");
     for program in ["no-such-program", "/no/such/program", "/dev/null/x", script.to_str().unwrap()] {
         world.proa().run([program]).expect(127, &["cannot run", program]);
         assert!(world.termination_message().contains(program), "{}", world.termination_message());
@@ -59,8 +57,7 @@ fn a_command_that_may_not_be_executed_leads_to_126() {
     fs::write(&file, "text\n").unwrap();
     world.proa().run([&file]).expect(126, &["cannot run", "ermission denied"]);
     world.proa().run(["/"]).expect(126, &["cannot run"]);
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(&file, [0x7f, b'E', b'L', b'F', 0, 0]).unwrap();
+    write_executable(&file, &[0x7f, b'E', b'L', b'F', 0, 0]);
     world.proa().run([&file]).expect(126, &["cannot run"]);
 }
 

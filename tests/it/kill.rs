@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::support::{Beside, World, puppet, unshare};
+use crate::support::{Beside, World, puppet, unshare, write_executable};
 
 /// As a Pod with `shareProcessNamespace: true`: a pause process as PID 1, a sidecar that says what ended
 /// it, and proa beside them.
@@ -13,7 +13,7 @@ fn shared(flags: &[&str]) -> Option<String> {
     world.make_ready("web");
     world.update(|pod| pod.spec.get_or_insert_default().share_process_namespace = Some(true));
     let (log, sidecar) = (world.dir.join("sidecar.log"), world.dir.join("my-sidecar"));
-    std::fs::copy(puppet(), &sidecar).expect("a copy of the puppet");
+    write_executable(&sidecar, &std::fs::read(puppet()).expect("the puppet"));
     // PID 1 survives any signal that it does not handle, as pause does; it ends when proa does.
     let script = "sidecar=$1 log=$2; shift 2; $sidecar signals --count 1 --log $log & \
                   until grep -q ready $log 2>/dev/null; do sleep 0.01; done; \"$@\"; code=$?; \

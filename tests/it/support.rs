@@ -199,6 +199,18 @@ status:
     }
 }
 
+/// Writes a file that is to be executed. Not by this process: another test's child, forked meanwhile, would hold it
+/// open for writing, and what is open for writing cannot be executed (execve(2), ETXTBSY).
+pub(crate) fn write_executable(path: &Path, content: &[u8]) {
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt;
+    let mut cat = Command::new("sh");
+    let mut cat = cat.args(["-c", "cat > \"$0\""]).arg(path).stdin(Stdio::piped()).spawn().expect("sh runs");
+    cat.stdin.take().expect("piped").write_all(content).expect("cat reads");
+    assert!(cat.wait().expect("cat ends").success());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own file");
+}
+
 type Setup = Box<dyn FnMut() -> std::io::Result<()> + Send + Sync>;
 
 /// How proa is started.
