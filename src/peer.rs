@@ -4,6 +4,8 @@
 //! Pod share. So nothing has to be set up for it: no port, no volume, no flag, no rights. And the kernel closes
 //! a socket with its process, so that an end is known however it came about.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -11,15 +13,18 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 /// How long a peer may take to answer, or to say what it wants.
 const LIMIT: Duration = Duration::from_secs(1);
-const QUIT: &[u8] = b"quit\n";
+/// The word for the end; the name of the container that says it follows, and a line's end.
+const QUIT: &str = "quit ";
 const DONE: &[u8] = b"done\n";
 const WAIT: &[u8] = b"wait\n";
+/// The longest line to expect: a container's name has 63 characters at most (RFC 1123, DNS label).
+const LONGEST: u64 = 128;
 
 /// A container of this Pod in which proa may run. Its Pod's UID keeps it apart from those of other Pods where
 /// they share the node's network.
@@ -31,71 +36,85 @@ pub struct Peer {
     pub container: String,
 }
 
-/// The containers of this Pod in which a proa runs, but `own`. Nothing where the system does not tell
-/// (`proc_net(5)`, /proc/net/unix).
-#[must_use]
-pub fn beside(uid: &str, own: Option<&str>) -> Vec<Peer> {
-    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let mut names: Vec<_> = containers(&sockets, uid).filter(|name| Some(*name) != own).collect();
-    // A socket is listed once for itself and once for each connection that waits for it.
-    names.sort_unstable();
-    names.dedup();
-    names.into_iter().map(|name| Peer { uid: uid.to_owned(), container: name.to_owned() }).collect()
+/// The other proas of this Pod, as one of them sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// Whose name goes with a word to them: this container's.
+    pub own: String,
+    /// Those that take words.
+    pub hearing: Vec<Peer>,
 }
 
-fn containers<'a>(sockets: &'a str, uid: &'a str) -> impl Iterator<Item = &'a str> {
+impl Peers {
+    /// Looks around in container `own`. Finds nobody where the system does not tell (`proc_net(5)`,
+    /// /proc/net/unix).
+    #[must_use]
+    pub fn beside(uid: &str, own: &str) -> Self {
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        // A socket is listed once for itself and once for each connection that waits for it.
+        let names: BTreeSet<_> = hearing(&sockets, uid).filter(|name| *name != own).collect();
+        let peers = names.into_iter().map(|name| Peer { uid: uid.to_owned(), container: name.to_owned() });
+        Self { own: own.to_owned(), hearing: peers.collect() }
+    }
+}
+
+fn hearing<'a>(sockets: &'a str, uid: &'a str) -> impl Iterator<Item = &'a str> {
     let names = sockets.lines().filter_map(|line| line.split_whitespace().nth(7)?.strip_prefix("@proa/"));
-    names.filter_map(move |name| name.strip_prefix(uid)?.strip_prefix('/'))
+    names.filter_map(move |name| name.strip_prefix(uid)?.strip_prefix('/')?.strip_suffix("/quit"))
 }
 
 impl Peer {
-    fn address(&self) -> io::Result<SocketAddr> {
+    /// Where it can be seen that proa runs in this container.
+    fn presence(&self) -> io::Result<SocketAddr> {
         SocketAddr::from_abstract_name(format!("proa/{}/{}", self.uid, self.container))
+    }
+
+    /// Where it takes words; only a sidecar's does.
+    fn ear(&self) -> io::Result<SocketAddr> {
+        SocketAddr::from_abstract_name(format!("proa/{}/{}/quit", self.uid, self.container))
     }
 
     /// Says that proa runs in this container, as long as the result lives.
     ///
     /// # Errors
     /// [`Unannounced::Taken`] when another proa does.
-    pub fn announce(&self) -> Result<Presence, Unannounced> {
-        let listen = || StdListener::bind_addr(&self.address()?);
+    pub fn announce(self) -> Result<Presence, Unannounced> {
+        let listen = || StdListener::bind_addr(&self.presence()?);
         match listen() {
-            Ok(listener) => Ok(Presence { listener }),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                Err(Unannounced::Taken(self.container.clone()))
-            }
+            Ok(listener) => Ok(Presence { peer: self, _listener: listener }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Unannounced::Taken(self.container)),
             Err(error) => Err(Unannounced::Failed(error)),
         }
     }
 
     /// Waits until no proa runs in this container: at once, if none does.
     pub async fn gone(&self) {
-        let Ok(mut stream) = self.connect() else { return };
+        let Ok(mut stream) = self.presence().and_then(|address| connect(&address)) else { return };
         // Nothing is ever said; what comes is the end.
         while stream.read(&mut [0; 16]).await.is_ok_and(|count| count > 0) {}
     }
 
-    /// Asks the sidecar that proa wraps in this container to end.
+    /// Asks the sidecar that proa wraps in this container to end, on behalf of container `from`.
     ///
     /// # Errors
-    /// When no proa is there, or none that wraps a sidecar.
-    pub async fn quit(&self) -> io::Result<Heard> {
-        let mut stream = self.connect()?;
+    /// When no proa is there, none that wraps a sidecar, or none that answers.
+    pub async fn quit(&self, from: &str) -> io::Result<Heard> {
+        let mut stream = connect(&self.ear()?)?;
         let mut answer = [0; DONE.len()];
         let ask = async {
-            stream.write_all(QUIT).await?;
+            stream.write_all(format!("{QUIT}{from}\n").as_bytes()).await?;
             stream.read_exact(&mut answer).await
         };
         timeout(LIMIT, ask).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(if answer == *WAIT { Heard::NotYet } else { Heard::Ending })
     }
+}
 
-    fn connect(&self) -> io::Result<UnixStream> {
-        // Succeeds or fails at once: the kernel queues connections up for a listener (listen(2)).
-        let stream = StdStream::connect_addr(&self.address()?)?;
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream)
-    }
+fn connect(address: &SocketAddr) -> io::Result<UnixStream> {
+    // Succeeds or fails at once: the kernel queues connections up for a listener (listen(2)).
+    let stream = StdStream::connect_addr(address)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 /// What a wrapped sidecar made of the word.
@@ -133,33 +152,53 @@ impl std::error::Error for Unannounced {}
 /// proa is there.
 #[derive(Debug)]
 pub struct Presence {
-    listener: StdListener,
+    peer: Peer,
+    _listener: StdListener,
 }
 
 impl Presence {
-    /// Waits until so many proas of this Pod have asked for the end: of several main containers the first speaks
-    /// for itself alone.
+    /// Takes words from now on.
+    ///
+    /// # Errors
+    /// When the system does not allow it.
+    pub fn hear(&self) -> io::Result<Ear> {
+        let listener = StdListener::bind_addr(&self.peer.ear()?)?;
+        listener.set_nonblocking(true)?;
+        Ok(Ear { listener, asked: RefCell::default() })
+    }
+}
+
+/// Takes the words of other proas.
+#[derive(Debug)]
+pub struct Ear {
+    listener: StdListener,
+    /// The containers whose proas have asked for the end.
+    asked: RefCell<BTreeSet<String>>,
+}
+
+impl Ear {
+    /// Waits until those have asked for the end who are `enough`. Who has asked once need not ask again, whatever
+    /// becomes of this wait.
     ///
     /// # Errors
     /// When the socket cannot be listened on.
-    pub async fn quit_asked(&self, mut words: usize) -> io::Result<()> {
-        let listener = self.listener.try_clone()?;
-        listener.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(listener)?;
-        loop {
-            let (mut stream, _) = listener.accept().await?;
-            let mut said = [0; QUIT.len()];
-            let heard = timeout(LIMIT, stream.read_exact(&mut said)).await;
-            if !matches!(heard, Ok(Ok(_))) || said != *QUIT {
+    pub async fn asked(&self, enough: impl Fn(&BTreeSet<String>) -> bool) -> io::Result<()> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        while !enough(&self.asked.borrow()) {
+            let (stream, _) = listener.accept().await?;
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            let heard = timeout(LIMIT, (&mut stream).take(LONGEST).read_line(&mut line)).await;
+            let from = line.strip_suffix('\n').and_then(|line| line.strip_prefix(QUIT));
+            let Some(from) = from.filter(|_| matches!(heard, Ok(Ok(_)))) else {
                 continue;
-            }
-            words = words.saturating_sub(1);
+            };
+            self.asked.borrow_mut().insert(from.to_owned());
+            let answer = if enough(&self.asked.borrow()) { DONE } else { WAIT };
             // Whoever asked may be gone already.
-            let _ = stream.write_all(if words == 0 { DONE } else { WAIT }).await;
-            if words == 0 {
-                return Ok(());
-            }
+            let _ = stream.write_all(answer).await;
         }
+        Ok(())
     }
 }
 
@@ -185,16 +224,17 @@ mod tests {
     }
 
     #[test]
-    fn who_is_there_is_seen() {
+    fn who_takes_words_is_seen() {
         let uid = peer("").uid;
-        let (_one, _two) = (peer("seen-1").announce().unwrap(), peer("seen-2").announce().unwrap());
+        let there = ["seen-1", "seen-2", "seen-main"].map(|name| peer(name).announce().unwrap());
+        let _ears = [there[0].hear().unwrap(), there[1].hear().unwrap()];
         let names = |own| -> Vec<_> {
-            let found = beside(&uid, own).into_iter().map(|peer| peer.container);
+            let found = Peers::beside(&uid, own).hearing.into_iter().map(|peer| peer.container);
             found.filter(|name| name.starts_with("seen-")).collect()
         };
-        assert_eq!(names(None), ["seen-1", "seen-2"]);
-        assert_eq!(names(Some("seen-1")), ["seen-2"]);
-        assert!(beside("another", None).is_empty());
+        assert_eq!(names("seen-main"), ["seen-1", "seen-2"]);
+        assert_eq!(names("seen-1"), ["seen-2"]);
+        assert!(Peers::beside("another", "").hearing.is_empty());
     }
 
     #[test]
@@ -213,16 +253,33 @@ mod tests {
     #[test]
     fn an_order_to_quit_is_taken_and_confirmed() {
         let there = peer("quitting").announce().unwrap();
+        let ear = there.hear().unwrap();
+        let quit = async |from: &str| peer("quitting").quit(from).await.unwrap();
         block_on(async {
-            let (asked, told) = tokio::join!(there.quit_asked(1), async { peer("quitting").quit().await });
+            let both = |asked: &BTreeSet<_>| asked.len() == 2;
+            let (asked, answers) =
+                tokio::join!(ear.asked(both), async { [quit("a").await, quit("a").await, quit("b").await] });
+            asked.unwrap();
+            assert_eq!(answers, [Heard::NotYet, Heard::NotYet, Heard::Ending]);
+            ear.asked(both).await.unwrap();
+        });
+        assert_eq!(*ear.asked.borrow(), ["a", "b"].map(String::from).into());
+        assert!(block_on(peer("nobody").quit("a")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_order_is_passed_over() {
+        let there = peer("pestered").announce().unwrap();
+        let ear = there.hear().unwrap();
+        for said in ["", "quit", "quit a", "QUIT a\n", "\u{0}\n", &"x".repeat(500)] {
+            let mut stream = StdStream::connect_addr(&peer("pestered").ear().unwrap()).unwrap();
+            io::Write::write_all(&mut stream, said.as_bytes()).unwrap();
+        }
+        block_on(async {
+            let any = |asked: &BTreeSet<_>| !asked.is_empty();
+            let (asked, told) = tokio::join!(ear.asked(any), async { peer("pestered").quit("a").await });
             asked.unwrap();
             assert_eq!(told.unwrap(), Heard::Ending);
-            let (asked, (first, second)) = tokio::join!(there.quit_asked(2), async {
-                (peer("quitting").quit().await, peer("quitting").quit().await)
-            });
-            asked.unwrap();
-            assert_eq!((first.unwrap(), second.unwrap()), (Heard::NotYet, Heard::Ending));
         });
-        assert!(block_on(async { peer("nobody").quit().await }).is_err());
     }
 }

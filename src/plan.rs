@@ -115,7 +115,12 @@ pub enum Action {
     /// A signal to processes in the Pod's shared process namespace.
     Kill(Whom, Signal),
     /// A word to the proa that wraps a sidecar.
-    Tell(Peer),
+    Tell {
+        /// That proa.
+        peer: Peer,
+        /// The container on whose behalf it is said.
+        from: String,
+    },
 }
 
 impl fmt::Display for Action {
@@ -124,7 +129,7 @@ impl fmt::Display for Action {
             Self::Http(request) => write!(f, "{request}"),
             Self::Kill(Whom::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
             Self::Kill(Whom::All, signal) => write!(f, "{signal} to all other processes"),
-            Self::Tell(peer) => write!(f, "`{}` told to end", peer.container),
+            Self::Tell { peer, .. } => write!(f, "`{}` told to end", peer.container),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::{self, Access, Api, Cause, Closed, Opened};
 use crate::identity::{Identity, Mounts};
-use crate::peer::{self, Peer, Presence, Unannounced};
+use crate::peer::{Peer, Peers, Presence, Unannounced};
 use crate::plan::{self, Claim, Plan};
 use crate::pod::Snapshot;
 use crate::policy::AskApi;
@@ -220,8 +220,8 @@ impl Run<'_> {
             Decision::End => runtime()?.block_on(async {
                 let mut signals = self.signals.listen().context("cannot listen for signals")?;
                 let own_pod = self.own_pod.as_ref().filter(|_| end.access == Access::Usable);
-                let own = self.mounts.container.as_deref();
-                let peers = self.mounts.uid.as_ref().map_or_else(Vec::new, |uid| peer::beside(uid, own));
+                let own = self.mounts.uid.as_ref().zip(self.mounts.container.as_ref());
+                let peers = own.map_or_else(Peers::default, |(uid, own)| Peers::beside(uid, own));
                 let snapshot = end.snapshot.as_ref();
                 let sight = Sight { snapshot, own_pod, stopping: end.stopping, peers: &peers };
                 let ended = shutdown::run(&self.plan.shutdown, sight, &mut signals, &self.board);

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::child::{self, reaper};
 use crate::cluster::OwnPod;
 use crate::endpoint::Address;
-use crate::peer::{Heard, Peer};
+use crate::peer::{Heard, Peer, Peers};
 use crate::plan::{Action, Shutdown};
 use crate::pod::{Role, Snapshot};
 use crate::policy::{ShutdownAuto, ShutdownWhen};
@@ -112,7 +112,7 @@ pub struct Sight<'a> {
     /// Whether the container was asked to stop.
     pub stopping: Stopping,
     /// The other proas of the Pod.
-    pub peers: &'a [Peer],
+    pub peers: &'a Peers,
 }
 
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
@@ -277,7 +277,7 @@ async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, boa
     .await;
     let mut all = Results::default();
     for (action, told) in results.into_iter().flatten() {
-        if let (Action::Tell(peer), Told::Peer(_)) = (action, &told) {
+        if let (Action::Tell { peer, .. }, Told::Peer(_)) = (action, &told) {
             all.heard.push(peer.container.clone());
         }
         all.told.push(told);
@@ -301,16 +301,12 @@ async fn carry_out(
             let count = kill::kill(whom, *signal, snapshot).map_err(|error| error.to_string())?;
             Ok((format!("{count} signalled"), Told::Unseen))
         }
-        Action::Tell(peer) => match peer.quit().await {
+        Action::Tell { peer, from } => match peer.quit(from).await {
             Ok(Heard::Ending) => Ok(("it will".to_owned(), Told::Peer(peer.clone()))),
             Ok(Heard::NotYet) => Ok(("it waits for other containers too".to_owned(), Told::Unseen)),
             // It has ended, or is being started again.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Ok(("no proa is there".to_owned(), Told::Unseen))
-            }
-            // It hears no words.
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Ok(("its proa wraps a main container".to_owned(), Told::Unseen))
             }
             Err(error) => Err(format!("its proa does not answer: {error}")),
         },

@@ -10,7 +10,7 @@ use std::pin::pin;
 
 use anyhow::Context;
 use futures::StreamExt;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::child::{self, reaper};
 use crate::cluster::{Doubt, GRACE, Observation, OwnPod};
@@ -18,7 +18,7 @@ use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::{self, Api, Cause, Closed, Refusal};
 use crate::identity::Mounts;
-use crate::peer::Presence;
+use crate::peer::{Ear, Peers, Presence};
 use crate::plan::sidecar::{Awaited, Duty, SidecarPlan, Stop};
 use crate::plan::{Command, Shutdown};
 use crate::pod::{Snapshot, list};
@@ -39,6 +39,10 @@ pub fn run(plan: &SidecarPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
 fn carry_out(plan: &SidecarPlan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<Outcome> {
     let start = || -> Result<_, Outcome> {
         let presence = appear(mounts)?;
+        let ear = presence.as_ref().and_then(|presence| {
+            let unheard = |error: &io::Error| debug!(%error, "cannot hear the other proas of this Pod");
+            presence.hear().inspect_err(unheard).ok()
+        });
         if let Duty::Help { ready_file: Some(path), .. } = &plan.duty {
             // One of an earlier run would let the main containers start too early.
             remove(path)
@@ -49,14 +53,14 @@ fn carry_out(plan: &SidecarPlan, mounts: &Mounts, signals: &Signals) -> anyhow::
         let server = Server::bind(plan.status, Quit::Offered).map_err(Outcome::NoStatus)?;
         let dispensable = matches!(plan.duty, Duty::Command(..));
         let own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable)?;
-        Ok((presence, server, own_pod))
+        Ok((presence, ear, server, own_pod))
     };
-    let (presence, server, own_pod) = match start() {
+    let (presence, ear, server, own_pod) = match start() {
         Ok(started) => started,
         Err(outcome) => return Ok(outcome),
     };
     let uid = mounts.uid.clone();
-    let run = Run { plan, own_pod, signals, server, board: Board::default(), presence, uid };
+    let run = Run { plan, own_pod, signals, server, board: Board::default(), _presence: presence, ear, uid };
     if let Some(outcome) = run.gate()? {
         return Ok(outcome);
     }
@@ -73,7 +77,9 @@ struct Run<'a> {
     signals: &'a Signals,
     server: Server,
     board: Board,
-    presence: Option<Presence>,
+    /// Ends with us, which is what the others wait for.
+    _presence: Option<Presence>,
+    ear: Option<Ear>,
     /// The Pod's UID, where the kubelet's mounts tell it.
     uid: Option<String>,
 }
@@ -94,20 +100,27 @@ impl Run<'_> {
                 _ => Api::Unasked,
             };
             let passed = gate::pass(gate, api, &mut signals, &self.board);
-            anyhow::Ok(self.server.during(&self.board, passed).await)
+            let passed_or_asked = async {
+                tokio::select! {
+                    passed = passed => Some(passed),
+                    () = self.quit_asked() => None,
+                }
+            };
+            anyhow::Ok(self.server.during(&self.board, passed_or_asked).await)
         })?;
         drop(waiting);
         self.board.gate_over();
         match passed {
-            Ok(opened) => {
+            None => Ok(Some(Outcome::AsAsked)),
+            Some(Ok(opened)) => {
                 info!(after = %format!("{:.3}s", opened.after.as_secs_f64()), "gate open");
                 Ok(None)
             }
-            Err(Closed { cause: Cause::Stopped(signal), .. }) => {
+            Some(Err(Closed { cause: Cause::Stopped(signal), .. })) => {
                 info!(%signal, "asked to end before the gate was open");
                 Ok(Some(Outcome::AsAsked))
             }
-            Err(Closed { cause, .. }) => Ok(Some(cause.into())),
+            Some(Err(Closed { cause, .. })) => Ok(Some(cause.into())),
         }
     }
 
@@ -159,7 +172,12 @@ impl Run<'_> {
             Decision::End => runtime()?.block_on(async {
                 let mut signals = self.signals.listen().context("cannot listen for signals")?;
                 let own_pod = self.own_pod.as_ref();
-                let sight = Sight { snapshot: Some(&snapshot), own_pod, stopping: Stopping::No, peers: &[] };
+                let sight = Sight {
+                    snapshot: Some(&snapshot),
+                    own_pod,
+                    stopping: Stopping::No,
+                    peers: &Peers::default(),
+                };
                 let ended = shutdown::run(shutdown, sight, &mut signals, &self.board);
                 self.server.during(&self.board, ended).await;
                 anyhow::Ok(())
@@ -236,8 +254,8 @@ impl Run<'_> {
     /// Waits until another proa of the Pod, or a client of the status endpoint, asks for our end.
     async fn quit_asked(&self) {
         let by_peer = async {
-            if let Some(presence) = &self.presence {
-                match presence.quit_asked(self.plan.mains.len().max(1)).await {
+            if let Some(ear) = &self.ear {
+                match ear.asked(|by| mains::all_ask(&self.plan.mains, by)).await {
                     Ok(()) => return,
                     Err(error) => error!(%error, "cannot hear the other proas of this Pod"),
                 }

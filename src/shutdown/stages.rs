@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::endpoint::Request;
 use crate::known::{self, End, Known, Recognised, Traffic};
-use crate::peer::Peer;
+use crate::peer::{Peer, Peers};
 use crate::plan::{Action, Shutdown};
 use crate::pod::{Sidecar, Snapshot};
 use crate::policy::ShutdownAuto;
@@ -46,7 +46,7 @@ impl fmt::Display for Task {
 
 /// Decides what is done, in which order. `peers`: the other proas of the Pod.
 #[must_use]
-pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>, peers: &[Peer]) -> Stages {
+pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>, peers: &Peers) -> Stages {
     let given: Vec<_> = shutdown.actions.iter().map(|action| given(action, snapshot)).collect();
     let automatic = match shutdown.auto {
         ShutdownAuto::Off => Vec::new(),
@@ -93,27 +93,31 @@ pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)
 
 fn given(action: &Action, snapshot: Option<&Snapshot>) -> Task {
     let known = match action {
-        Action::Kill(..) | Action::Tell(_) => None,
+        Action::Kill(..) | Action::Tell { .. } => None,
         Action::Http(request) => in_pod(request, snapshot).or_else(|| known::ended_by(request)),
     };
     let traffic = known.map_or(Traffic::Own, |known| known.traffic);
     Task { action: action.clone(), known, traffic }
 }
 
-fn told(snapshot: Option<&Snapshot>, peers: &[Peer]) -> Vec<Task> {
-    let tell = |peer, traffic| Task { action: Action::Tell(peer), known: None, traffic };
-    let Some(Snapshot { uid, sidecars, .. }) = snapshot else {
-        return peers.iter().map(|peer| tell(peer.clone(), Traffic::Own)).collect();
+fn told(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
+    let tell = |peer, from: &str, traffic| Task {
+        action: Action::Tell { peer, from: from.to_owned() },
+        known: None,
+        traffic,
+    };
+    let Some(Snapshot { uid, sidecars, main, .. }) = snapshot else {
+        return peers.hearing.iter().map(|peer| tell(peer.clone(), &peers.own, Traffic::Own)).collect();
     };
     let regular = sidecars.iter().filter(|sidecar| !sidecar.native);
     let tasks = regular.filter_map(|sidecar| {
         let recognised = sidecar.known.as_ref();
         let by_command = recognised.is_some_and(|recognised| recognised.known.end == End::Peer);
         // Under another name, or behind a shell, its socket tells.
-        let by_socket = peers.iter().any(|peer| peer.container == sidecar.name);
+        let by_socket = peers.hearing.iter().any(|peer| peer.container == sidecar.name);
         let peer = Peer { uid: uid.clone(), container: sidecar.name.clone() };
         let traffic = recognised.map_or(Traffic::Own, |recognised| recognised.traffic);
-        (by_command || by_socket).then(|| tell(peer, traffic))
+        (by_command || by_socket).then(|| tell(peer, &main.name, traffic))
     });
     tasks.collect()
 }
@@ -180,7 +184,7 @@ spec:
 
     #[test]
     fn without_an_action_the_well_known_regular_sidecars_are_ended_the_mesh_last() {
-        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod()), &[]);
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod()), &Peers::default());
         assert_eq!(shown(&stages.first), ["POST http://localhost:9091/quitquitquit"]);
         assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
         assert!(stages.first[0].needs().unwrap().contains("--quitquitquit"));
@@ -192,11 +196,11 @@ spec:
     #[test]
     fn an_action_turns_that_off_unless_both_are_asked_for() {
         let kill = || vec![Action::Kill(Whom::All, Signal::TERM)];
-        let alone = stages(&shutdown(ShutdownAuto::Otherwise, kill()), Some(&pod()), &[]);
+        let alone = stages(&shutdown(ShutdownAuto::Otherwise, kill()), Some(&pod()), &Peers::default());
         assert_eq!((alone.first.len(), alone.last.len()), (1, 0));
-        let both = stages(&shutdown(ShutdownAuto::Too, kill()), Some(&pod()), &[]);
+        let both = stages(&shutdown(ShutdownAuto::Too, kill()), Some(&pod()), &Peers::default());
         assert_eq!((both.first.len(), both.last.len()), (2, 1));
-        let off = stages(&shutdown(ShutdownAuto::Off, Vec::new()), Some(&pod()), &[]);
+        let off = stages(&shutdown(ShutdownAuto::Off, Vec::new()), Some(&pod()), &Peers::default());
         assert_eq!(off, Stages::default());
     }
 
@@ -205,7 +209,8 @@ spec:
         let pod = snapshot(
             "spec: {containers: [{name: web, image: w, command: [/proa, sidecar, --, web]}, {name: main, image: m}]}",
         );
-        let told = |auto, actions| shown(&stages(&shutdown(auto, actions), Some(&pod), &[]).first);
+        let told =
+            |auto, actions| shown(&stages(&shutdown(auto, actions), Some(&pod), &Peers::default()).first);
         assert_eq!(told(ShutdownAuto::Otherwise, Vec::new()), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Otherwise, vec![post(QUIT)]), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Off, Vec::new()), Vec::<String>::new());
@@ -213,7 +218,7 @@ spec:
         let mesh = snapshot(
             "spec: {containers: [{name: envoy, image: e, command: [/proa, sidecar, --, e]}, {name: main, image: m}]}",
         );
-        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&mesh), &[]);
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&mesh), &Peers::default());
         assert_eq!(
             shown(&stages.last),
             ["`envoy` told to end"],
@@ -226,14 +231,16 @@ spec:
         let pod = snapshot(
             "spec: {containers: [{name: web, image: w, command: [/entry]}, {name: main, image: m}]}",
         );
-        let peers = ["web", "gone"].map(|name| Peer { uid: pod.uid.clone(), container: name.into() });
+        let hearing = ["web", "gone"].map(|name| Peer { uid: pod.uid.clone(), container: name.into() });
+        let peers = Peers { own: "main".into(), hearing: hearing.into() };
         let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod), &peers);
         assert_eq!(shown(&stages.first), ["`web` told to end"]);
     }
 
     #[test]
     fn without_sight_of_the_pod_the_proas_that_are_there_are_told() {
-        let peers = [Peer { uid: "u".into(), container: "web".into() }];
+        let hearing = vec![Peer { uid: "u".into(), container: "web".into() }];
+        let peers = Peers { own: "main".into(), hearing };
         let told = |auto| shown(&stages(&shutdown(auto, Vec::new()), None, &peers).first);
         assert_eq!(told(ShutdownAuto::Otherwise), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Off), Vec::<String>::new());
@@ -244,7 +251,7 @@ spec:
         let both = stages(
             &shutdown(ShutdownAuto::Too, vec![post("http://127.0.0.1:15020/quitquitquit")]),
             Some(&pod()),
-            &[],
+            &Peers::default(),
         );
         assert_eq!(both.last.len(), 1);
     }
@@ -252,7 +259,7 @@ spec:
     #[test]
     fn a_mesh_is_ended_last_without_sight_of_the_pod_too() {
         let given = vec![post(QUIT), post("http://localhost:8090/quitquitquit")];
-        let stages = stages(&shutdown(ShutdownAuto::Otherwise, given), None, &[]);
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, given), None, &Peers::default());
         assert_eq!(shown(&stages.first), ["POST http://localhost:8090/quitquitquit"]);
         assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
     }

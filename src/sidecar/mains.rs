@@ -1,5 +1,6 @@
 //! The main containers as a sidecar sees them: which they are, and whether they have ended.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::plan::sidecar::{Awaited, End};
@@ -96,6 +97,13 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misp
         [main] => Ok(vec![Awaited { name: main.name.clone(), end: End::ForGood }]),
         several => Err(Misplaced::WhichMain(list(several))),
     }
+}
+
+/// Whether all main containers have asked for the end: each speaks for itself alone. Where none is named there is
+/// one alone.
+#[must_use]
+pub fn all_ask(named: &[Awaited], by: &BTreeSet<String>) -> bool {
+    !by.is_empty() && named.iter().all(|main| by.contains(&main.name))
 }
 
 /// How far the main containers are.
@@ -197,6 +205,18 @@ status:
         assert_eq!(after("OnFailure", 3, End::Success), Progress::Running(vec!["app".into()]));
         assert!(matches!(after("Never", 3, End::Success), Progress::Failed(..)));
         assert_eq!(after("Never", 0, End::Success), Progress::Ended(0));
+    }
+
+    #[test]
+    fn each_main_container_speaks_for_itself() {
+        let ask = |names: &[&str], by: &[&str]| {
+            all_ask(&named(names, End::ForGood), &by.iter().map(|name| (*name).to_owned()).collect())
+        };
+        assert!(!ask(&[], &[]));
+        assert!(ask(&[], &["app"]));
+        assert!(!ask(&["app"], &["web"]));
+        assert!(!ask(&["app", "web"], &["app"]));
+        assert!(ask(&["app", "web"], &["app", "other", "web"]));
     }
 
     #[test]

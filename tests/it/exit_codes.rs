@@ -3,9 +3,7 @@
 use std::fs;
 use std::thread;
 
-use nix::libc;
-
-use crate::support::{World, puppet, write_executable};
+use crate::support::{Held, World, puppet, write_executable};
 
 /// Runs cases side by side, as many at a time as a small machine bears.
 fn side_by_side<T: Send + Sync + Copy>(cases: &[T], run: impl Fn(T) + Sync) {
@@ -65,14 +63,14 @@ fn a_command_that_may_not_be_executed_leads_to_126() {
 fn problems_after_the_command_ended_do_not_change_its_code() {
     let world = World::with("Never", &[crate::support::Beside::Regular("web")]);
     world.make_ready("web");
+    let held = Held::in_dir(&world.dir, "exit 7");
     let running = world
         .proa()
         .flags(["-g", &crate::support::http::refusing_url(), "--shutdown-timeout=1s", "-k", "nobody"])
-        .start(["sh", "-c", "echo up; kill -STOP $$; exit 7"]);
+        .start(&held.command);
     running.wait_stdout("up");
     let down = world.cluster.refuse();
-    let child = crate::support::children(running.pid());
-    crate::support::send(child[0], libc::SIGCONT);
+    held.let_go();
     running.finish().expect(7, &["connection refused", "shareProcessNamespace"]);
     down.clear();
 }

@@ -9,7 +9,7 @@ use localpod::cluster::Access;
 use nix::libc;
 
 use crate::support::http::{Endpoint, Reply};
-use crate::support::{Beside, Proa, Running, World, eventually};
+use crate::support::{Beside, Held, Proa, Running, World, eventually};
 
 /// Says when it is up, and what ended it.
 const LOYAL: [&str; 3] =
@@ -209,10 +209,33 @@ fn without_the_api_the_last_of_several_main_containers_ends_it() {
     let Some((main, sidecar)) = both(&world) else { return };
     let Some(second) = world.mounted("second", "pod") else { return };
     let sidecar = up(sidecar.flags(["--api=off", "--until-exit=main second"]));
-    main.flag("--api=off").run(["true"]).expect(0, &["`web` told to end: it waits for other containers too"]);
-    assert!(!sidecar.stdout_so_far().contains("told"));
-    second.flag("--api=off").run(["true"]).expect(0, &["`web` told to end: it will"]);
+    let held = Held::in_dir(&world.dir, "");
+    let second = second.flag("--api=off").start(&held.command);
+    second.wait_stdout("up");
+    let Some(again) = world.mounted("main", "pod") else { return };
+    for main in [main, again] {
+        let first = main
+            .flag("--api=off")
+            .run(["true"])
+            .expect(0, &["`web` told to end: it waits for other containers too"]);
+        assert!(!first.stderr.contains("second"), "a main container is told nothing: {}", first.stderr);
+        assert!(!sidecar.stdout_so_far().contains("told"), "it takes the same word twice for two");
+    }
+    held.let_go();
+    second.finish().expect(0, &["`web` told to end: it will"]);
     sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
+}
+
+#[test]
+fn one_that_still_waits_is_ended_too() {
+    let world = pod("Never");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = sidecar.flag("--wait-file=/never").start(LOYAL);
+    sidecar.wait_stderr("(not there)");
+    main.flag("--api=off").run(["true"]).expect(0, &["`web` told to end: it will"]);
+    let finished =
+        sidecar.finish().expect(0, &["the main container's proa asks for the end", "ended as asked"]);
+    assert_eq!(finished.stdout, "");
 }
 
 #[test]
@@ -231,12 +254,12 @@ fn without_any_right_they_find_one_another_all_the_same() {
 fn a_wrapped_sidecar_that_has_failed_meanwhile_is_named() {
     let world = pod("Never");
     let Some((main, sidecar)) = both(&world) else { return };
-    let file = world.dir.join("over");
-    let running = main.start(["sh", "-c", &format!("until [ -e {} ]; do sleep 0.01; done", file.display())]);
+    let held = Held::in_dir(&world.dir, "");
+    let running = main.start(&held.command);
     running.wait_stderr("command started");
     sidecar.run(["sh", "-c", "exit 4"]).expect(4, &[]);
     world.set_state("web", "terminated: {exitCode: 4}");
-    fs::write(file, "").unwrap();
+    held.let_go();
     running.finish().expect(0, &["no proa is there", "sidecar `web` ended with exit code 4"]);
 }
 

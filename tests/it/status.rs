@@ -3,10 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use nix::libc;
-
 use crate::support::http::Endpoint;
-use crate::support::{Beside, PATIENCE, World};
+use crate::support::{Beside, Held, PATIENCE, World};
 
 /// An address of each test's own: the port is the same for all.
 fn address(test: u8) -> String {
@@ -36,10 +34,11 @@ fn metric(address: &str, name: &str) -> Option<f64> {
 fn readiness_is_that_of_the_command() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     let (at, hanging) = (address(1), Endpoint::replying(vec![crate::support::http::Reply::Hang]));
+    let held = Held::in_dir(&world.dir, "");
     let running = world
         .proa()
         .flags(["--status-address", &at, "-p", &hanging.url(), "--ignore=gone"])
-        .start(["sh", "-c", "echo up; kill -STOP $$"]);
+        .start(&held.command);
     running.wait_stderr("waiting for web");
     assert_eq!([status(&at, "/readyz"), status(&at, "/livez")], [503, 200]);
     assert_eq!(metric(&at, "proa_command_running"), Some(0.0));
@@ -50,7 +49,7 @@ fn readiness_is_that_of_the_command() {
     assert_eq!(metric(&at, "proa_command_running"), Some(1.0));
     assert!(metric(&at, "proa_sidecar_wait_seconds{container=\"web\"}").unwrap() > 0.0);
     assert!(metric(&at, "proa_gate_wait_seconds").unwrap() > 0.0);
-    crate::support::send(crate::support::children(running.pid())[0], libc::SIGCONT);
+    held.let_go();
     hanging.request();
     assert_eq!([status(&at, "/readyz"), status(&at, "/livez")], [503, 200]);
     assert_eq!(metric(&at, "proa_command_running"), Some(0.0));
@@ -81,7 +80,8 @@ fn what_came_of_ending_the_sidecars_is_counted() {
 fn only_what_there_is_is_answered() {
     let world = World::alone();
     let at = address(3);
-    let running = world.proa().flags(["--status-address", &at]).start(["sh", "-c", "echo up; kill -STOP $$"]);
+    let held = Held::in_dir(&world.dir, "");
+    let running = world.proa().flags(["--status-address", &at]).start(&held.command);
     running.wait_stdout("up");
     assert_eq!(status(&at, "/"), 404);
     assert!(ask(&at, "POST /readyz").starts_with("HTTP/1.1 405 "));

@@ -470,6 +470,25 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// A command that says `up`, and goes on once it is let go.
+pub(crate) struct Held {
+    pub(crate) command: [String; 3],
+    file: PathBuf,
+}
+
+impl Held {
+    /// `then`: what the shell does last, if anything.
+    pub(crate) fn in_dir(dir: &Dir, then: &str) -> Self {
+        let file = dir.join("let-go");
+        let script = format!("echo up; until [ -e {} ]; do sleep 0.01; done; {then}", file.display());
+        Self { command: ["sh".into(), "-c".into(), script], file }
+    }
+
+    pub(crate) fn let_go(&self) {
+        fs::write(&self.file, "").expect("a file");
+    }
+}
+
 /// The arguments that put a program in namespaces of its own, as root there: a stand-in for a container.
 /// `None` where the system does not let an ordinary user do that; CI must.
 pub(crate) fn unshare(more: &[&str]) -> Option<Vec<String>> {

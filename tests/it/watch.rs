@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use localpod::cluster::{Access, Fault, WatchEnd};
-use nix::libc;
 
-use crate::support::{Beside, PATIENCE, Running, World, eventually};
+use crate::support::{Beside, Held, PATIENCE, Running, World, eventually};
 
 fn waiting(world: &World) -> Running {
     let running = world.proa().flag("--shutdown-when=never").start(["echo", "up"]);
@@ -34,7 +33,8 @@ fn one_request_by_name_from_resource_version_0_is_all() {
 #[test]
 fn no_connection_and_one_thread_are_left_while_the_command_runs() {
     let world = with_web();
-    let running = world.proa().flag("--shutdown-when=never").start(["sh", "-c", "echo up; kill -STOP $$"]);
+    let held = Held::in_dir(&world.dir, "");
+    let running = world.proa().flag("--shutdown-when=never").start(&held.command);
     running.wait_stderr("waiting for web");
     assert_eq!(world.cluster.open_connections(), 1);
     world.make_ready("web");
@@ -42,8 +42,7 @@ fn no_connection_and_one_thread_are_left_while_the_command_runs() {
     assert!(world.cluster.wait_for_connections(0, PATIENCE), "the connection is kept");
     let tasks = || std::fs::read_dir(format!("/proc/{}/task", running.pid())).expect("tasks").count();
     eventually("one thread", || tasks() == 1);
-    let child = crate::support::children(running.pid())[0];
-    crate::support::send(child, libc::SIGCONT);
+    held.let_go();
     running.finish().expect(0, &[]);
 }
 

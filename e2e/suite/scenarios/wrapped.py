@@ -108,15 +108,23 @@ def a_wrapped_sidecar_under_another_name(t):
 
 @scenario
 def a_wrapped_sidecar_of_two_mains(t):
-    """A wrapped sidecar of two main containers, each under proa, outlives the first, which the second does not notice."""
+    """A wrapped sidecar of two main containers, each under proa, outlives the first and ends after the second, with or without the API."""
     t.grant("watch")
     serves = "mkdir /tmp/www; echo page > /tmp/www/index.html; httpd -p 7000 -h /tmp/www; " + SERVES
     web = wrapped(serves, "--until-exit=first", "--until-exit=second", more=READY_FILE)
     first = main("exit 3", "--ignore=second", name="first")
     second = main("sleep 5; wget -qO- localhost:7000; exit 4", "--ignore=first", name="second")
     t.apply(pod("shared", web, first, second))
-    assert t.finished("shared").exit_codes() == {"web": 0, "first": 3, "second": 4}
-    in_order(t.timeline("shared"), "exit code=3", "second: page", "the main containers have ended")
+    unasked = "--api=off", "--wait-http-get=http://localhost:7000/"
+    alone = (wrapped(serves, "--api=off", "--until-exit=first", "--until-exit=second"),
+             main("exit 3", *unasked, name="first"),
+             main("sleep 3; wget -qO- localhost:7000; exit 4", *unasked, name="second"))
+    t.apply(pod("unasked", *alone))
+    for name in ("shared", "unasked"):
+        assert t.finished(name).exit_codes() == {"web": 0, "first": 3, "second": 4}
+        lines = t.timeline(name)
+        in_order(lines, "it waits for other containers too", "exit code=3", "second: page", "`web` told to end: it will", "ending the command with SIGTERM")
+        assert not any("`second` told" in line for line in lines), lines
 
 
 @scenario
