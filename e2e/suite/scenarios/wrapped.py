@@ -123,8 +123,9 @@ def a_wrapped_sidecar_of_two_mains(t):
     for name in ("shared", "unasked"):
         assert t.finished(name).exit_codes() == {"web": 0, "first": 3, "second": 4}
         lines = t.timeline(name)
-        in_order(lines, "it waits for other containers too", "exit code=3", "second: page", "`web` told to end: it will", "ending the command with SIGTERM")
-        assert not any("`second` told" in line for line in lines), lines
+        in_order(lines, "it waits for other containers too", "exit code=3", "second: page", "ending the command with SIGTERM")
+        in_order(lines, "second: page", "`web` told to end: it will")
+        assert not any("`second` told" in line.text for line in lines), lines
 
 
 @scenario
