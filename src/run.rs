@@ -36,18 +36,25 @@ pub(crate) fn guarded(task: impl FnOnce() -> anyhow::Result<Outcome>) -> Outcome
 }
 
 fn carry_out(plan: &Plan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<Outcome> {
-    let start = || -> Result<_, Outcome> {
-        let presence = appear(mounts)?;
-        let server = Server::bind(plan.status, Quit::None).map_err(Outcome::NoStatus)?;
-        let own_pod = own_pod(&plan.claim, &plan.api, mounts, plan.api.is_dispensable(&plan.gate))?;
-        Ok((presence, server, own_pod))
-    };
-    let (presence, server, own_pod) = match start() {
-        Ok(started) => started,
+    let presence = match appear(mounts) {
+        Ok(presence) => presence,
+        // The other one ends the sidecars.
         Err(outcome) => return Ok(outcome),
     };
+    let start = || -> Result<_, Outcome> {
+        let server = Server::bind(plan.status, Quit::None).map_err(Outcome::NoStatus)?;
+        let own_pod = own_pod(&plan.claim, &plan.api, mounts, plan.api.is_dispensable(&plan.gate))?;
+        Ok((server, own_pod))
+    };
+    let (server, own_pod, unable) = match start() {
+        Ok((server, own_pod)) => (server, own_pod, None),
+        Err(outcome) => (Server::none(), None, Some(outcome)),
+    };
     let run = Run { plan, mounts, own_pod, signals, server, board: Board::default(), _presence: presence };
-    let end = run.gate_and_command()?;
+    let end = match unable {
+        None => run.gate_and_command()?,
+        Some(outcome) => End { outcome, snapshot: None, access: Access::None, stopping: Stopping::No },
+    };
     run.board.gate_over();
     run.end_sidecars(&end)?;
     Ok(end.outcome)

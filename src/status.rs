@@ -77,9 +77,8 @@ impl Server {
     /// # Errors
     /// When the address cannot be listened on.
     pub fn bind(address: Option<SocketAddr>, quit: Quit) -> Result<Self, Unbound> {
-        let server = |listener| Self { listener, quit, quit_asked: Notify::new() };
         let Some(address) = address else {
-            return Ok(server(None));
+            return Ok(Self::none());
         };
         let listen = || {
             let listener = net::TcpListener::bind(address)?;
@@ -88,7 +87,13 @@ impl Server {
         };
         let listener = listen().map_err(|error| Unbound { address, error })?;
         info!("status at http://{address}/metrics, /readyz and /livez");
-        Ok(server(Some(listener)))
+        Ok(Self { listener: Some(listener), quit, quit_asked: Notify::new() })
+    }
+
+    /// Listens nowhere.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { listener: None, quit: Quit::None, quit_asked: Notify::new() }
     }
 
     /// Waits until a client asks for the end.

@@ -189,3 +189,16 @@ fn a_refused_gate_and_a_missing_command_end_the_sidecars_too() {
     ready("Never").proa().flags([NO_DRAIN, "-p", &quit.url()]).run(["/no/such/program"]).expect(127, &[]);
     assert!(quit.request().starts_with("POST "));
 }
+
+#[test]
+fn a_set_up_in_which_proa_cannot_work_ends_them_too() {
+    let quit = Endpoint::ok();
+    let world = World::alone();
+    let proa = || world.proa().flags(["--shutdown-timeout=100ms", "-p", &quit.url()]);
+    proa().without("KUBERNETES_SERVICE_HOST").run(["true"]).expect(2, &["KUBERNETES_SERVICE_HOST"]);
+    assert!(quit.request().starts_with("POST "));
+    // An address of nobody's (RFC 5737).
+    proa().flag("--status-address=192.0.2.1:9400").run(["true"]).expect(2, &["--status-address"]);
+    assert!(quit.request().starts_with("POST "));
+    assert_eq!(world.cluster.requests().len(), 0);
+}
