@@ -37,7 +37,6 @@ const DENIED: Duration = Duration::from_secs(2);
 const OUT_OF_REACH: Duration = Duration::from_secs(5);
 
 /// The gate is open: the command may start.
-#[derive(Debug)]
 pub struct Opened {
     /// How long the wait was.
     pub after: Duration,
@@ -47,7 +46,14 @@ pub struct Opened {
     pub access: Access,
     /// Signals that are meant for the command, in the order in which they came.
     pub held: Vec<Signal>,
+    /// To be dropped once the command runs.
+    pub waits: Waits,
 }
+
+/// The direct waits, which are over. The kernel may take milliseconds to forget an inotify watch.
+pub struct Waits(#[expect(dead_code, reason = "its end matters alone")] Findings);
+
+type Findings = SelectAll<BoxStream<'static, (usize, Finding)>>;
 
 /// The gate stays shut: the command does not start.
 #[derive(Debug)]
@@ -153,6 +159,7 @@ pub async fn pass(
                     access: wait.access(),
                     snapshot: wait.snapshot,
                     held: wait.held,
+                    waits: Waits(wait.findings),
                 });
             }
             Step::Shut(cause) => {
@@ -218,7 +225,7 @@ struct Wait<'a> {
     direct: Vec<(String, Option<Finding>)>,
     /// A direct wait that never can hold.
     impossible: Option<Refusal>,
-    findings: SelectAll<BoxStream<'static, (usize, Finding)>>,
+    findings: Findings,
     /// When the direct waits go on without an API server that is out of reach.
     going_without: Option<Instant>,
     /// What was last said.

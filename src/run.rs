@@ -164,7 +164,7 @@ impl Run<'_> {
             let passed = gate::pass(&self.plan.gate, api, &mut signals, &self.board);
             anyhow::Ok(self.server.during(&self.board, passed).await)
         })?;
-        let Opened { after, snapshot, access, held } = match passed {
+        let Opened { after, snapshot, access, held, waits } = match passed {
             Ok(opened) => opened,
             Err(Closed { snapshot, access, cause }) => {
                 let stopping = match cause {
@@ -185,7 +185,7 @@ impl Run<'_> {
         };
         // The command first: it does not wait for what it costs to tidy up.
         let spawned = child::spawn(&self.plan.command, &variables);
-        drop((waiting, variables));
+        drop((waits, waiting, variables));
         let child = match spawned {
             Ok(child) => {
                 self.board.command_started();

@@ -108,7 +108,6 @@ impl Run<'_> {
             };
             anyhow::Ok(self.server.during(&self.board, passed_or_asked).await)
         })?;
-        drop(waiting);
         self.board.gate_over();
         match passed {
             None => Ok(Some(Outcome::AsAsked)),

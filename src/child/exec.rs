@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::unistd::{Pid, execve};
+use nix::unistd::{AccessFlags, Pid, access, execve};
 
 use crate::env_file::Variables;
 use crate::plan::Command;
@@ -87,7 +87,8 @@ impl Image {
     fn first<T>(&self, attempt: impl Fn(&CStr) -> nix::Result<T>) -> io::Result<T> {
         let mut failure = Errno::ENOENT;
         for candidate in &self.candidates {
-            match attempt(candidate) {
+            // A look at a file that is not there costs less than a process that finds that out.
+            match access(candidate.as_c_str(), AccessFlags::F_OK).and_then(|()| attempt(candidate)) {
                 Ok(done) => return Ok(done),
                 Err(Errno::ENOENT | Errno::ENOTDIR) => {}
                 Err(Errno::EACCES) => failure = Errno::EACCES,

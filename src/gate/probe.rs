@@ -127,11 +127,14 @@ struct Follow {
 
 impl Follow {
     fn look(&mut self) -> Finding {
-        // Watched before it is looked at, so that nothing can come between.
-        if self.events.is_none() {
+        let mut found = fs::metadata(&self.path);
+        // The kernel takes milliseconds to set up a watch and to forget it: none for a file that is there.
+        if found.is_err() && self.events.is_none() {
             self.events = events(&self.path).ok();
+            // Something may have come between the look and the watch.
+            found = fs::metadata(&self.path);
         }
-        match fs::metadata(&self.path) {
+        match found {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err("not there".to_owned()),
             Err(error) => Err(error.to_string()),
