@@ -1,4 +1,4 @@
-"""The kubelet and the API server are restarted at the worst moments."""
+"""The kubelet, the API server and the container runtime are restarted at the worst moments."""
 
 from onenode import wait
 from suite.pieces import READY_FILE, main, pod, shell
@@ -35,3 +35,23 @@ def restarts_in_every_phase(t):
     assert found.exit_codes() == {"web": 0, "main": 5}, found
     assert all(container.restarts == 0 for container in found.containers().values()), found
     in_order(t.timeline("steady"), "gate open", "every sidecar has ended")
+
+
+@scenario(alone=True, one_node=True)
+def the_container_runtime_restarts(t):
+    """containerd killed and started anew while waiting, while the command runs, and while draining: no container notices."""
+    t.grant("watch")
+    sidecar = "until [ -e /tmp/ready ]; do sleep 0.1; done; echo serving; until [ -e /tmp/over ]; do sleep 0.1; done; exit 0"
+    command = "echo working; until [ -e /tmp/done ]; do sleep 0.1; done; echo worked; exit 5"
+    t.apply(pod("steady", shell("web", sidecar, READY_FILE), main(command, "--shutdown-timeout=3m")))
+    for said, container, path in [
+        ("waiting for web", "web", "/tmp/ready"), ("working", "main", "/tmp/done"), ("waiting for `web` to exit", "web", "/tmp/over"),
+    ]:
+        t.logged("steady", "main", said)
+        t.node.restart("containerd", now=True)
+        _touch(t, container, path)
+    found = t.finished("steady", seconds=120)
+    assert found.exit_codes() == {"web": 0, "main": 5}, found
+    assert all(container.restarts == 0 for container in found.containers().values()), found
+    in_order(t.timeline("steady"), "gate open", "waiting for `web` to exit", "every sidecar has ended")
+    assert "worked" in t.logs("steady", "main").splitlines(), "what a container writes is lost"
