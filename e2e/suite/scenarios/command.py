@@ -137,27 +137,61 @@ def orphans_are_collected_by_pid_1(t):
 def a_terminal(t):
     """`kubectl run -it` has a terminal on which the command is in the foreground, and keys reach it."""
     t.grant("watch")
-    image = t.images.reference("app")
     script = "trap 'echo interrupted; exit 5' INT; echo script up; while :; do sleep 0.1; done"
-    command = [*t.kubectl.command("run", "shell", "-it", "--restart=Never", f"--image={image}", "--image-pull-policy=Never", "--", "--", "sh", "-c", script)]
-    # A Pod of one container needs no name of it; attaching may come later than the first line.
-    master, slave = pty.openpty()
-    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
-    os.close(slave)
-    t.pod("shell", lambda pod: pod.container("shell").running)
-    t.logged("shell", "shell", "script up")
-    deadline = time.monotonic() + 30
-    while process.poll() is None and time.monotonic() < deadline:
-        # Before kubectl has attached, a key is lost: type until somebody listens.
-        os.write(master, b"\x03")
-        select.select([master], [], [], 0.5)
-        try:
-            os.read(master, 4096)
-        except OSError:
-            break
-    assert t.finished("shell").exit_codes() == {"shell": 5}
+    with Terminal(t, "shell", script) as terminal:
+        t.logged("shell", "shell", "script up")
+        terminal.press(b"\x03", lambda: not terminal.attached())
+        assert t.finished("shell").exit_codes() == {"shell": 5}
     assert "interrupted" in t.logs("shell", "shell")
-    process.wait(10)
+
+
+@scenario
+def a_stop_from_the_keyboard(t):
+    """Ctrl-Z on a container's terminal does not stop the command for good: nobody there could continue it."""
+    t.grant("watch")
+    script = "trap 'echo continued' CONT; trap 'exit 5' INT; echo script up; while :; do sleep 0.1; done"
+    with Terminal(t, "shell", script) as terminal:
+        t.logged("shell", "shell", "script up")
+        terminal.press(b"\x1a", lambda: "continued" in t.logs("shell", "shell"))
+        terminal.press(b"\x03", lambda: not terminal.attached())
+        assert t.finished("shell").exit_codes() == {"shell": 5}
+
+
+class Terminal:
+    """`kubectl run -it` of a Pod of one container, which runs a shell script under proa, and somebody at the keyboard."""
+
+    def __init__(self, t, name, script):
+        image = t.images.reference("app")
+        words = ["run", name, "-it", "--restart=Never", f"--image={image}", "--image-pull-policy=Never", "--", "--", "sh", "-c", script]
+        self._master, slave = pty.openpty()
+        self._process = subprocess.Popen(t.kubectl.command(*words), stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        t.pod(name, lambda pod: pod.container(name).running)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *rest):
+        if kind:
+            self._process.kill()
+        self._process.wait(10)
+        os.close(self._master)
+
+    def attached(self):
+        return self._process.poll() is None
+
+    def press(self, key, done):
+        """Presses a key until it is done: before kubectl has attached it is lost."""
+        deadline = time.monotonic() + 30
+        while self.attached() and not done():
+            assert time.monotonic() < deadline, f"{key} has no effect"
+            os.write(self._master, key)
+            # What is shown is read, or the terminal would fill up.
+            if select.select([self._master], [], [], 0.5)[0]:
+                try:
+                    os.read(self._master, 4096)
+                except OSError:
+                    return
 
 
 @scenario
