@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, LOCATION};
 use reqwest::redirect::Policy;
@@ -62,10 +63,24 @@ impl Client {
             Err(error) if error.is_timeout() => {
                 Answer::None(format!("no answer within {}", humantime::format_duration(limit)))
             }
-            Err(error) if error.is_connect() && is_refused(&error) => Answer::Refused,
+            Err(error) if error.is_connect() && self.is_refused(&error) => Answer::Refused,
             Err(error) if error.is_connect() => Answer::None(causes(&error)),
             Err(error) => Answer::Broken(causes(&error)),
         }
+    }
+}
+
+impl Client {
+    /// Whether nobody listens there. What is known of `localhost` is the failure of its second address alone, and a
+    /// Pod may have no IPv6; its first can fail in no other way.
+    fn is_refused(&self, error: &reqwest::Error) -> bool {
+        let Some(io) = io_error(error) else {
+            return false;
+        };
+        let no_ipv6 = [Errno::EADDRNOTAVAIL, Errno::EAFNOSUPPORT, Errno::ENETUNREACH];
+        let second = || self.request.url.address().is_loopback_name();
+        let is_missing = |number| no_ipv6.contains(&Errno::from_raw(number));
+        io.kind() == io::ErrorKind::ConnectionRefused || second() && io.raw_os_error().is_some_and(is_missing)
     }
 }
 
@@ -107,13 +122,13 @@ fn root(error: &reqwest::Error) -> String {
     root.to_string()
 }
 
-fn is_refused(error: &reqwest::Error) -> bool {
+fn io_error(error: &reqwest::Error) -> Option<&io::Error> {
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return io.kind() == io::ErrorKind::ConnectionRefused;
+            return Some(io);
         }
         source = cause.source();
     }
-    false
+    None
 }

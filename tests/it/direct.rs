@@ -7,7 +7,7 @@ use localpod::cluster::Access;
 use nix::libc;
 
 use crate::support::http::{Endpoint, Reply, refusing_url};
-use crate::support::{Beside, Proa, World};
+use crate::support::{Beside, Proa, World, unshare};
 
 fn status(code: u16) -> Reply {
     Reply::Status(code, None)
@@ -42,6 +42,22 @@ fn tcp_waits_want_a_connection() {
     running.wait_stderr(&format!("waiting for {address} (connection refused)"));
     let _listening = TcpListener::bind(address).unwrap();
     running.finish().expect(0, &["gate open"]);
+}
+
+#[test]
+fn nobody_listens_on_localhost_is_said_without_ipv6_too() {
+    let world = World::alone();
+    let Some(mut namespace) = unshare(&["--net"]) else { return };
+    let lonely = "ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && exec \"$@\"";
+    namespace.extend(["sh", "-c", lonely, "sh"].map(str::to_owned));
+    let flags =
+        ["--api=off", "--wait-http-get=http://localhost:9/", "--wait-tcp=localhost:9", "--ready-timeout=1s"];
+    let finished = world.proa().through(namespace).flags(flags).run(["true"]).expect(75, &[]);
+    assert!(
+        finished
+            .stderr
+            .contains("http://localhost:9/ (connection refused), localhost:9 (connection refused)")
+    );
 }
 
 #[test]
