@@ -7,11 +7,17 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dotenvy::Iter;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::plan::EnvFiles;
 use crate::policy::Precedence;
+
+/// How long files may take to be read.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Variables by name.
 pub type Variables = BTreeMap<String, String>;
@@ -37,7 +43,8 @@ impl fmt::Display for Unusable {
             }
             Self::Malformed(path, line) => write!(
                 f,
-                "--env-file {}, line {line}: expected NAME=value, with quotes around a value that has spaces",
+                "--env-file {}, line {line}: expected NAME=value, with single quotes around a value that has spaces, `$`, \
+                 quotes or backslashes",
                 path.display()
             ),
         }
@@ -46,11 +53,32 @@ impl fmt::Display for Unusable {
 
 impl std::error::Error for Unusable {}
 
+/// Reads the files, as [`read`] does, in a thread of its own, which nobody has to wait for: a volume whose server is
+/// away may keep it for ever.
+///
+/// # Errors
+/// As [`read`]; or when that takes longer than [`LIMIT`].
+pub async fn read_in_time(files: &EnvFiles) -> Result<Variables, Unusable> {
+    let Some(first) = files.paths.first() else {
+        return Ok(Variables::new());
+    };
+    let copy = files.clone();
+    let failed = |why: io::Error| Unusable::Unread(first.clone(), why);
+    match timeout(LIMIT, spawn_blocking(move || read(&copy))).await {
+        Ok(Ok(variables)) => variables,
+        Ok(Err(panic)) => Err(failed(io::Error::other(panic))),
+        Err(_) => Err(failed(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("not read within {}", humantime::format_duration(LIMIT)),
+        ))),
+    }
+}
+
 /// Reads the files by dotenvy's rules, and returns what they add to the process's own environment or replace in it.
 ///
 /// # Errors
 /// When one of them is not there, or not what it should be.
-pub fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
+fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
     let mut found = Variables::new();
     for path in &files.paths {
         let text = fs::read_to_string(path).map_err(|error| Unusable::Unread(path.clone(), error))?;

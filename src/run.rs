@@ -176,7 +176,7 @@ impl Run<'_> {
         };
         self.board.gate_over();
         info!(after = %format!("{:.3}s", after.as_secs_f64()), "gate open");
-        let variables = match env_file::read(&self.plan.command.env_files) {
+        let variables = match waiting.block_on(env_file::read_in_time(&self.plan.command.env_files)) {
             Ok(variables) => variables,
             Err(unusable) => {
                 let outcome = Outcome::EnvFile(unusable);

@@ -88,7 +88,7 @@ impl Run<'_> {
     /// Waits for what is asked for, if anything. Sidecars do not wait for one another by themselves.
     fn gate(&self) -> anyhow::Result<Option<Outcome>> {
         let gate = &self.plan.gate;
-        if gate.waits.is_empty() && gate.selection.wait_for.is_empty() {
+        if !gate.asks_directly() && gate.selection.wait_for.is_empty() {
             self.board.gate_over();
             return Ok(None);
         }
@@ -124,7 +124,7 @@ impl Run<'_> {
     }
 
     fn command(&self, command: &Command, stop: Stop) -> anyhow::Result<Outcome> {
-        let variables = match env_file::read(&command.env_files) {
+        let variables = match runtime()?.block_on(env_file::read_in_time(&command.env_files)) {
             Ok(variables) => variables,
             Err(unusable) => return Ok(Outcome::EnvFile(unusable)),
         };

@@ -10,6 +10,7 @@ use futures::stream::{BoxStream, StreamExt, unfold};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use crate::endpoint::{Address, DirectWait, Method, Request};
@@ -60,7 +61,7 @@ impl Subject {
         Ok(match wait {
             DirectWait::Http(url) => Self::Http(Client::new(Request::new(Method::Get, url.clone()))?),
             DirectWait::Tcp(address) => Self::Tcp(address.clone()),
-            DirectWait::File(path) => Self::File(Follow { path: path.clone(), events: None }),
+            DirectWait::File(path) => Self::File(Follow::new(path.clone())),
         })
     }
 }
@@ -94,14 +95,21 @@ impl Probe {
                 tcp::Answer::Accepted => Ok(()),
                 tcp::Answer::Refused => Err(REFUSED.to_owned()),
                 tcp::Answer::Failed(why) => Err(why),
-                tcp::Answer::None => {
-                    let waited = humantime::format_duration(self.limit);
-                    self.limit = (self.limit * 2).min(LAST_LIMIT);
-                    Err(format!("no answer within {waited}"))
-                }
+                tcp::Answer::None => Err(self.no_answer()),
             },
-            Subject::File(follow) => follow.look(),
+            Subject::File(follow) => match follow.look(self.limit).await {
+                Some(finding) => finding,
+                None => Err(self.no_answer()),
+            },
         }
+    }
+}
+
+impl Probe {
+    fn no_answer(&mut self) -> String {
+        let waited = humantime::format_duration(self.limit);
+        self.limit = (self.limit * 2).min(LAST_LIMIT);
+        format!("no answer within {waited}")
     }
 }
 
@@ -123,22 +131,30 @@ fn judge(answer: Answer) -> Finding {
 struct Follow {
     path: PathBuf,
     events: Option<AsyncFd<OwnedFd>>,
+    /// A look that has not come back yet. A volume whose server is away may keep it for ever.
+    looking: Option<JoinHandle<(io::Result<()>, Option<OwnedFd>)>>,
 }
 
 impl Follow {
-    fn look(&mut self) -> Finding {
-        let mut found = fs::metadata(&self.path);
-        // The kernel takes milliseconds to set up a watch and to forget it: none for a file that is there.
-        if found.is_err() && self.events.is_none() {
-            self.events = events(&self.path).ok();
-            // Something may have come between the look and the watch.
-            found = fs::metadata(&self.path);
+    fn new(path: PathBuf) -> Self {
+        Self { path, events: None, looking: None }
+    }
+
+    /// Looks, for so long at most: in a thread of its own, which nobody has to wait for.
+    async fn look(&mut self, limit: Duration) -> Option<Finding> {
+        let (path, watched) = (self.path.clone(), self.events.is_some());
+        let looking = self.looking.get_or_insert_with(|| spawn_blocking(move || look(&path, watched)));
+        let looked = timeout(limit, looking).await.ok()?;
+        self.looking = None;
+        let (found, events) = looked.unwrap_or_else(|panic| (Err(io::Error::other(panic)), None));
+        if let Some(events) = events {
+            self.events = register(events).ok();
         }
-        match found {
-            Ok(_) => Ok(()),
+        Some(match found {
+            Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err("not there".to_owned()),
             Err(error) => Err(error.to_string()),
-        }
+        })
     }
 
     /// Waits for news of the directory, and no longer than this: network filesystems have none for what
@@ -155,8 +171,20 @@ impl Follow {
     }
 }
 
-#[expect(unsafe_code, reason = "the runtime wants a promise that the descriptor stays open")]
-fn events(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
+/// Looks for a file, and watches its directory unless that is done already.
+fn look(path: &Path, watched: bool) -> (io::Result<()>, Option<OwnedFd>) {
+    let there = || fs::metadata(path).map(drop);
+    let found = there();
+    // The kernel takes milliseconds to set up a watch and to forget it: none for a file that is there.
+    if found.is_ok() || watched {
+        return (found, None);
+    }
+    let events = events(path).ok();
+    // Something may have come between the look and the watch.
+    (there(), events)
+}
+
+fn events(path: &Path) -> io::Result<OwnedFd> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -165,9 +193,13 @@ fn events(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
     let appears = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;
     let leaves = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
     inotify.add_watch(directory, appears | leaves)?;
-    let file = OwnedFd::from(inotify);
+    Ok(inotify.into())
+}
+
+#[expect(unsafe_code, reason = "the runtime wants a promise that the descriptor stays open")]
+fn register(events: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by what is registered, and nothing closes or replaces it before that is dropped.
-    Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }?)
 }
 
 #[cfg(test)]

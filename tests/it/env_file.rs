@@ -22,6 +22,15 @@ fn the_environment_wins_then_the_first_file() {
 }
 
 #[test]
+fn a_file_that_hangs_is_given_up() {
+    let world = World::alone();
+    let path = world.dir.join("pipe");
+    // Nobody ever writes to it, as to a file on a volume whose server is away.
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    world.proa().flag("--env-file").flag(&path).run(SHOW).expect(2, &["pipe: not read within 10s"]);
+}
+
+#[test]
 fn with_override_the_last_file_wins() {
     let world = World::alone();
     let (one, two) = (write(&world, "one", "A=1\nB=1\n"), write(&world, "two", "B=2\nC=2\n"));
