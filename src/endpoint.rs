@@ -91,16 +91,15 @@ fn is_loopback<S: AsRef<str>>(host: &Host<S>) -> bool {
     }
 }
 
-/// Without the user name and password that a URL may carry: logs must not.
+/// Without the user name, password and query that a URL may carry: logs and metrics must not, where they may be
+/// secrets.
 impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.username().is_empty() && self.0.password().is_none() {
-            return self.0.fmt(f);
-        }
         let mut shown = self.0.clone();
         // Both can only fail for URLs that cannot have them.
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
+        shown.set_query(self.0.query().map(|_| "..."));
         shown.fmt(f)
     }
 }
@@ -290,9 +289,9 @@ mod tests {
 
     #[test]
     fn credentials_are_not_shown() {
-        let url = url("http://user:secret@localhost/quit").unwrap();
-        assert_eq!(url.to_string(), "http://localhost/quit");
-        assert_eq!(url.as_str(), "http://user:secret@localhost/quit");
+        let url = url("http://user:secret@localhost/quit?token=secret").unwrap();
+        assert_eq!(url.to_string(), "http://localhost/quit?...");
+        assert_eq!(url.as_str(), "http://user:secret@localhost/quit?token=secret");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::pending;
 use std::time::Duration;
 
-use futures::stream::{BoxStream, SelectAll, StreamExt};
+use futures::stream::{AbortHandle, BoxStream, SelectAll, StreamExt, abortable};
 use tokio::time::{Instant, interval_at};
 use tracing::{info, warn};
 
@@ -214,6 +214,15 @@ enum Step {
     Shut(Cause),
 }
 
+/// A direct wait.
+struct Direct {
+    name: String,
+    /// What was found last, if anything yet.
+    found: Option<Finding>,
+    /// Ends it before it holds.
+    end: AbortHandle,
+}
+
 /// The state of a wait.
 struct Wait<'a> {
     gate: &'a Gate,
@@ -221,8 +230,7 @@ struct Wait<'a> {
     api: Api,
     snapshot: Option<Snapshot>,
     pod: PodWait,
-    /// The direct waits' names and what was found last, if anything yet.
-    direct: Vec<(String, Option<Finding>)>,
+    direct: Vec<Direct>,
     /// A direct wait that never can hold.
     impossible: Option<Refusal>,
     findings: Findings,
@@ -257,6 +265,9 @@ impl<'a> Wait<'a> {
         for direct in &gate.waits {
             wait.follow(direct.to_string(), direct);
         }
+        for (_, url) in &gate.known {
+            wait.follow(url.to_string(), &DirectWait::Http(url.clone()));
+        }
         wait
     }
 
@@ -264,8 +275,9 @@ impl<'a> Wait<'a> {
         let number = self.direct.len();
         match probe::follow(wait) {
             Ok(findings) => {
-                self.findings.push(findings.map(move |finding| (number, finding)).boxed());
-                self.direct.push((name, None));
+                let (findings, end) = abortable(findings.map(move |finding| (number, finding)));
+                self.findings.push(findings.boxed());
+                self.direct.push(Direct { name, found: None, end });
             }
             Err(why) => self.impossible = Some(Refusal::Impossible { wait: name, why }),
         }
@@ -284,13 +296,13 @@ impl<'a> Wait<'a> {
     }
 
     fn waiting(&self) -> Waiting {
-        let direct = self.direct.iter().filter_map(|(name, finding)| {
-            let why = match finding {
+        let direct = self.direct.iter().filter(|direct| !direct.end.is_aborted()).filter_map(|direct| {
+            let why = match &direct.found {
                 None => "not asked yet".to_owned(),
                 Some(Ok(())) => return None,
                 Some(Err(why)) => why.clone(),
             };
-            Some(Unready { name: name.clone(), why })
+            Some(Unready { name: direct.name.clone(), why })
         });
         Waiting { pod: self.pod.clone(), direct: direct.collect() }
     }
@@ -313,7 +325,8 @@ impl<'a> Wait<'a> {
     }
 
     fn say(&mut self, waiting: Waiting) {
-        let first_looks = self.direct.iter().any(|(_, finding)| finding.is_none());
+        let live = |direct: &&Direct| !direct.end.is_aborted();
+        let first_looks = self.direct.iter().filter(live).any(|direct| direct.found.is_none());
         if first_looks || waiting.pod == PodWait::FirstAnswer && waiting.direct.is_empty() {
             return;
         }
@@ -357,6 +370,7 @@ impl<'a> Wait<'a> {
         self.doubt.dispel();
         if self.snapshot.is_none() {
             introduce(&snapshot);
+            self.move_to(&snapshot);
             for (name, url) in asked_instead(&snapshot, &self.gate.selection) {
                 info!(
                     "`{name}` is asked at {url}: Kubernetes would call it ready only once the application listens"
@@ -377,12 +391,28 @@ impl<'a> Wait<'a> {
         self.next()
     }
 
-    fn found(&mut self, number: usize, finding: Finding) -> Step {
-        if let Some((name, last)) = self.direct.get_mut(number) {
-            if finding.is_ok() {
-                self.board.direct_wait_holds(name);
+    /// Asks well-known sidecars where the Pod says that they listen, which need not be the usual port.
+    fn move_to(&mut self, snapshot: &Snapshot) {
+        for (known, usual) in &self.gate.known {
+            let places: Vec<_> =
+                snapshot.recognised(known).filter_map(|recognised| recognised.ready.as_ref()).collect();
+            if places.is_empty() || places.contains(&usual) {
+                continue;
             }
-            *last = Some(finding);
+            let usual = usual.to_string();
+            self.direct.iter().filter(|direct| direct.name == usual).for_each(|direct| direct.end.abort());
+            for url in places {
+                self.follow(url.to_string(), &DirectWait::Http(url.clone()));
+            }
+        }
+    }
+
+    fn found(&mut self, number: usize, finding: Finding) -> Step {
+        if let Some(direct) = self.direct.get_mut(number) {
+            if finding.is_ok() {
+                self.board.direct_wait_holds(&direct.name);
+            }
+            direct.found = Some(finding);
         }
         self.next()
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::endpoint::{DirectWait, HttpUrl, Method, Request};
+use crate::endpoint::{HttpUrl, Method, Request};
 pub use sidecars::SIDECARS;
 use sidecars::{NO_QUIT, WRAPPED};
 
@@ -112,7 +112,7 @@ pub struct Container<'a> {
     pub name: &'a str,
     /// Image reference.
     pub image: &'a str,
-    /// `command`, then `args`.
+    /// `command`, then `args`, as the program gets them.
     pub words: &'a [&'a str],
     /// Variables with values of their own.
     pub variables: &'a [(&'a str, &'a str)],
@@ -182,9 +182,9 @@ impl Known {
     ///
     /// # Errors
     /// When it has nothing to be asked at.
-    pub fn wait(&self) -> Result<DirectWait, Unasked> {
+    pub fn wait(&self) -> Result<HttpUrl, Unasked> {
         let endpoint = self.readiness().ok_or(Unasked::NoReadiness(self.name))?;
-        Ok(DirectWait::Http(endpoint.url(endpoint.port)))
+        Ok(endpoint.url(endpoint.port))
     }
 
     /// How to end it without the API server, where nothing moves its port.
@@ -232,12 +232,14 @@ impl Endpoint {
 }
 
 impl Container<'_> {
-    /// Whether its command is `proa sidecar`, or its arguments are `sidecar ...` for an image's entrypoint that
-    /// may be proa: no other program among the usual sidecars has that word.
+    /// Whether its command is `proa sidecar`, or its arguments are `sidecar ...`, in our manner, for an image's
+    /// entrypoint that may be proa. Thanos too has a sidecar of that name.
     fn is_wrapped(&self) -> bool {
         let is_proa = |word: &str| word.rsplit('/').next() == Some("proa");
+        let is_ours =
+            |word: &&str| *word == "--" || word.starts_with("--until-exit") || *word == "--ready-file";
         match self.words {
-            ["sidecar", ..] => true,
+            ["sidecar", rest @ ..] => rest.iter().any(is_ours),
             words => words.windows(2).any(|pair| is_proa(pair[0]) && pair[1] == "sidecar"),
         }
     }
@@ -257,18 +259,19 @@ impl Container<'_> {
         value?.rsplit(':').next()?.parse().ok().filter(|port| *port > 0)
     }
 
-    /// The value of `--name=value`, `-name=value` or `--name value`.
+    /// The value of `--name=value`, `-name=value` or `--name value`; the last one counts.
     fn flag(&self, name: &str) -> Option<&str> {
+        let mut found = None;
         let mut words = self.words.iter();
         while let Some(word) = words.next() {
             let Some(rest) = word.strip_prefix('-') else { continue };
             match rest.strip_prefix('-').unwrap_or(rest).strip_prefix(name) {
-                Some("") => return words.next().copied(),
-                Some(value) if value.starts_with('=') => return Some(&value[1..]),
+                Some("") => found = words.next().copied(),
+                Some(value) if value.starts_with('=') => found = Some(&value[1..]),
                 _ => {}
             }
         }
-        None
+        found
     }
 }
 
@@ -428,7 +431,9 @@ mod tests {
         assert_eq!(name(&["/proa/proa", "sidecar", "--", "nginx"]), "proa-sidecar");
         assert_eq!(name(&["sidecar", "--", "nginx"]), "proa-sidecar");
         assert_eq!(name(&["tini", "--", "proa", "sidecar"]), "proa-sidecar");
+        assert_eq!(name(&["sidecar", "--until-exit=app"]), "proa-sidecar");
         assert_eq!(name(&["/proa", "--", "sidecar"]), "envoy");
+        assert_eq!(name(&["sidecar", "--tsdb.path=/data"]), "envoy", "Thanos has a sidecar too");
     }
 
     #[test]
@@ -467,7 +472,7 @@ mod tests {
             for found in known.images {
                 assert_eq!(name("x", found), Some(known.name), "another row has image {found}");
             }
-            if let Ok(DirectWait::Http(url)) = known.wait() {
+            if let Ok(url) = known.wait() {
                 assert!(url.is_loopback(), "{}", known.name);
             }
         }

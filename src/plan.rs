@@ -11,10 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::Cli;
-use crate::endpoint::{DirectWait, Request};
+use crate::endpoint::{DirectWait, HttpUrl, Request};
 use crate::gate::verdict::Selection;
-use crate::known::Unasked;
-use crate::peer::Peer;
+use crate::known::{Known, Unasked};
 use crate::policy::{AskApi, ForwardTo, OnTimeout, Precedence, ShutdownAuto, ShutdownWhen};
 use crate::signal::Signal;
 
@@ -64,10 +63,20 @@ pub struct Gate {
     pub selection: Selection,
     /// What is asked directly.
     pub waits: Vec<DirectWait>,
+    /// Well-known sidecars to be asked themselves, and where if the Pod does not tell.
+    pub known: Vec<(&'static Known, HttpUrl)>,
     /// How long; `None`: for ever.
     pub timeout: Option<Duration>,
     /// What follows when they take longer.
     pub on_timeout: OnTimeout,
+}
+
+impl Gate {
+    /// Whether anything is asked but the API server.
+    #[must_use]
+    pub fn asks_directly(&self) -> bool {
+        !self.waits.is_empty() || !self.known.is_empty()
+    }
 }
 
 /// What is run.
@@ -112,26 +121,10 @@ pub struct Shutdown {
 pub enum Action {
     /// An HTTP request.
     Http(Request),
+    /// The request that ends a well-known sidecar; this one if the Pod does not tell.
+    Known(&'static Known, Request),
     /// A signal to processes in the Pod's shared process namespace.
     Kill(Whom, Signal),
-    /// A word to the proa that wraps a sidecar.
-    Tell {
-        /// That proa.
-        peer: Peer,
-        /// The container on whose behalf it is said.
-        from: String,
-    },
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Http(request) => write!(f, "{request}"),
-            Self::Kill(Whom::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
-            Self::Kill(Whom::All, signal) => write!(f, "{signal} to all other processes"),
-            Self::Tell { peer, .. } => write!(f, "`{}` told to end", peer.container),
-        }
-    }
 }
 
 /// Which processes a signal goes to.
@@ -236,7 +229,7 @@ impl Api {
     pub fn is_dispensable(&self, gate: &Gate) -> bool {
         match self.ask {
             AskApi::Require => false,
-            AskApi::Auto => !gate.waits.is_empty(),
+            AskApi::Auto => gate.asks_directly(),
             AskApi::Off => true,
         }
     }
@@ -246,6 +239,7 @@ impl Api {
 mod tests {
     use super::*;
     use crate::cli::Task;
+    use crate::endpoint::Method;
 
     fn plan(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Plan, Invalid> {
         let Ok(Task::Main(cli)) = Task::of(&[&["proa"], arguments].concat()) else {
@@ -280,11 +274,9 @@ mod tests {
         .unwrap();
         assert_eq!(plan.gate.selection.ignore, ["a", "b", "c"]);
         assert_eq!(plan.shutdown.ignore, plan.gate.selection.ignore);
-        let shown: Vec<_> = plan.shutdown.actions.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            shown,
-            ["GET http://localhost:1/", "GET http://localhost:2/", "SIGTERM to all other processes"]
-        );
+        let get = |url: &str| Action::Http(Request::new(Method::Get, url.parse().unwrap()));
+        let all = Action::Kill(Whom::All, Signal::TERM);
+        assert_eq!(plan.shutdown.actions, [get("http://localhost:1/"), get("http://localhost:2/"), all]);
     }
 
     #[test]
@@ -321,8 +313,13 @@ mod tests {
         let flags = ["--wait-known=envoy", "--wait-file=/a /b", "--shutdown-known=vault-agent", "--", "x"];
         let plan = plan(&flags, &[]).unwrap();
         let waits: Vec<_> = plan.gate.waits.iter().map(ToString::to_string).collect();
-        assert_eq!(waits, ["/a", "/b", "http://localhost:9901/ready"]);
-        assert_eq!(plan.shutdown.actions[0].to_string(), "POST http://localhost:8200/agent/v1/quit");
+        assert_eq!(waits, ["/a", "/b"]);
+        assert_eq!(plan.gate.known[0].1.as_str(), "http://localhost:9901/ready");
+        let Action::Known(known, otherwise) = &plan.shutdown.actions[0] else { panic!("another action") };
+        assert_eq!(
+            (known.name, otherwise.to_string().as_str()),
+            ("vault-agent", "POST http://localhost:8200/agent/v1/quit")
+        );
     }
 
     #[test]

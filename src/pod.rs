@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerRestartRule, ContainerStateTerminated, ContainerStatus, Pod, PodSpec,
 };
 
-use crate::known::Recognised;
+use crate::known::{Known, Recognised};
 use crate::signal::Signal;
 use recognise::recognise;
 
@@ -295,6 +295,12 @@ pub fn list<T: AsRef<str>>(names: &[T]) -> String {
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 impl Snapshot {
+    /// The sidecars that are this row of the table.
+    pub fn recognised(&self, known: &'static Known) -> impl Iterator<Item = &Recognised> {
+        let recognised = self.sidecars.iter().filter_map(|sidecar| sidecar.known.as_ref());
+        recognised.filter(move |recognised| recognised.known == known)
+    }
+
     /// What is left of the grace period of a Pod that is being deleted. Clocks may differ, but it is never more
     /// than the whole.
     #[must_use]

@@ -18,14 +18,14 @@ use crate::child::{self, reaper};
 use crate::cluster::OwnPod;
 use crate::endpoint::Address;
 use crate::peer::{Heard, Peer, Peers};
-use crate::plan::{Action, Shutdown};
+use crate::plan::Shutdown;
 use crate::pod::{Role, Snapshot};
 use crate::policy::{ShutdownAuto, ShutdownWhen};
 use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Signal};
 use crate::status::board::{Board, Taken};
 use drain::{Look, Patience, Silence};
-use stages::{Stages, Task, carriers, stages, unasked, wrapped};
+use stages::{Order, Stages, Task, carriers, stages, unasked, wrapped};
 
 /// How long ending the sidecars may take where neither a flag nor the Pod says.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -260,7 +260,7 @@ impl Results {
 
 async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, board: &Board) -> Results {
     let results = join_all(tasks.iter().map(|task| async move {
-        let result = carry_out(&task.action, snapshot, deadline).await;
+        let result = carry_out(&task.order, snapshot, deadline).await;
         match &result {
             Ok((done, _)) => {
                 board.action(task.to_string(), Taken::Accepted);
@@ -272,12 +272,12 @@ async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, boa
                 warn!("{task}: {error}{needs}");
             }
         }
-        Some((&task.action, result.ok()?.1))
+        Some((&task.order, result.ok()?.1))
     }))
     .await;
     let mut all = Results::default();
-    for (action, told) in results.into_iter().flatten() {
-        if let (Action::Tell { peer, .. }, Told::Peer(_)) = (action, &told) {
+    for (order, told) in results.into_iter().flatten() {
+        if let (Order::Tell { peer, .. }, Told::Peer(_)) = (order, &told) {
             all.heard.push(peer.container.clone());
         }
         all.told.push(told);
@@ -286,22 +286,22 @@ async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, boa
 }
 
 async fn carry_out(
-    action: &Action,
+    order: &Order,
     snapshot: Option<&Snapshot>,
     deadline: Instant,
 ) -> Result<(String, Told), String> {
-    match action {
-        Action::Http(request) => {
+    match order {
+        Order::Http(request) => {
             let done = http::ask(request, deadline).await.map_err(|error| error.to_string())?;
             // What is not in this Pod does not end with it.
             let listens = request.url.is_loopback().then(|| request.url.address());
             Ok((done.to_string(), listens.map_or(Told::Unseen, Told::At)))
         }
-        Action::Kill(whom, signal) => {
+        Order::Kill(whom, signal) => {
             let count = kill::kill(whom, *signal, snapshot).map_err(|error| error.to_string())?;
             Ok((format!("{count} signalled"), Told::Unseen))
         }
-        Action::Tell { peer, from } => match peer.quit(from).await {
+        Order::Tell { peer, from } => match peer.quit(from).await {
             Ok(Heard::Ending) => Ok(("it will".to_owned(), Told::Peer(peer.clone()))),
             Ok(Heard::NotYet) => Ok(("it waits for other containers too".to_owned(), Told::Unseen)),
             // It has ended, or is being started again.

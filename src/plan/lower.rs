@@ -11,7 +11,7 @@ use crate::cli::flags;
 use crate::cli::flags::List;
 use crate::endpoint::{Address, DirectWait, HttpUrl, Method, Request};
 use crate::gate::verdict::Selection;
-use crate::known::Named;
+use crate::known::{Known, Named, Unasked};
 use crate::policy::{AskApi, Precedence, ShutdownAuto};
 use crate::signal::Signal;
 
@@ -44,12 +44,8 @@ pub(super) fn gate(waiting: flags::Waiting, ask: AskApi) -> Result<Gate, Invalid
         timeout: Some(waiting.ready_timeout).filter(|timeout| !timeout.is_zero()),
         on_timeout: waiting.on_timeout,
         selection,
-        waits: waits(
-            flatten(waiting.wait_http_get),
-            flatten(waiting.wait_tcp),
-            flatten(waiting.wait_file),
-            flatten(waiting.wait_known),
-        )?,
+        waits: waits(flatten(waiting.wait_http_get), flatten(waiting.wait_tcp), flatten(waiting.wait_file)),
+        known: known(flatten(waiting.wait_known)).map_err(Invalid::Known)?,
     })
 }
 
@@ -102,15 +98,13 @@ fn server(host: Option<String>, port: Option<String>) -> Result<Option<(String, 
     }
 }
 
-fn waits(
-    http: Vec<HttpUrl>,
-    tcp: Vec<Address>,
-    file: Vec<PathBuf>,
-    known: Vec<Named>,
-) -> Result<Vec<DirectWait>, Invalid> {
+fn waits(http: Vec<HttpUrl>, tcp: Vec<Address>, file: Vec<PathBuf>) -> Vec<DirectWait> {
     let asked = http.into_iter().map(DirectWait::Http).chain(tcp.into_iter().map(DirectWait::Tcp));
-    let asked = asked.chain(file.into_iter().map(DirectWait::File)).map(Ok);
-    asked.chain(known.into_iter().map(|Named(known)| known.wait().map_err(Invalid::Known))).collect()
+    asked.chain(file.into_iter().map(DirectWait::File)).collect()
+}
+
+fn known(names: Vec<Named>) -> Result<Vec<(&'static Known, HttpUrl)>, Unasked> {
+    names.into_iter().map(|Named(known)| Ok((known, known.wait()?))).collect()
 }
 
 fn actions(
@@ -121,10 +115,13 @@ fn actions(
     kill_all: bool,
     signal: Signal,
 ) -> Result<Vec<Action>, Invalid> {
-    let get = get.into_iter().map(|url| Ok(Request::new(Method::Get, url)));
-    let post = post.into_iter().map(|url| Ok(Request::new(Method::Post, url)));
-    let known = known.into_iter().map(|Named(known)| known.shutdown().map_err(Invalid::Known));
-    let http = get.chain(post).chain(known).map(|request| request.map(Action::Http));
+    let get = get.into_iter().map(|url| Ok(Action::Http(Request::new(Method::Get, url))));
+    let post = post.into_iter().map(|url| Ok(Action::Http(Request::new(Method::Post, url))));
+    let known = known.into_iter().map(|Named(known)| {
+        let otherwise = known.shutdown().map_err(Invalid::Known)?;
+        Ok(Action::Known(known, otherwise))
+    });
+    let http = get.chain(post).chain(known);
     let named = kill.into_iter().map(|name| Ok(Action::Kill(Whom::Named(name), signal)));
     let all = kill_all.then_some(Ok(Action::Kill(Whom::All, signal)));
     http.chain(named).chain(all).collect()

@@ -8,17 +8,20 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::known::{self, Recognised};
 
 pub(super) fn recognise(pod: &Pod, container: &Container) -> Option<Recognised> {
-    let words = container.command.iter().chain(&container.args).flatten().map(String::as_str);
     let variables = container.env.iter().flatten();
+    let variables: Vec<_> =
+        variables.filter_map(|variable| Some((variable.name.as_str(), variable.value.as_deref()?))).collect();
+    let words = container.command.iter().chain(&container.args).flatten();
+    let words: Vec<_> = words.map(|word| expanded(word, &variables)).collect();
+    // What a shell is given is taken apart, if roughly: `sh -c "exec /cloud-sql-proxy --admin-port=9191"`.
+    let words: Vec<_> = words.iter().flat_map(|word| word.split_whitespace()).collect();
     let probes = [&container.readiness_probe, &container.startup_probe];
     let none = BTreeMap::new();
     known::recognise(&known::Container {
         name: &container.name,
         image: container.image.as_deref().unwrap_or_default(),
-        words: &words.collect::<Vec<_>>(),
-        variables: &variables
-            .filter_map(|variable| Some((variable.name.as_str(), variable.value.as_deref()?)))
-            .collect::<Vec<_>>(),
+        words: &words,
+        variables: &variables,
         probes: &probes
             .into_iter()
             .flatten()
@@ -29,6 +32,15 @@ pub(super) fn recognise(pod: &Pod, container: &Container) -> Option<Recognised> 
             .collect::<Vec<_>>(),
         annotations: pod.metadata.annotations.as_ref().unwrap_or(&none),
     })
+}
+
+/// A word of `command` or `args` with the container's own variables in it, as the kubelet expands `$(NAME)`.
+fn expanded(word: &str, variables: &[(&str, &str)]) -> String {
+    let mut word = word.to_owned();
+    for (name, value) in variables {
+        word = word.replace(&format!("$({name})"), value);
+    }
+    word
 }
 
 /// A probe's port is a number, or the name of one of the container's ports.
@@ -63,6 +75,13 @@ spec:
     image: cloud-sql-connectors/cloud-sql-proxy:2
     command: [/cloud-sql-proxy]
     args: [--quitquitquit, --admin-port, '9191', p:r:i]
+  - name: by-variable
+    image: cloud-sql-connectors/cloud-sql-proxy:2
+    env: [{name: ADMIN, value: '9192'}]
+    args: [--admin-port=9190, --admin-port=$(ADMIN)]
+  - name: by-shell
+    image: cloud-sql-connectors/cloud-sql-proxy:2
+    command: [sh, -c, exec /cloud-sql-proxy --admin-port=9193 p:r:i]
   - {name: app, image: app}
 ");
         let containers = &pod.spec.as_ref().unwrap().containers;
@@ -74,6 +93,8 @@ spec:
                 Some("POST http://localhost:19000/quitquitquit"),
                 Some("POST http://localhost:15420/quitquitquit"),
                 Some("POST http://localhost:9191/quitquitquit"),
+                Some("POST http://localhost:9192/quitquitquit"),
+                Some("POST http://localhost:9193/quitquitquit"),
                 None,
             ]
         );

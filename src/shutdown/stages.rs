@@ -5,9 +5,10 @@ use std::fmt;
 use crate::endpoint::Request;
 use crate::known::{self, End, Known, Recognised, Traffic};
 use crate::peer::{Peer, Peers};
-use crate::plan::{Action, Shutdown};
+use crate::plan::{Action, Shutdown, Whom};
 use crate::pod::{Sidecar, Snapshot};
 use crate::policy::ShutdownAuto;
+use crate::signal::Signal;
 
 /// What is done, and when.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,11 +23,38 @@ pub struct Stages {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
     /// What is done.
-    pub action: Action,
+    pub order: Order,
     /// The sidecar that it ends.
     pub known: Option<&'static Known>,
     /// Whose connections go through that.
     pub traffic: Traffic,
+}
+
+/// How a sidecar is ended, once it is known where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// An HTTP request.
+    Http(Request),
+    /// A signal to processes in the Pod's shared process namespace.
+    Kill(Whom, Signal),
+    /// A word to the proa that wraps a sidecar.
+    Tell {
+        /// That proa.
+        peer: Peer,
+        /// The container on whose behalf it is said.
+        from: String,
+    },
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(request) => write!(f, "{request}"),
+            Self::Kill(Whom::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
+            Self::Kill(Whom::All, signal) => write!(f, "{signal} to all other processes"),
+            Self::Tell { peer, .. } => write!(f, "`{}` told to end", peer.container),
+        }
+    }
 }
 
 impl Task {
@@ -40,14 +68,14 @@ impl Task {
 
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.action.fmt(f)
+        self.order.fmt(f)
     }
 }
 
 /// Decides what is done, in which order. `peers`: the other proas of the Pod.
 #[must_use]
 pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>, peers: &Peers) -> Stages {
-    let given: Vec<_> = shutdown.actions.iter().map(|action| given(action, snapshot)).collect();
+    let given: Vec<_> = shutdown.actions.iter().flat_map(|action| given(action, snapshot)).collect();
     let automatic = match shutdown.auto {
         ShutdownAuto::Off => Vec::new(),
         ShutdownAuto::Otherwise if !given.is_empty() => Vec::new(),
@@ -91,18 +119,30 @@ pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)
     })
 }
 
-fn given(action: &Action, snapshot: Option<&Snapshot>) -> Task {
-    let known = match action {
-        Action::Kill(..) | Action::Tell { .. } => None,
-        Action::Http(request) => in_pod(request, snapshot).or_else(|| known::ended_by(request)),
+fn given(action: &Action, snapshot: Option<&Snapshot>) -> Vec<Task> {
+    let http = |request: &Request, known: Option<&'static Known>| {
+        let traffic = known.map_or(Traffic::Own, |known| known.traffic);
+        Task { order: Order::Http(request.clone()), known, traffic }
     };
-    let traffic = known.map_or(Traffic::Own, |known| known.traffic);
-    Task { action: action.clone(), known, traffic }
+    match action {
+        Action::Kill(whom, signal) => {
+            vec![Task { order: Order::Kill(whom.clone(), *signal), known: None, traffic: Traffic::Own }]
+        }
+        Action::Http(request) => {
+            vec![http(request, in_pod(request, snapshot).or_else(|| known::ended_by(request)))]
+        }
+        Action::Known(known, otherwise) => {
+            let found = snapshot.into_iter().flat_map(|snapshot| snapshot.recognised(known));
+            let requests: Vec<_> = found.filter_map(|recognised| recognised.end.as_ref()).collect();
+            let requests = if requests.is_empty() { vec![otherwise] } else { requests };
+            requests.into_iter().map(|request| http(request, Some(*known))).collect()
+        }
+    }
 }
 
 fn told(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
     let tell = |peer, from: &str, traffic| Task {
-        action: Action::Tell { peer, from: from.to_owned() },
+        order: Order::Tell { peer, from: from.to_owned() },
         known: None,
         traffic,
     };
@@ -132,12 +172,12 @@ fn in_pod(request: &Request, snapshot: Option<&Snapshot>) -> Option<&'static Kno
 fn automatic(snapshot: Option<&Snapshot>, given: &[Task]) -> Vec<Task> {
     let requests = regular(snapshot).filter_map(|(_, found)| Some((found.known, found.end.as_ref()?)));
     let asked = |request: &Request| {
-        given.iter().any(|task| matches!(&task.action, Action::Http(other) if other.goes_where(request)))
+        given.iter().any(|task| matches!(&task.order, Order::Http(other) if other.goes_where(request)))
     };
     requests
         .filter(|(_, request)| !asked(request))
         .map(|(known, request)| Task {
-            action: Action::Http(request.clone()),
+            order: Order::Http(request.clone()),
             known: Some(known),
             traffic: known.traffic,
         })
@@ -148,10 +188,9 @@ fn automatic(snapshot: Option<&Snapshot>, given: &[Task]) -> Vec<Task> {
 mod tests {
     use super::*;
     use crate::endpoint::Method;
-    use crate::plan::Whom;
+    use crate::known::SIDECARS;
     use crate::pod::tests::snapshot;
     use crate::policy::ShutdownWhen;
-    use crate::signal::Signal;
 
     const QUIT: &str = "http://localhost:15020/quitquitquit";
 
@@ -244,6 +283,23 @@ spec:
         let told = |auto| shown(&stages(&shutdown(auto, Vec::new()), None, &peers).first);
         assert_eq!(told(ShutdownAuto::Otherwise), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Off), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_row_by_name_goes_where_the_pod_says() {
+        let pod = snapshot(
+            "
+spec:
+  containers:
+  - {name: sql, image: cloud-sql-connectors/cloud-sql-proxy, args: [--admin-port=9191]}
+  - {name: main, image: m}
+",
+        );
+        let known = SIDECARS.iter().find(|known| known.name == "cloud-sql-proxy").unwrap();
+        let by_name = shutdown(ShutdownAuto::Too, vec![Action::Known(known, known.shutdown().unwrap())]);
+        let asked = |pod| shown(&stages(&by_name, pod, &Peers::default()).first);
+        assert_eq!(asked(Some(&pod)), ["POST http://localhost:9191/quitquitquit"]);
+        assert_eq!(asked(None), ["POST http://localhost:9091/quitquitquit"]);
     }
 
     #[test]

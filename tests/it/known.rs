@@ -115,6 +115,21 @@ fn what_carries_the_others_traffic_is_ended_once_they_have_ended() {
 }
 
 #[test]
+fn by_name_it_is_asked_and_ended_where_the_pod_says_that_it_listens() {
+    let (ready, quit) = (Endpoint::ok(), Endpoint::ok());
+    let flags = format!("[--http-port={}, --admin-port={}]", ready.port(), quit.port());
+    let world = pod(&[&format!("{{name: sql, image: cloud-sql-connectors/cloud-sql-proxy, args: {flags}}}")]);
+    let running = world
+        .proa()
+        .flags(["--wait-known=cloud-sql-proxy", "--shutdown-known=cloud-sql-proxy"])
+        .start(["true"]);
+    assert!(ready.request().starts_with("GET /readiness "));
+    assert!(quit.request().starts_with("POST /quitquitquit "));
+    world.set_state("sql", ENDED);
+    running.finish().expect(0, &["every sidecar has ended"]);
+}
+
+#[test]
 fn a_mesh_whose_place_is_known_by_its_url_alone_is_ended_last_too() {
     let (mesh, other) = (Endpoint::ok(), Endpoint::ok());
     let world = pod(&[&envoy(&mesh), "{name: web, image: w}"]);
