@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// Why proa was not installed.
 #[derive(Debug)]
@@ -53,9 +54,11 @@ pub fn install(destination: &Path) -> Result<PathBuf, NotInstalled> {
     let binary = fs::read("/proc/self/exe").map_err(NotInstalled::Source)?;
     let target = if destination.is_dir() { destination.join("proa") } else { destination.to_owned() };
     let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let unfinished = Unfinished(target.with_file_name(format!(".{name}.{}", process::id())));
     let failed = |error| NotInstalled::Target(target.clone(), error);
-    write(&unfinished.0, &binary).map_err(failed)?;
+    // No other's, left over or still at work: in a container every process ID is 1.
+    let (file, path) = tempfile(&target, &name).map_err(failed)?;
+    let unfinished = Unfinished(path);
+    write(file, &binary).map_err(failed)?;
     if fs::read(&unfinished.0).map_err(failed)? != binary {
         return Err(NotInstalled::Damaged(target));
     }
@@ -65,8 +68,20 @@ pub fn install(destination: &Path) -> Result<PathBuf, NotInstalled> {
     Ok(target)
 }
 
-fn write(path: &Path, binary: &[u8]) -> io::Result<()> {
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o755).open(path)?;
+fn tempfile(target: &Path, name: &str) -> io::Result<(File, PathBuf)> {
+    loop {
+        // Seeded at random (std::hash::RandomState).
+        let random = RandomState::new().build_hasher().finish();
+        let path = target.with_file_name(format!(".{name}.{random:016x}"));
+        match OpenOptions::new().write(true).create_new(true).mode(0o755).open(&path) {
+            Ok(file) => return Ok((file, path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn write(mut file: File, binary: &[u8]) -> io::Result<()> {
     // The umask may have taken from the mode: every user of the Pod is to run it.
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     file.write_all(binary)?;

@@ -4,23 +4,24 @@
 //! Pod share. So nothing has to be set up for it: no port, no volume, no flag, no rights. And the kernel closes
 //! a socket with its process, so that an end is known however it came about.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
+use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long a peer may take to answer, or to say what it wants.
 const LIMIT: Duration = Duration::from_secs(1);
-/// The word for the end; the name of the container that says it follows, and a line's end.
-const QUIT: &str = "quit ";
+/// How long until a peer whose queue is full is tried again.
+const FULL: Duration = Duration::from_secs(1);
+/// What a word begins with.
+const QUIT: &str = "quit";
 const DONE: &[u8] = b"done\n";
 const WAIT: &[u8] = b"wait\n";
 /// The longest line to expect: a container's name has 63 characters at most (RFC 1123, DNS label).
@@ -36,42 +37,69 @@ pub struct Peer {
     pub container: String,
 }
 
+/// That a main container has ended: `quit NAME CODE` and a line's end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Word {
+    /// The container.
+    pub container: String,
+    /// Its exit code.
+    pub code: u8,
+}
+
+impl Word {
+    fn parse(line: &str) -> Option<Self> {
+        let mut parts = line.strip_suffix('\n')?.split(' ');
+        let word = (parts.next()?, parts.next()?, parts.next()?, parts.next());
+        let (QUIT, container, code, None) = word else {
+            return None;
+        };
+        Some(Self { container: container.to_owned(), code: code.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{QUIT} {} {}", self.container, self.code)
+    }
+}
+
 /// The other proas of this Pod, as one of them sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peers {
-    /// Whose name goes with a word to them: this container's.
-    pub own: String,
+    /// What is said to them.
+    pub word: Word,
     /// Those that take words.
     pub hearing: Vec<Peer>,
 }
 
 impl Peers {
-    /// Looks around in container `own`. Finds nobody where the system does not tell (`proc_net(5)`,
-    /// /proc/net/unix).
+    /// Looks around in the container that the word is of. Finds nobody where the system does not tell
+    /// (`proc_net(5)`, /proc/net/unix).
     #[must_use]
-    pub fn beside(uid: &str, own: &str) -> Self {
+    pub fn beside(uid: &str, word: Word) -> Self {
         let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
         // A socket is listed once for itself and once for each connection that waits for it.
-        let names: BTreeSet<_> = hearing(&sockets, uid).filter(|name| *name != own).collect();
+        let names: BTreeSet<_> = hearing(&sockets, uid).filter(|name| *name != word.container).collect();
         let peers = names.into_iter().map(|name| Peer { uid: uid.to_owned(), container: name.to_owned() });
-        Self { own: own.to_owned(), hearing: peers.collect() }
+        Self { word, hearing: peers.collect() }
     }
 }
 
 fn hearing<'a>(sockets: &'a str, uid: &'a str) -> impl Iterator<Item = &'a str> {
     let names = sockets.lines().filter_map(|line| line.split_whitespace().nth(7)?.strip_prefix("@proa/"));
-    names.filter_map(move |name| name.strip_prefix(uid)?.strip_prefix('/')?.strip_suffix("/quit"))
+    names.filter_map(move |name| name.strip_prefix(uid)?.strip_prefix('/')?.strip_suffix("/q"))
 }
 
 impl Peer {
     /// Where it can be seen that proa runs in this container.
-    fn presence(&self) -> io::Result<SocketAddr> {
-        SocketAddr::from_abstract_name(format!("proa/{}/{}", self.uid, self.container))
+    fn presence(&self) -> String {
+        format!("proa/{}/{}", self.uid, self.container)
     }
 
-    /// Where it takes words; only a sidecar's does.
-    fn ear(&self) -> io::Result<SocketAddr> {
-        SocketAddr::from_abstract_name(format!("proa/{}/{}/quit", self.uid, self.container))
+    /// Where it takes words; only a sidecar's does. A name may have 107 bytes: with a UID's 36 and a container
+    /// name's 63 this one has them all.
+    fn ear(&self) -> String {
+        format!("proa/{}/{}/q", self.uid, self.container)
     }
 
     /// Says that proa runs in this container, as long as the result lives.
@@ -79,8 +107,7 @@ impl Peer {
     /// # Errors
     /// [`Unannounced::Taken`] when another proa does.
     pub fn announce(self) -> Result<Presence, Unannounced> {
-        let listen = || StdListener::bind_addr(&self.presence()?);
-        match listen() {
+        match listen(&self.presence()) {
             Ok(listener) => Ok(Presence { peer: self, _listener: listener }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Unannounced::Taken(self.container)),
             Err(error) => Err(Unannounced::Failed(error)),
@@ -89,20 +116,27 @@ impl Peer {
 
     /// Waits until no proa runs in this container: at once, if none does.
     pub async fn gone(&self) {
-        let Ok(mut stream) = self.presence().and_then(|address| connect(&address)) else { return };
+        let mut stream = loop {
+            match connect(&self.presence()).await {
+                Ok(stream) => break stream,
+                // It is there, and somebody has filled its queue up.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL).await,
+                Err(_) => return,
+            }
+        };
         // Nothing is ever said; what comes is the end.
         while stream.read(&mut [0; 16]).await.is_ok_and(|count| count > 0) {}
     }
 
-    /// Asks the sidecar that proa wraps in this container to end, on behalf of container `from`.
+    /// Asks the sidecar that proa wraps in this container to end.
     ///
     /// # Errors
     /// When no proa is there, none that wraps a sidecar, or none that answers.
-    pub async fn quit(&self, from: &str) -> io::Result<Heard> {
-        let mut stream = connect(&self.ear()?)?;
+    pub async fn quit(&self, word: &Word) -> io::Result<Heard> {
+        let mut stream = connect(&self.ear()).await?;
         let mut answer = [0; DONE.len()];
         let ask = async {
-            stream.write_all(format!("{QUIT}{from}\n").as_bytes()).await?;
+            stream.write_all(word.to_string().as_bytes()).await?;
             stream.read_exact(&mut answer).await
         };
         timeout(LIMIT, ask).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -110,11 +144,15 @@ impl Peer {
     }
 }
 
-fn connect(address: &SocketAddr) -> io::Result<UnixStream> {
-    // Succeeds or fails at once: the kernel queues connections up for a listener (listen(2)).
-    let stream = StdStream::connect_addr(address)?;
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+/// Succeeds or fails at once: the kernel queues connections up for a listener, and has no more room some time
+/// (listen(2), `EAGAIN` in connect(2)).
+async fn connect(name: &str) -> io::Result<UnixStream> {
+    // A null byte first stands for an abstract name.
+    UnixStream::connect(format!("\0{name}")).await
+}
+
+fn listen(name: &str) -> io::Result<StdListener> {
+    StdListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
 /// What a wrapped sidecar made of the word.
@@ -162,43 +200,38 @@ impl Presence {
     /// # Errors
     /// When the system does not allow it.
     pub fn hear(&self) -> io::Result<Ear> {
-        let listener = StdListener::bind_addr(&self.peer.ear()?)?;
+        let listener = listen(&self.peer.ear())?;
         listener.set_nonblocking(true)?;
-        Ok(Ear { listener, asked: RefCell::default() })
+        Ok(Ear(listener))
     }
 }
 
 /// Takes the words of other proas.
 #[derive(Debug)]
-pub struct Ear {
-    listener: StdListener,
-    /// The containers whose proas have asked for the end.
-    asked: RefCell<BTreeSet<String>>,
-}
+pub struct Ear(StdListener);
 
 impl Ear {
-    /// Waits until those have asked for the end who are `enough`. Who has asked once need not ask again, whatever
-    /// becomes of this wait.
+    /// Waits for the next word that is `enough` to end on.
     ///
     /// # Errors
     /// When the socket cannot be listened on.
-    pub async fn asked(&self, enough: impl Fn(&BTreeSet<String>) -> bool) -> io::Result<()> {
-        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
-        while !enough(&self.asked.borrow()) {
+    pub async fn asked(&self, mut enough: impl FnMut(&Word) -> bool) -> io::Result<()> {
+        let listener = UnixListener::from_std(self.0.try_clone()?)?;
+        loop {
             let (stream, _) = listener.accept().await?;
             let mut stream = BufReader::new(stream);
             let mut line = String::new();
             let heard = timeout(LIMIT, (&mut stream).take(LONGEST).read_line(&mut line)).await;
-            let from = line.strip_suffix('\n').and_then(|line| line.strip_prefix(QUIT));
-            let Some(from) = from.filter(|_| matches!(heard, Ok(Ok(_)))) else {
+            let Some(word) = Word::parse(&line).filter(|_| matches!(heard, Ok(Ok(_)))) else {
                 continue;
             };
-            self.asked.borrow_mut().insert(from.to_owned());
-            let answer = if enough(&self.asked.borrow()) { DONE } else { WAIT };
+            let ending = enough(&word);
             // Whoever asked may be gone already.
-            let _ = stream.write_all(answer).await;
+            let _ = stream.write_all(if ending { DONE } else { WAIT }).await;
+            if ending {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 }
 
@@ -223,18 +256,29 @@ mod tests {
         assert!(peer("one").announce().is_ok());
     }
 
+    fn word(container: &str) -> Word {
+        Word { container: container.into(), code: 0 }
+    }
+
     #[test]
     fn who_takes_words_is_seen() {
         let uid = peer("").uid;
         let there = ["seen-1", "seen-2", "seen-main"].map(|name| peer(name).announce().unwrap());
         let _ears = [there[0].hear().unwrap(), there[1].hear().unwrap()];
         let names = |own| -> Vec<_> {
-            let found = Peers::beside(&uid, own).hearing.into_iter().map(|peer| peer.container);
+            let found = Peers::beside(&uid, word(own)).hearing.into_iter().map(|peer| peer.container);
             found.filter(|name| name.starts_with("seen-")).collect()
         };
         assert_eq!(names("seen-main"), ["seen-1", "seen-2"]);
         assert_eq!(names("seen-1"), ["seen-2"]);
-        assert!(Peers::beside("another", "").hearing.is_empty());
+        assert!(Peers::beside("another", word("")).hearing.is_empty());
+    }
+
+    #[test]
+    fn the_longest_names_fit() {
+        let uid = "5f0c6d11-9b32-4c1e-8a5d-2f1a3b4c5d6e";
+        let peer = Peer { uid: uid.into(), container: "c".repeat(63) };
+        assert!(peer.announce().unwrap().hear().is_ok());
     }
 
     #[test]
@@ -251,33 +295,63 @@ mod tests {
     }
 
     #[test]
+    fn who_fills_a_queue_up_hangs_nobody() {
+        let there = peer("full").announce().unwrap();
+        block_on(async {
+            let mut crowd = Vec::new();
+            while let Ok(stream) = connect(&peer("full").presence()).await {
+                crowd.push(stream);
+            }
+            let full = peer("full");
+            let mut gone = std::pin::pin!(full.gone());
+            assert!(timeout(Duration::from_millis(50), &mut gone).await.is_err(), "it is still there");
+            drop(there);
+            gone.await;
+        });
+    }
+
+    #[test]
     fn an_order_to_quit_is_taken_and_confirmed() {
         let there = peer("quitting").announce().unwrap();
         let ear = there.hear().unwrap();
-        let quit = async |from: &str| peer("quitting").quit(from).await.unwrap();
+        let quit = async |word| peer("quitting").quit(&word).await.unwrap();
         block_on(async {
-            let both = |asked: &BTreeSet<_>| asked.len() == 2;
-            let (asked, answers) =
-                tokio::join!(ear.asked(both), async { [quit("a").await, quit("a").await, quit("b").await] });
+            let mut heard = Vec::new();
+            let second = |word: &Word| {
+                heard.push(word.clone());
+                heard.len() == 2
+            };
+            let said = [Word { container: "a".into(), code: 3 }, word("b")];
+            let (asked, answers) = tokio::join!(ear.asked(second), async {
+                [quit(said[0].clone()).await, quit(said[1].clone()).await]
+            });
             asked.unwrap();
-            assert_eq!(answers, [Heard::NotYet, Heard::NotYet, Heard::Ending]);
-            ear.asked(both).await.unwrap();
+            assert_eq!(answers, [Heard::NotYet, Heard::Ending]);
+            assert_eq!(heard, said);
         });
-        assert_eq!(*ear.asked.borrow(), ["a", "b"].map(String::from).into());
-        assert!(block_on(peer("nobody").quit("a")).is_err());
+        assert!(block_on(peer("nobody").quit(&word("a"))).is_err());
     }
 
     #[test]
     fn what_is_no_order_is_passed_over() {
         let there = peer("pestered").announce().unwrap();
         let ear = there.hear().unwrap();
-        for said in ["", "quit", "quit a", "QUIT a\n", "\u{0}\n", &"x".repeat(500)] {
-            let mut stream = StdStream::connect_addr(&peer("pestered").ear().unwrap()).unwrap();
-            io::Write::write_all(&mut stream, said.as_bytes()).unwrap();
-        }
         block_on(async {
-            let any = |asked: &BTreeSet<_>| !asked.is_empty();
-            let (asked, told) = tokio::join!(ear.asked(any), async { peer("pestered").quit("a").await });
+            for said in [
+                "",
+                "quit",
+                "quit a 0",
+                "quit a\n",
+                "quit a x\n",
+                "quit a 0 0\n",
+                "QUIT a 0\n",
+                "\u{0}\n",
+                &"x".repeat(500),
+            ] {
+                connect(&peer("pestered").ear()).await.unwrap().write_all(said.as_bytes()).await.unwrap();
+            }
+            let (asked, told) =
+                tokio::join!(ear.asked(|_| true), async { peer("pestered").quit(&word("a")).await });
             asked.unwrap();
             assert_eq!(told.unwrap(), Heard::Ending);
         });

@@ -167,8 +167,10 @@ pub enum Invalid {
     NeedsCommand(&'static str),
     /// A flag of `proa sidecar` that a command has no use for.
     NoCommand(&'static str),
-    /// Without the API server nothing tells when the main containers have ended, or which they are.
+    /// Without the API server nothing tells which the main containers are.
     NeedsApi(&'static str),
+    /// Without the API server nothing tells a helper when they have ended.
+    BlindHelper,
 }
 
 impl fmt::Display for Invalid {
@@ -198,6 +200,11 @@ impl fmt::Display for Invalid {
             Self::NeedsApi(what) => {
                 write!(f, "{what} needs the API server, which --api=off forbids, or --until-exit=NAME")
             }
+            Self::BlindHelper => write!(
+                f,
+                "`proa sidecar` without a command sees the main containers' end in the API, which --api=off forbids; \
+                 expected a Role that allows it to watch its Pod, or proa in the main containers"
+            ),
         }
     }
 }

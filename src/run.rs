@@ -13,7 +13,7 @@ use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::{self, Access, Api, Cause, Closed, Opened};
 use crate::identity::{Identity, Mounts};
-use crate::peer::{Peer, Peers, Presence, Unannounced};
+use crate::peer::{Peer, Peers, Presence, Unannounced, Word};
 use crate::plan::{self, Claim, Plan};
 use crate::pod::Snapshot;
 use crate::policy::AskApi;
@@ -227,9 +227,12 @@ impl Run<'_> {
             Decision::End => runtime()?.block_on(async {
                 let mut signals = self.signals.listen().context("cannot listen for signals")?;
                 let own_pod = self.own_pod.as_ref().filter(|_| end.access == Access::Usable);
-                let own = self.mounts.uid.as_ref().zip(self.mounts.container.as_ref());
-                let peers = own.map_or_else(Peers::default, |(uid, own)| Peers::beside(uid, own));
                 let snapshot = end.snapshot.as_ref();
+                let seen = snapshot.map(|snapshot| (&snapshot.uid, &snapshot.main.name));
+                let own = seen.or(self.mounts.uid.as_ref().zip(self.mounts.container.as_ref()));
+                let peers = own.map_or_else(Peers::default, |(uid, container)| {
+                    Peers::beside(uid, Word { container: container.clone(), code: end.outcome.code() })
+                });
                 let sight = Sight { snapshot, own_pod, stopping: end.stopping, peers: &peers };
                 let ended = shutdown::run(&self.plan.shutdown, sight, &mut signals, &self.board);
                 self.server.during(&self.board, ended).await;

@@ -301,7 +301,7 @@ async fn carry_out(
             let count = kill::kill(whom, *signal, snapshot).map_err(|error| error.to_string())?;
             Ok((format!("{count} signalled"), Told::Unseen))
         }
-        Order::Tell { peer, from } => match peer.quit(from).await {
+        Order::Tell { peer, word } => match peer.quit(word).await {
             Ok(Heard::Ending) => Ok(("it will".to_owned(), Told::Peer(peer.clone()))),
             Ok(Heard::NotYet) => Ok(("it waits for other containers too".to_owned(), Told::Unseen)),
             // It has ended, or is being started again.

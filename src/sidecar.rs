@@ -3,32 +3,36 @@
 pub mod mains;
 mod supervise;
 
+use std::cell::RefCell;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::pin::pin;
 
 use anyhow::Context;
-use futures::StreamExt;
+use futures::future::pending;
+use futures::stream::{self, StreamExt};
 use tracing::{debug, error, info, warn};
 
 use crate::child::{self, reaper};
 use crate::cluster::{Doubt, GRACE, Observation, OwnPod};
 use crate::env_file;
 use crate::exit::Outcome;
-use crate::gate::{self, Api, Cause, Closed, Refusal};
+use crate::gate::{self, Api, Cause, Closed, Opened, Refusal};
 use crate::identity::Mounts;
-use crate::peer::{Ear, Peers, Presence};
+use crate::peer::{Ear, Peers, Presence, Word};
 use crate::plan::sidecar::{Awaited, Duty, SidecarPlan, Stop};
 use crate::plan::{Command, Shutdown};
 use crate::pod::{Snapshot, list};
+use crate::policy::AskApi;
 use crate::run::{appear, give_memory_back, guarded, own_pod, runtime};
 use crate::shutdown::{self, Decision, Sight, Stopping};
 use crate::signal::stream::{Listener, Signals};
 use crate::signal::{self, Phase, Reaction};
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
-use mains::Progress;
+use mains::{Progress, Said};
 
 /// Carries the plan out.
 #[must_use]
@@ -45,13 +49,13 @@ fn carry_out(plan: &SidecarPlan, mounts: &Mounts, signals: &Signals) -> anyhow::
         });
         if let Duty::Help { ready_file: Some(path), .. } = &plan.duty {
             // One of an earlier run would let the main containers start too early.
-            remove(path)
-                .and_then(|()| touch(path))
-                .and_then(|()| remove(path))
-                .map_err(cannot_write(path))?;
+            remove(path).and_then(|()| try_beside(path)).map_err(cannot_write(path))?;
         }
         let server = Server::bind(plan.status, Quit::Offered).map_err(Outcome::NoStatus)?;
-        let dispensable = matches!(plan.duty, Duty::Command(..));
+        // A command needs its main container's proa alone, unless it waits for containers.
+        let dispensable = matches!(plan.duty, Duty::Command(..))
+            && plan.gate.selection.wait_for.is_empty()
+            && plan.api.ask != AskApi::Require;
         let own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable)?;
         Ok((presence, ear, server, own_pod))
     };
@@ -60,13 +64,23 @@ fn carry_out(plan: &SidecarPlan, mounts: &Mounts, signals: &Signals) -> anyhow::
         Err(outcome) => return Ok(outcome),
     };
     let uid = mounts.uid.clone();
-    let run = Run { plan, own_pod, signals, server, board: Board::default(), _presence: presence, ear, uid };
-    if let Some(outcome) = run.gate()? {
-        return Ok(outcome);
-    }
-    match &plan.duty {
-        Duty::Command(command, stop) => run.command(command, *stop),
-        Duty::Help { ready_file, shutdown } => run.help(ready_file.as_deref(), shutdown),
+    let run = Run {
+        plan,
+        own_pod,
+        signals,
+        server,
+        board: Board::default(),
+        _presence: presence,
+        ear,
+        said: RefCell::default(),
+        uid,
+    };
+    match (run.gate()?, &plan.duty) {
+        (Gated::Over(outcome), _) => Ok(outcome),
+        (Gated::Pointless, Duty::Command(..)) => Ok(Outcome::AsAsked),
+        (Gated::Pointless, Duty::Help { shutdown, .. }) => run.help(None, shutdown),
+        (Gated::Open, Duty::Command(command, stop)) => run.command(command, *stop),
+        (Gated::Open, Duty::Help { ready_file, shutdown }) => run.help(ready_file.as_deref(), shutdown),
     }
 }
 
@@ -80,47 +94,59 @@ struct Run<'a> {
     /// Ends with us, which is what the others wait for.
     _presence: Option<Presence>,
     ear: Option<Ear>,
+    said: RefCell<Said>,
     /// The Pod's UID, where the kubelet's mounts tell it.
     uid: Option<String>,
 }
 
 impl Run<'_> {
     /// Waits for what is asked for, if anything. Sidecars do not wait for one another by themselves.
-    fn gate(&self) -> anyhow::Result<Option<Outcome>> {
+    fn gate(&self) -> anyhow::Result<Gated> {
         let gate = &self.plan.gate;
         if !gate.asks_directly() && gate.selection.wait_for.is_empty() {
             self.board.gate_over();
-            return Ok(None);
+            return Ok(Gated::Open);
         }
         let waiting = runtime()?;
-        let passed = waiting.block_on(async {
+        let gated = waiting.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let api = match &self.own_pod {
                 Some(own_pod) if !gate.selection.wait_for.is_empty() => Api::Needed(own_pod.watch()),
                 _ => Api::Unasked,
             };
             let passed = gate::pass(gate, api, &mut signals, &self.board);
-            let passed_or_asked = async {
+            let gated = async {
                 tokio::select! {
-                    passed = passed => Some(passed),
-                    () = self.quit_asked() => None,
+                    // First: that a sidecar has ended too by then is no reason not to start.
+                    biased;
+                    () = self.mains_ended() => Gated::Pointless,
+                    passed = passed => passed.into(),
+                    () = self.quit_asked() => Gated::Over(Outcome::AsAsked),
                 }
             };
-            anyhow::Ok(self.server.during(&self.board, passed_or_asked).await)
+            anyhow::Ok(self.server.during(&self.board, gated).await)
         })?;
         self.board.gate_over();
-        match passed {
-            None => Ok(Some(Outcome::AsAsked)),
-            Some(Ok(opened)) => {
-                info!(after = %format!("{:.3}s", opened.after.as_secs_f64()), "gate open");
-                Ok(None)
+        Ok(gated)
+    }
+
+    /// Waits until the main containers have ended, whatever else is waited for. Never ends where that cannot be seen.
+    async fn mains_ended(&self) {
+        let mut observations = match &self.own_pod {
+            Some(own_pod) => own_pod.watch(),
+            None => stream::pending().boxed(),
+        };
+        while let Some(observation) = observations.next().await {
+            let Observation::Seen(snapshot) = observation else { continue };
+            // What is wrong with the names is said once it matters.
+            let Ok(mains) = mains::find(&snapshot, &self.plan.mains) else { continue };
+            match mains::progress(&snapshot, &mains) {
+                Progress::Ended(_) => return info!("the main containers have ended"),
+                Progress::Endless => break,
+                Progress::Running(_) | Progress::Failed(..) => {}
             }
-            Some(Err(Closed { cause: Cause::Stopped(signal), .. })) => {
-                info!(%signal, "asked to end before the gate was open");
-                Ok(Some(Outcome::AsAsked))
-            }
-            Some(Err(Closed { cause, .. })) => Ok(Some(cause.into())),
         }
+        pending::<()>().await;
     }
 
     fn command(&self, command: &Command, stop: Stop) -> anyhow::Result<Outcome> {
@@ -166,17 +192,16 @@ impl Run<'_> {
             Waited::Ended(snapshot, code) => (snapshot, code),
             Waited::Over(outcome) => return Ok(outcome),
         };
-        match shutdown::decide(shutdown.when, u8::try_from(code).unwrap_or(u8::MAX), None) {
+        let code = u8::try_from(code).unwrap_or(u8::MAX);
+        match shutdown::decide(shutdown.when, code, None) {
             Decision::Keep(why) => info!("sidecars are left running: {why}"),
             Decision::End => runtime()?.block_on(async {
                 let mut signals = self.signals.listen().context("cannot listen for signals")?;
                 let own_pod = self.own_pod.as_ref();
-                let sight = Sight {
-                    snapshot: Some(&snapshot),
-                    own_pod,
-                    stopping: Stopping::No,
-                    peers: &Peers::default(),
-                };
+                let word = Word { container: snapshot.main.name.clone(), code };
+                let peers = Peers { word, ..Peers::default() };
+                let sight =
+                    Sight { snapshot: Some(&snapshot), own_pod, stopping: Stopping::No, peers: &peers };
                 let ended = shutdown::run(shutdown, sight, &mut signals, &self.board);
                 self.server.during(&self.board, ended).await;
                 anyhow::Ok(())
@@ -233,7 +258,7 @@ impl Run<'_> {
                     match mains::progress(&snapshot, mains.as_deref().unwrap_or_default()) {
                         Progress::Running(_) => {}
                         // No connection is kept for what will not come.
-                        Progress::Endless => observations = futures::stream::pending().boxed(),
+                        Progress::Endless => observations = stream::pending().boxed(),
                         Progress::Ended(code) => {
                             info!("the main containers have ended");
                             return Waited::Ended(snapshot, code);
@@ -254,12 +279,12 @@ impl Run<'_> {
     async fn quit_asked(&self) {
         let by_peer = async {
             if let Some(ear) = &self.ear {
-                match ear.asked(|by| mains::all_ask(&self.plan.mains, by)).await {
+                match ear.asked(|word| self.said.borrow_mut().take(word, &self.plan.mains)).await {
                     Ok(()) => return,
                     Err(error) => error!(%error, "cannot hear the other proas of this Pod"),
                 }
             }
-            std::future::pending::<()>().await;
+            pending::<()>().await;
         };
         tokio::select! {
             () = by_peer => info!("the main container's proa asks for the end"),
@@ -279,6 +304,31 @@ fn announce(mains: &[Awaited]) -> Vec<Awaited> {
     mains.to_vec()
 }
 
+/// What came of the gate.
+enum Gated {
+    Open,
+    /// The main containers ended meanwhile.
+    Pointless,
+    /// There is nothing more to do.
+    Over(Outcome),
+}
+
+impl From<Result<Opened, Closed>> for Gated {
+    fn from(passed: Result<Opened, Closed>) -> Self {
+        match passed {
+            Ok(opened) => {
+                info!(after = %format!("{:.3}s", opened.after.as_secs_f64()), "gate open");
+                Self::Open
+            }
+            Err(Closed { cause: Cause::Stopped(signal), .. }) => {
+                info!(%signal, "asked to end before the gate was open");
+                Self::Over(Outcome::AsAsked)
+            }
+            Err(Closed { cause, .. }) => Self::Over(cause.into()),
+        }
+    }
+}
+
 /// What a wait for the main containers came to.
 enum Waited {
     /// They have ended; the Pod as it was then, and the worst of their exit codes.
@@ -289,6 +339,17 @@ enum Waited {
 
 fn touch(path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(true).open(path).map(drop)
+}
+
+/// Whether the file could be written, by another name: who waits for it is not to see it.
+fn try_beside(path: &Path) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".proa");
+    let other = path.with_file_name(hidden);
+    touch(&other)?;
+    remove(&other)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
 use std::io;
-use std::net::{self, IpAddr, SocketAddr};
+use std::net::{self, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -124,7 +124,13 @@ impl Server {
             };
             tokio::select! {
                 accepted = room => match accepted {
-                    Ok((client, from)) => clients.push(self.converse(client, from.ip(), board)),
+                    Ok((client, from)) => {
+                        // A mesh's proxy passes strangers on from a loopback address (Istio: 127.0.0.6), but to the
+                        // Pod's own.
+                        let to = client.local_addr().ok();
+                        let beside = [Some(from), to].iter().all(|end| end.is_some_and(is_loopback));
+                        clients.push(self.converse(client, beside, board));
+                    }
                     // Out of file descriptors, say: try again once a client is done, or after a while.
                     Err(error) => {
                         debug!(%error, "cannot accept a client");
@@ -136,11 +142,11 @@ impl Server {
         }
     }
 
-    async fn converse(&self, client: TcpStream, from: IpAddr, board: &Board) {
+    async fn converse(&self, client: TcpStream, beside: bool, board: &Board) {
         let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
             let (method, path) = (request.method(), request.uri().path());
             Ok::<_, Infallible>(match path {
-                "/quitquitquit" if self.quit == Quit::Offered => self.quit(method, from),
+                "/quitquitquit" if self.quit == Quit::Offered => self.quit(method, beside),
                 _ => answer(method, path, board),
             })
         });
@@ -152,17 +158,21 @@ impl Server {
         }
     }
 
-    fn quit(&self, method: &Method, from: IpAddr) -> Response<Full<Bytes>> {
+    fn quit(&self, method: &Method, beside: bool) -> Response<Full<Bytes>> {
         if *method != Method::POST {
             return not_allowed("expected POST\n", "POST");
         }
         // A probe's address is the Pod's own to the whole cluster; who may end us sits beside us.
-        if !from.to_canonical().is_loopback() {
+        if !beside {
             return text(StatusCode::FORBIDDEN, "expected a client on this Pod's loopback interface\n");
         }
         self.quit_asked.notify_one();
         text(StatusCode::OK, "ending\n")
     }
+}
+
+fn is_loopback(end: SocketAddr) -> bool {
+    end.ip().to_canonical().is_loopback()
 }
 
 fn answer(method: &Method, path: &str, board: &Board) -> Response<Full<Bytes>> {

@@ -290,5 +290,5 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn hold(text: &str) -> Result<HoldTerm, String> {
-    if text == "grace" { Ok(HoldTerm::Grace) } else { duration(text).map(HoldTerm::For) }
+    if matches!(text, "grace" | "true") { Ok(HoldTerm::Grace) } else { duration(text).map(HoldTerm::For) }
 }

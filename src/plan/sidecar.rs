@@ -90,7 +90,7 @@ impl SidecarPlan {
                 return Err(Invalid::NeedsCommand("--env-file"));
             }
             if api.ask == AskApi::Off {
-                return Err(Invalid::NeedsApi("`proa sidecar` without a command"));
+                return Err(Invalid::BlindHelper);
             }
             Duty::Help { ready_file: cli.stopping.ready_file, shutdown }
         } else {
@@ -150,7 +150,7 @@ mod tests {
         assert!(matches!(plan(&["--hold-term"]), Err(Invalid::NeedsCommand("--hold-term"))));
         assert!(matches!(plan(&["--ready-file=/r", "--", "x"]), Err(Invalid::NoCommand("--ready-file"))));
         assert!(matches!(plan(&["-K", "--", "x"]), Err(Invalid::NoCommand(_))));
-        assert!(matches!(plan(&["--api=off"]), Err(Invalid::NeedsApi(_))));
+        assert!(matches!(plan(&["--api=off"]), Err(Invalid::BlindHelper)));
         assert!(matches!(
             plan(&["--api=off", "--hold-term", "--", "x"]),
             Err(Invalid::NeedsApi("--hold-term"))

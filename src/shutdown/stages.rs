@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::endpoint::Request;
 use crate::known::{self, End, Known, Recognised, Traffic};
-use crate::peer::{Peer, Peers};
+use crate::peer::{Peer, Peers, Word};
 use crate::plan::{Action, Shutdown, Whom};
 use crate::pod::{Sidecar, Snapshot};
 use crate::policy::ShutdownAuto;
@@ -41,8 +41,8 @@ pub enum Order {
     Tell {
         /// That proa.
         peer: Peer,
-        /// The container on whose behalf it is said.
-        from: String,
+        /// What is said to it.
+        word: Word,
     },
 }
 
@@ -141,13 +141,10 @@ fn given(action: &Action, snapshot: Option<&Snapshot>) -> Vec<Task> {
 }
 
 fn told(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
-    let tell = |peer, from: &str, traffic| Task {
-        order: Order::Tell { peer, from: from.to_owned() },
-        known: None,
-        traffic,
-    };
-    let Some(Snapshot { uid, sidecars, main, .. }) = snapshot else {
-        return peers.hearing.iter().map(|peer| tell(peer.clone(), &peers.own, Traffic::Own)).collect();
+    let tell =
+        |peer, traffic| Task { order: Order::Tell { peer, word: peers.word.clone() }, known: None, traffic };
+    let Some(Snapshot { uid, sidecars, .. }) = snapshot else {
+        return peers.hearing.iter().map(|peer| tell(peer.clone(), Traffic::Own)).collect();
     };
     let regular = sidecars.iter().filter(|sidecar| !sidecar.native);
     let tasks = regular.filter_map(|sidecar| {
@@ -157,7 +154,7 @@ fn told(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
         let by_socket = peers.hearing.iter().any(|peer| peer.container == sidecar.name);
         let peer = Peer { uid: uid.clone(), container: sidecar.name.clone() };
         let traffic = recognised.map_or(Traffic::Own, |recognised| recognised.traffic);
-        (by_command || by_socket).then(|| tell(peer, &main.name, traffic))
+        (by_command || by_socket).then(|| tell(peer, traffic))
     });
     tasks.collect()
 }
@@ -271,7 +268,7 @@ spec:
             "spec: {containers: [{name: web, image: w, command: [/entry]}, {name: main, image: m}]}",
         );
         let hearing = ["web", "gone"].map(|name| Peer { uid: pod.uid.clone(), container: name.into() });
-        let peers = Peers { own: "main".into(), hearing: hearing.into() };
+        let peers = Peers { hearing: hearing.into(), ..Peers::default() };
         let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod), &peers);
         assert_eq!(shown(&stages.first), ["`web` told to end"]);
     }
@@ -279,7 +276,7 @@ spec:
     #[test]
     fn without_sight_of_the_pod_the_proas_that_are_there_are_told() {
         let hearing = vec![Peer { uid: "u".into(), container: "web".into() }];
-        let peers = Peers { own: "main".into(), hearing };
+        let peers = Peers { hearing, ..Peers::default() };
         let told = |auto| shown(&stages(&shutdown(auto, Vec::new()), None, &peers).first);
         assert_eq!(told(ShutdownAuto::Otherwise), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Off), Vec::<String>::new());

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::peer::Word;
 use crate::plan::sidecar::{Awaited, End};
 use crate::pod::{Exit, Role, Sidecar, Snapshot, list};
 
@@ -99,11 +100,21 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misp
     }
 }
 
-/// Whether all main containers have asked for the end: each speaks for itself alone. Where none is named there is
-/// one alone.
-#[must_use]
-pub fn all_ask(named: &[Awaited], by: &BTreeSet<String>) -> bool {
-    !by.is_empty() && named.iter().all(|main| by.contains(&main.name))
+/// What the main containers' proas have said: each speaks for its own container alone.
+#[derive(Debug, Default)]
+pub struct Said(BTreeSet<String>);
+
+impl Said {
+    /// Takes a word; whether that is enough to end on. Where no main container is named there is one alone.
+    pub fn take(&mut self, word: &Word, named: &[Awaited]) -> bool {
+        if named.is_empty() {
+            return true;
+        }
+        let counts =
+            |main: &&Awaited| main.name == word.container && (main.end == End::ForGood || word.code == 0);
+        self.0.extend(named.iter().find(counts).map(|main| main.name.clone()));
+        named.iter().all(|main| self.0.contains(&main.name))
+    }
 }
 
 /// How far the main containers are.
@@ -209,14 +220,21 @@ status:
 
     #[test]
     fn each_main_container_speaks_for_itself() {
-        let ask = |names: &[&str], by: &[&str]| {
-            all_ask(&named(names, End::ForGood), &by.iter().map(|name| (*name).to_owned()).collect())
+        let ask = |mains: &[Awaited], words: &[(&str, u8)]| {
+            let mut said = Said::default();
+            let take = |(name, code): &(&str, u8)| {
+                said.take(&Word { container: (*name).to_owned(), code: *code }, mains)
+            };
+            words.iter().map(take).collect::<Vec<_>>()
         };
-        assert!(!ask(&[], &[]));
-        assert!(ask(&[], &["app"]));
-        assert!(!ask(&["app"], &["web"]));
-        assert!(!ask(&["app", "web"], &["app"]));
-        assert!(ask(&["app", "web"], &["app", "other", "web"]));
+        assert_eq!(ask(&[], &[("app", 3)]), [true]);
+        let both = named(&["app", "web"], End::ForGood);
+        assert_eq!(
+            ask(&both, &[("app", 0), ("app", 0), ("other", 0), ("web", 3)]),
+            [false, false, false, true]
+        );
+        assert_eq!(ask(&both[..1], &[("web", 0), ("app", 1), ("app", 1)]), [false, true, true]);
+        assert_eq!(ask(&named(&["app"], End::Success), &[("app", 3), ("app", 0)]), [false, true]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ use crate::signal::{self, Phase, Reaction, Signal};
 
 /// The grace period where the Pod was never seen; Kubernetes' own default.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+/// The kubelet gives every container this long, whatever the grace period (`minimumGracePeriodInSeconds`).
+const LEAST: Duration = Duration::from_secs(2);
 /// How long before the kubelet kills what is left all must be over.
 const MARGIN: Duration = Duration::from_secs(1);
 /// How long after SIGTERM the API server shows that the Pod is to end, if it is: it was told first.
@@ -54,6 +56,7 @@ pub(super) async fn until_its_end(
         observations,
         doubt: Doubt::default(),
         mains: None,
+        failed: false,
         snapshot: None,
         killed_at: None,
         stage: Stage::Running,
@@ -81,7 +84,13 @@ pub(super) async fn until_its_end(
             }
             () = until(look_at) => watch.look(),
             () = until(kill_at) => watch.kill(),
-            () = &mut quit_asked, if !was_asked => watch.end(),
+            () = &mut quit_asked => {
+                if !was_asked {
+                    watch.end();
+                }
+                // Others still speak, and are answered.
+                quit_asked.set(run.quit_asked());
+            }
             Some(observation) = watch.observations.next() => watch.observe(observation),
         }
     }
@@ -147,6 +156,8 @@ struct Watch<'a, 'b> {
     observations: BoxStream<'static, Observation>,
     doubt: Doubt,
     mains: Option<Vec<Awaited>>,
+    /// One of them ended otherwise than awaited, so that there is no end to wait for.
+    failed: bool,
     snapshot: Option<Snapshot>,
     /// When the kubelet kills what is left, as far as it is known.
     killed_at: Option<Instant>,
@@ -165,16 +176,17 @@ impl Watch<'_, '_> {
         None
     }
 
-    /// Whether this is how the runtime stops the container.
+    /// Whether this is how the runtime stops the container. An image's own `STOPSIGNAL` the Pod does not show; it is
+    /// what `--stop-signal` names.
     fn is_stop(&self, signal: Signal) -> bool {
         let own = self.snapshot.as_ref().and_then(|snapshot| snapshot.main.stop_signal);
-        signal == Signal::TERM || Some(signal) == own
+        signal == Signal::TERM || signal == self.stop.signal || Some(signal) == own
     }
 
     fn asked_by_kubelet(&mut self, signal: Signal) {
         let now = Instant::now();
         let grace = self.snapshot.as_ref().map_or(DEFAULT_GRACE, |snapshot| snapshot.grace);
-        self.killed_by(now + grace, grace);
+        self.killed_by(now + grace.max(LEAST), grace);
         let killed_at = self.killed_at.unwrap_or(now);
         let Stage::Running = self.stage else {
             return;
@@ -219,10 +231,14 @@ impl Watch<'_, '_> {
     fn look(&mut self) {
         if let Stage::Held(held) = &mut self.stage {
             held.look_at = None;
-            if held.life == Some(Life::Active) {
-                info!("the Pod goes on: this container alone is asked to end");
-                self.end();
-            }
+            self.judge_hold();
+        }
+    }
+
+    fn judge_hold(&mut self) {
+        if let Stage::Held(Held { look_at: None, life: Some(Life::Active), .. }) = self.stage {
+            info!("the Pod goes on: this container alone is asked to end");
+            self.end();
         }
     }
 
@@ -264,8 +280,13 @@ impl Watch<'_, '_> {
                 Err(misplaced) => return self.give_up(Outcome::Misplaced(misplaced)),
             }
         }
-        let progress = mains::progress(&snapshot, self.mains.as_deref().unwrap_or_default());
+        let progress = if self.failed {
+            Progress::Endless
+        } else {
+            mains::progress(&snapshot, self.mains.as_deref().unwrap_or_default())
+        };
         self.snapshot = Some(snapshot);
+        self.judge_hold();
         match progress {
             Progress::Running(_) => {}
             // No connection is kept for what will not come.
@@ -277,9 +298,9 @@ impl Watch<'_, '_> {
                 self.end();
             }
             Progress::Failed(name, exit) => {
-                if !matches!(self.stage, Stage::Asked(..)) && self.mains.take().is_some() {
+                if !matches!(self.stage, Stage::Asked(..)) {
                     warn!("`{name}` ended with {exit}: the command runs on (--until-exit-success)");
-                    self.mains = Some(Vec::new());
+                    self.failed = true;
                 }
             }
         }
@@ -301,7 +322,9 @@ impl Watch<'_, '_> {
         let grace = self.snapshot.as_ref().map_or(DEFAULT_GRACE, |snapshot| snapshot.grace);
         let mut kill_at = now + self.stop.timeout.unwrap_or(grace);
         if let Some(killed_at) = self.killed_at {
-            kill_at = kill_at.min(killed_at.checked_sub(MARGIN).unwrap_or(killed_at));
+            // The Pod's times are whole seconds of another clock: it has its time all the same.
+            let least = now + self.stop.timeout.unwrap_or(LEAST).min(LEAST);
+            kill_at = kill_at.min(killed_at.checked_sub(MARGIN).unwrap_or(killed_at)).max(least);
         }
         info!("ending the command with {}", self.stop.signal);
         self.child.forward(self.stop.signal);

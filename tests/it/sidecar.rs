@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use localpod::cluster::Access;
 use nix::libc;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::support::http::{Endpoint, Reply};
 use crate::support::{Beside, Held, Proa, Running, World, eventually};
@@ -340,6 +341,105 @@ fn a_deletion_with_a_grace_period_of_its_own_shortens_the_hold() {
 }
 
 #[test]
+fn the_stop_signal_may_be_the_images_own() {
+    // What the kubelet sends to an image with `STOPSIGNAL SIGQUIT`.
+    let world = pod("Always");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = sidecar.flags(["--hold-term", "--stop-signal=QUIT"]).start(QUITTER);
+    sidecar.wait_stdout("up");
+    sidecar.wait_stderr("until `main` has ended");
+    let main = up(main);
+    world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
+    sidecar.signal(libc::SIGQUIT);
+    sidecar.wait_stderr("held back until the proa of `main` is gone");
+    assert!(!sidecar.stdout_so_far().contains("quit"));
+    main.signal(libc::SIGTERM);
+    main.finish().expect(143, &[]);
+    sidecar.finish().expect(0, &["the main container's proa is gone"]);
+}
+
+#[test]
+fn all_main_containers_are_waited_for_even_after_one_has_failed() {
+    let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("second")]);
+    let Some((_, sidecar)) = both(&world) else { return };
+    let mains = ["--until-exit-success=main", "--until-exit=second"];
+    let sidecar = up(sidecar.flag("--hold-term").flags(mains));
+    world.set_state("main", "terminated: {exitCode: 3}");
+    sidecar.wait_stderr("the command runs on (--until-exit-success)");
+    world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
+    sidecar.signal(libc::SIGTERM);
+    sidecar.finish().expect(0, &["held back until the proa of `second`, `main` is gone"]);
+}
+
+#[test]
+fn a_main_container_that_fails_is_no_success_whoever_says_so() {
+    let world = pod("Never");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = up(sidecar.flags(["--api=off", "--until-exit-success=main"]));
+    main.flag("--api=off")
+        .run(["sh", "-c", "exit 3"])
+        .expect(3, &["`web` told to end: it waits for other containers too"]);
+    assert!(!sidecar.stdout_so_far().contains("told"));
+    let Some(main) = world.mounted("main", "pod") else { return };
+    main.flag("--api=off").run(["true"]).expect(0, &["`web` told to end: it will"]);
+    sidecar.finish().expect(0, &[]);
+}
+
+#[test]
+fn one_that_is_ending_already_still_answers() {
+    let world = pod("Never");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let held = Held::in_dir(&world.dir, "");
+    let script = format!("trap 'echo ending; {}' TERM; {}", held.command[2], held.command[2]);
+    let sidecar = sidecar.flag("--api=off").start(["sh", "-c", &script]);
+    sidecar.wait_stdout("up");
+    sidecar.signal(libc::SIGTERM);
+    sidecar.wait_stdout("ending");
+    let main = main.flag("--api=off").start(["true"]);
+    main.wait_stderr("`web` told to end: it will");
+    held.let_go();
+    sidecar.finish().expect(0, &[]);
+    main.finish().expect(0, &[]);
+}
+
+#[test]
+fn a_short_grace_period_is_no_reason_to_kill_at_once() {
+    let world = pod("Always");
+    world.update(|pod| pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(1));
+    let running = web(&world).start([
+        "sh",
+        "-c",
+        "trap 'sleep 0.3; echo clean; exit' TERM; echo up; while :; do sleep 0.01; done",
+    ]);
+    running.wait_stdout("up");
+    running.wait_stderr("until `main` has ended");
+    world.cluster.mark_deleted("default", "pod", Duration::from_secs(1));
+    running.signal(libc::SIGTERM);
+    assert!(running.finish().expect(0, &["command ended: exit code 0"]).stdout.contains("clean"));
+}
+
+#[test]
+fn what_it_waits_for_is_pointless_once_the_main_container_has_ended() {
+    let world = pod("Never");
+    let running = web(&world).flag("--wait-file=/never").start(LOYAL);
+    running.wait_stderr("(not there)");
+    world.set_state("main", DONE);
+    let finished = running.finish().expect(0, &["the main containers have ended"]);
+    assert_eq!(finished.stdout, "");
+}
+
+#[test]
+fn containers_cannot_be_waited_for_without_the_api() {
+    let world = pod("Never");
+    let nowhere = world.dir.join("nowhere");
+    web(&world)
+        .flags(["--wait-for=main", "--service-account-dir"])
+        .flag(nowhere)
+        .run(LOYAL)
+        .expect(2, &["no service account"]);
+}
+
+#[test]
 fn two_proas_in_one_container_are_refused() {
     let world = World::alone();
     let Some(outer) = world.mounted("main", "pod") else { return };
@@ -406,6 +506,42 @@ fn a_helper_is_ready_while_the_main_containers_may_run() {
 }
 
 #[test]
+fn a_helper_that_still_waits_ends_the_sidecars_after_main_all_the_same() {
+    let world = helped("Never");
+    let (quit, ready) = (Endpoint::ok(), world.dir.join("ready"));
+    let running = helper(&world)
+        .flags(["--wait-for=proxy", "--until-exit=main", "--shutdown-timeout=100ms", "-p", &quit.url()])
+        .flag(format!("--ready-file={}", ready.display()))
+        .start_bare();
+    running.wait_stderr("waiting for proxy");
+    world.set_state("main", DONE);
+    assert!(quit.request().starts_with("POST "));
+    running.finish().expect(0, &["the main containers have ended"]);
+    assert!(!ready.exists());
+}
+
+#[test]
+fn a_ready_file_is_not_there_for_a_moment_before_its_time() {
+    let world = helped("Never");
+    let ready = world.dir.join("ready");
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+    inotify.add_watch(&*world.dir.join("."), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO).unwrap();
+    let running = helper(&world)
+        .flags(["--wait-for=proxy", "--until-exit=main"])
+        .flag(format!("--ready-file={}", ready.display()))
+        .start_bare();
+    running.wait_stderr("waiting for proxy");
+    let appeared = inotify.read_events().unwrap();
+    assert!(appeared.iter().all(|event| event.name.as_deref() != Some("ready".as_ref())), "{appeared:?}");
+    assert!(
+        appeared.iter().any(|event| event.name.as_deref() == Some(".ready.proa".as_ref())),
+        "{appeared:?}"
+    );
+    world.make_ready("proxy");
+    eventually("a ready file", || ready.exists());
+}
+
+#[test]
 fn a_helper_that_is_asked_to_end_does() {
     let world = helped("Never");
     let running = helper(&world).flag("--until-exit=main").start_bare();
@@ -429,7 +565,7 @@ fn a_ready_file_that_cannot_be_written_is_reported_before_anything_is_waited_for
 #[test]
 fn a_helper_needs_the_api() {
     let world = helped("Never");
-    helper(&world).flag("--api=off").start_bare().finish().expect(2, &["needs the API server"]);
+    helper(&world).flag("--api=off").start_bare().finish().expect(2, &["--api=off forbids"]);
     world.cluster.authorize(Access::to(&[]));
     helper(&world).flag("--until-exit=main").start_bare().finish().expect(77, &["verbs: [\"watch\"]"]);
 }
@@ -460,6 +596,26 @@ fn proa_installs_itself_whole_or_not_at_all() {
     assert!(code == 73 && stderr.contains("nowhere/proa"), "{code} {stderr}");
     let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["proa"], "nothing half-written is left");
+}
+
+#[test]
+fn several_may_install_at_once_where_each_is_process_1() {
+    let world = World::alone();
+    let Some(wrapper) = crate::support::unshare(&["--pid", "--fork"]) else { return };
+    let volume = world.dir.join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join(".proa.1"), "left over by one that was killed").unwrap();
+    let start = || {
+        let mut command = std::process::Command::new(&wrapper[0]);
+        command.args(&wrapper[1..]).args([crate::support::PROA, "install"]).arg(&volume);
+        command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let all: Vec<_> = (0..4).map(|_| start()).collect();
+    for one in all {
+        let output = one.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(fs::read_dir(&volume).unwrap().count(), 2, "nothing half-written is left");
 }
 
 #[test]
