@@ -168,7 +168,7 @@ pub fn read() -> Result<Task, Answer> {
         let text = error.to_string();
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Answer::Asked(text),
-            ErrorKind::MissingRequiredArgument | ErrorKind::UnknownArgument => {
+            ErrorKind::MissingRequiredArgument | ErrorKind::UnknownArgument if !text.contains("<DEST>") => {
                 Answer::Usage(format!("{text}The command to run and its arguments stand after `--`.\n"))
             }
             _ => Answer::Usage(text),

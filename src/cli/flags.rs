@@ -238,7 +238,8 @@ pub struct Until {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sidecar")]
 pub struct Stopping {
-    /// The signal that ends COMMAND [default: SIGTERM]
+    /// The signal that ends COMMAND, and the image's STOPSIGNAL if it has one
+    /// [default: SIGTERM]
     #[arg(
         long,
         env = "PROA_STOP_SIGNAL",
@@ -255,7 +256,8 @@ pub struct Stopping {
     pub stop_timeout: Option<Duration>,
 
     /// When the Pod is deleted, keep COMMAND running until the main containers'
-    /// proa is gone, or so long; as the grace period allows
+    /// proa is gone, or so long; as the grace period allows. PROA_HOLD_TERM takes
+    /// a duration, or `grace` for the flag alone
     #[arg(long, env = "PROA_HOLD_TERM", value_name = "DURATION", num_args = 0..=1, require_equals = true,
         default_missing_value = "grace", value_parser = hold, hide_env = true)]
     pub hold_term: Option<HoldTerm>,

@@ -107,6 +107,27 @@ def a_wrapped_sidecar_under_another_name(t):
 
 
 @scenario
+def a_wrapped_sidecar_that_waits_for_a_success(t):
+    """With --until-exit-success the sidecar runs on after a main that failed, though that one's proa tells it."""
+    t.grant("watch")
+    t.apply(pod("failed", wrapped(SERVES, "--until-exit-success=main", more=READY_FILE), main("exit 3")))
+    t.logged("failed", "web", "the command runs on (--until-exit-success)")
+    assert t.pod("failed", lambda pod: pod.container("main").exit_code == 3).container("web").running
+    t.delete("failed")
+    assert t.gone("failed").exit_codes() == {"web": 0, "main": 3}
+
+
+@scenario
+def a_wrapped_sidecar_that_waits_in_vain(t):
+    """A wrapped sidecar that still waits for something when main has ended does not keep the Pod, nor fail it."""
+    t.grant("watch")
+    waits = wrapped("echo never", "--wait-file=/state/never", more=MOUNT)
+    t.apply(pod("vain", waits, shell("main", "sleep 1; exit 0"), volumes=STATE))
+    assert t.finished("vain").exit_codes() == {"web": 0, "main": 0}
+    assert "never" not in t.logs("vain", "web").splitlines()
+
+
+@scenario
 def a_wrapped_sidecar_of_two_mains(t):
     """A wrapped sidecar of two main containers, each under proa, outlives the first and ends after the second, with or without the API."""
     t.grant("watch")
@@ -228,6 +249,23 @@ def a_sidecar_whose_term_is_not_held_back(t):
     lines = followed()
     assert said_at(lines, "web", "command ended") < said_at(lines, "main", "command ended"), "\n".join(map(str, lines))
     in_order(lines, "command ended: SIGTERM", "main: left")
+
+
+@scenario
+def a_stop_signal_that_is_held_back(t):
+    """An image's own STOPSIGNAL is held back as well, where --stop-signal names it."""
+    t.grant("watch")
+    ends = "trap 'echo flushed; exit 9' USR1; touch /tmp/ready; while :; do sleep 0.1; done"
+    web = wrapped(ends, "--hold-term", "--stop-signal=USR1", image="app-usr1", more=READY_FILE)
+    t.apply(pod("held", web, main(LINGERS)))
+    t.logged("held", "main", "working")
+    followed = t.follow("held")
+    t.delete("held")
+    last = t.gone("held")
+    assert last.exit_codes() == {"web": 0, "main": 7}, last
+    lines = followed()
+    assert said_at(lines, "main", "command ended") < said_at(lines, "web", "ending the command with SIGUSR1"), "\n".join(map(str, lines))
+    in_order(lines, "held back until the proa of `main`", "web: flushed")
 
 
 @scenario
