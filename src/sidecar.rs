@@ -117,7 +117,7 @@ impl Run<'_> {
             let passed = gate::pass(gate, api, &mut signals, &self.board);
             let gated = async {
                 tokio::select! {
-                    // First: that a sidecar has ended too by then is no reason not to start.
+                    // First: what else is waited for may have ended with them, which is no failure then.
                     biased;
                     () = self.mains_ended() => Gated::Pointless,
                     passed = passed => passed.into(),
