@@ -104,7 +104,7 @@ fn client(url: &HttpUrl) -> reqwest::Result<reqwest::Client> {
     if url.is_loopback() {
         // A proxy elsewhere knows nothing of our loopback interface. Port 0 stands for the URL's.
         let loopback = LOOPBACK.map(|address| SocketAddr::new(address, 0));
-        builder = builder.no_proxy().resolve_to_addrs("localhost", &loopback);
+        builder = builder.no_proxy().resolve_to_addrs(&url.address().host.to_string(), &loopback);
     }
     if !url.is_https() {
         // No certificates are needed, and an empty image has none to load.

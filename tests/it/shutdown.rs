@@ -130,9 +130,13 @@ fn https_endpoints_are_verified_against_the_systems_authorities() {
 fn localhost_is_loopback_without_a_hosts_file() {
     let Some(mut wrapper) = crate::support::unshare(&[]) else { return };
     wrapper.extend(["sh", "-c", "mount --bind /dev/null /etc/hosts && exec \"$@\"", "sh"].map(str::to_owned));
-    let quit = Endpoint::ok();
-    let url = format!("http://localhost:{}/quitquitquit", quit.port());
-    ready("Never").proa().through(wrapper).flags([NO_DRAIN, "-p", &url]).run(["true"]).expect(0, &[": 200"]);
+    for name in ["localhost", "proxy.localhost"] {
+        let quit = Endpoint::ok();
+        let url = format!("http://{name}:{}/quitquitquit", quit.port());
+        let world = ready("Never");
+        let proa = world.proa().through(wrapper.clone());
+        proa.flags([NO_DRAIN, "-p", &url]).run(["true"]).expect(0, &[": 200"]);
+    }
 }
 
 #[test]
