@@ -256,7 +256,7 @@ pub struct Stopping {
     pub stop_timeout: Option<Duration>,
 
     /// When the Pod is deleted, keep COMMAND running until the main containers'
-    /// proa is gone, or so long; as the grace period allows. PROA_HOLD_TERM takes
+    /// proa is gone, or so long; as the grace period allows. The variable takes
     /// a duration, or `grace` for the flag alone
     #[arg(long, env = "PROA_HOLD_TERM", value_name = "DURATION", num_args = 0..=1, require_equals = true,
         default_missing_value = "grace", value_parser = hold, hide_env = true)]
