@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::support::http::{Endpoint, Reply};
-use crate::support::{Beside, Held, Proa, Running, World, eventually};
+use crate::support::{Beside, Held, Proa, Running, World, children, eventually, send};
 
 /// Says when it is up, and what ended it.
 const LOYAL: [&str; 3] =
@@ -308,8 +308,11 @@ fn a_main_container_that_is_killed_holds_nothing_back() {
     world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
     sidecar.signal(libc::SIGTERM);
     sidecar.wait_stderr("held back");
+    let command = children(main.pid());
     main.signal(libc::SIGKILL);
     main.end();
+    // In a container it would have been killed with its process 1.
+    command.into_iter().for_each(|pid| send(pid, libc::SIGKILL));
     sidecar.finish().expect(0, &["the main container's proa is gone"]);
 }
 
