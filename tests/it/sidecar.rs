@@ -312,7 +312,9 @@ fn a_main_container_that_is_killed_holds_nothing_back() {
     main.signal(libc::SIGKILL);
     main.end();
     // In a container it would have been killed with its process 1.
-    command.into_iter().for_each(|pid| send(pid, libc::SIGKILL));
+    for pid in command {
+        send(pid, libc::SIGKILL);
+    }
     sidecar.finish().expect(0, &["the main container's proa is gone"]);
 }
 
