@@ -53,11 +53,11 @@ impl fmt::Display for Unusable {
 
 impl std::error::Error for Unusable {}
 
-/// Reads the files, as [`read`] does, in a thread of its own, which nobody has to wait for: a volume whose server is
-/// away may keep it for ever.
+/// Reads the files by dotenvy's rules, and returns what they add to the process's own environment or replace in it.
+/// In a thread of its own, which nobody has to wait for: a volume whose server is away may keep it for ever.
 ///
 /// # Errors
-/// As [`read`]; or when that takes longer than [`LIMIT`].
+/// When one of them is not there, not what it should be, or takes more than 10 seconds.
 pub async fn read_in_time(files: &EnvFiles) -> Result<Variables, Unusable> {
     let Some(first) = files.paths.first() else {
         return Ok(Variables::new());
@@ -74,10 +74,6 @@ pub async fn read_in_time(files: &EnvFiles) -> Result<Variables, Unusable> {
     }
 }
 
-/// Reads the files by dotenvy's rules, and returns what they add to the process's own environment or replace in it.
-///
-/// # Errors
-/// When one of them is not there, or not what it should be.
 fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
     let mut found = Variables::new();
     for path in &files.paths {
