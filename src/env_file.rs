@@ -7,11 +7,11 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use dotenvy::Iter;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use crate::plan::EnvFiles;
 use crate::policy::Precedence;
@@ -58,19 +58,21 @@ impl std::error::Error for Unusable {}
 ///
 /// # Errors
 /// When one of them is not there, not what it should be, or takes more than 10 seconds.
-pub async fn read_in_time(files: &EnvFiles) -> Result<Variables, Unusable> {
+pub fn read_in_time(files: &EnvFiles) -> Result<Variables, Unusable> {
     let Some(first) = files.paths.first() else {
         return Ok(Variables::new());
     };
-    let copy = files.clone();
-    let failed = |why: io::Error| Unusable::Unread(first.clone(), why);
-    match timeout(LIMIT, spawn_blocking(move || read(&copy))).await {
-        Ok(Ok(variables)) => variables,
-        Ok(Err(panic)) => Err(failed(io::Error::other(panic))),
-        Err(_) => Err(failed(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("not read within {}", humantime::format_duration(LIMIT)),
-        ))),
+    let (copy, (sender, receiver)) = (files.clone(), mpsc::channel());
+    thread::spawn(move || sender.send(read(&copy)));
+    let failed = |why| Err(Unusable::Unread(first.clone(), why));
+    match receiver.recv_timeout(LIMIT) {
+        Ok(variables) => variables,
+        Err(RecvTimeoutError::Timeout) => {
+            let why = format!("not read within {}", humantime::format_duration(LIMIT));
+            failed(io::Error::new(io::ErrorKind::TimedOut, why))
+        }
+        // The thread panicked, and has said so.
+        Err(disconnected) => failed(io::Error::other(disconnected)),
     }
 }
 

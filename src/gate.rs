@@ -38,8 +38,6 @@ const OUT_OF_REACH: Duration = Duration::from_secs(5);
 
 /// The gate is open: the command may start.
 pub struct Opened {
-    /// How long the wait was.
-    pub after: Duration,
     /// The Pod as last seen; `None` if it never was.
     pub snapshot: Option<Snapshot>,
     /// Whether the API server is to be asked again.
@@ -154,8 +152,8 @@ pub async fn pass(
         match step {
             Step::On => {}
             Step::Open => {
+                info!(after = %seconds(started), "gate open");
                 return Ok(Opened {
-                    after: started.elapsed(),
                     access: wait.access(),
                     snapshot: wait.snapshot,
                     held: wait.held,
@@ -283,6 +281,11 @@ impl<'a> Wait<'a> {
         }
     }
 
+    /// The direct waits that still count.
+    fn live(&self) -> impl Iterator<Item = &Direct> {
+        self.direct.iter().filter(|direct| !direct.end.is_aborted())
+    }
+
     fn access(&self) -> Access {
         match (&self.api, &self.pod) {
             (Api::Unasked, _) => Access::None,
@@ -296,7 +299,7 @@ impl<'a> Wait<'a> {
     }
 
     fn waiting(&self) -> Waiting {
-        let direct = self.direct.iter().filter(|direct| !direct.end.is_aborted()).filter_map(|direct| {
+        let direct = self.live().filter_map(|direct| {
             let why = match &direct.found {
                 None => "not asked yet".to_owned(),
                 Some(Ok(())) => return None,
@@ -325,8 +328,7 @@ impl<'a> Wait<'a> {
     }
 
     fn say(&mut self, waiting: Waiting) {
-        let live = |direct: &&Direct| !direct.end.is_aborted();
-        let first_looks = self.direct.iter().filter(live).any(|direct| direct.found.is_none());
+        let first_looks = self.live().any(|direct| direct.found.is_none());
         if first_looks || waiting.pod == PodWait::FirstAnswer && waiting.direct.is_empty() {
             return;
         }

@@ -164,7 +164,7 @@ impl Run<'_> {
             let passed = gate::pass(&self.plan.gate, api, &mut signals, &self.board);
             anyhow::Ok(self.server.during(&self.board, passed).await)
         })?;
-        let Opened { after, snapshot, access, held, waits } = match passed {
+        let Opened { snapshot, access, held, waits } = match passed {
             Ok(opened) => opened,
             Err(Closed { snapshot, access, cause }) => {
                 let stopping = match cause {
@@ -175,8 +175,7 @@ impl Run<'_> {
             }
         };
         self.board.gate_over();
-        info!(after = %format!("{:.3}s", after.as_secs_f64()), "gate open");
-        let variables = match waiting.block_on(env_file::read_in_time(&self.plan.command.env_files)) {
+        let variables = match env_file::read_in_time(&self.plan.command.env_files) {
             Ok(variables) => variables,
             Err(unusable) => {
                 let outcome = Outcome::EnvFile(unusable);

@@ -77,8 +77,10 @@ fn carry_out(plan: &SidecarPlan, mounts: &Mounts, signals: &Signals) -> anyhow::
     };
     match (run.gate()?, &plan.duty) {
         (Gated::Over(outcome), _) => Ok(outcome),
-        (Gated::Pointless, Duty::Command(..)) => Ok(Outcome::AsAsked),
-        (Gated::Pointless, Duty::Help { shutdown, .. }) => run.help(None, shutdown),
+        (Gated::Pointless(..), Duty::Command(..)) => Ok(Outcome::AsAsked),
+        (Gated::Pointless(snapshot, code), Duty::Help { shutdown, .. }) => {
+            run.end_others(&snapshot, code, shutdown)
+        }
         (Gated::Open, Duty::Command(command, stop)) => run.command(command, *stop),
         (Gated::Open, Duty::Help { ready_file, shutdown }) => run.help(ready_file.as_deref(), shutdown),
     }
@@ -119,7 +121,7 @@ impl Run<'_> {
                 tokio::select! {
                     // First: what else is waited for may have ended with them, which is no failure then.
                     biased;
-                    () = self.mains_ended() => Gated::Pointless,
+                    (snapshot, code) = self.mains_ended() => Gated::Pointless(Box::new(snapshot), code),
                     passed = passed => passed.into(),
                     () = self.quit_asked() => Gated::Over(Outcome::AsAsked),
                 }
@@ -131,7 +133,7 @@ impl Run<'_> {
     }
 
     /// Waits until the main containers have ended, whatever else is waited for. Never ends where that cannot be seen.
-    async fn mains_ended(&self) {
+    async fn mains_ended(&self) -> (Snapshot, i32) {
         let mut observations = match &self.own_pod {
             Some(own_pod) => own_pod.watch(),
             None => stream::pending().boxed(),
@@ -141,16 +143,19 @@ impl Run<'_> {
             // What is wrong with the names is said once it matters.
             let Ok(mains) = mains::find(&snapshot, &self.plan.mains) else { continue };
             match mains::progress(&snapshot, &mains) {
-                Progress::Ended(_) => return info!("the main containers have ended"),
+                Progress::Ended(code) => {
+                    info!("the main containers have ended");
+                    return (snapshot, code);
+                }
                 Progress::Endless => break,
                 Progress::Running(_) | Progress::Failed(..) => {}
             }
         }
-        pending::<()>().await;
+        pending().await
     }
 
     fn command(&self, command: &Command, stop: Stop) -> anyhow::Result<Outcome> {
-        let variables = match runtime()?.block_on(env_file::read_in_time(&command.env_files)) {
+        let variables = match env_file::read_in_time(&command.env_files) {
             Ok(variables) => variables,
             Err(unusable) => return Ok(Outcome::EnvFile(unusable)),
         };
@@ -188,10 +193,14 @@ impl Run<'_> {
             anyhow::Ok(self.server.during(&self.board, waited).await)
         })?;
         self.board.helping(false);
-        let (snapshot, code) = match waited {
-            Waited::Ended(snapshot, code) => (snapshot, code),
-            Waited::Over(outcome) => return Ok(outcome),
-        };
+        match waited {
+            Waited::Ended(snapshot, code) => self.end_others(&snapshot, code, shutdown),
+            Waited::Over(outcome) => Ok(outcome),
+        }
+    }
+
+    /// Ends the other sidecars, once the main containers have ended. `code`: the worst of theirs.
+    fn end_others(&self, snapshot: &Snapshot, code: i32, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
         let code = u8::try_from(code).unwrap_or(u8::MAX);
         match shutdown::decide(shutdown.when, code, None) {
             Decision::Keep(why) => info!("sidecars are left running: {why}"),
@@ -201,7 +210,7 @@ impl Run<'_> {
                 let word = Word { container: snapshot.main.name.clone(), code };
                 let peers = Peers { word, ..Peers::default() };
                 let sight =
-                    Sight { snapshot: Some(&snapshot), own_pod, stopping: Stopping::No, peers: &peers };
+                    Sight { snapshot: Some(snapshot), own_pod, stopping: Stopping::No, peers: &peers };
                 let ended = shutdown::run(shutdown, sight, &mut signals, &self.board);
                 self.server.during(&self.board, ended).await;
                 anyhow::Ok(())
@@ -307,8 +316,8 @@ fn announce(mains: &[Awaited]) -> Vec<Awaited> {
 /// What came of the gate.
 enum Gated {
     Open,
-    /// The main containers ended meanwhile.
-    Pointless,
+    /// The main containers ended meanwhile; the Pod as it was then, and the worst of their exit codes.
+    Pointless(Box<Snapshot>, i32),
     /// There is nothing more to do.
     Over(Outcome),
 }
@@ -316,10 +325,7 @@ enum Gated {
 impl From<Result<Opened, Closed>> for Gated {
     fn from(passed: Result<Opened, Closed>) -> Self {
         match passed {
-            Ok(opened) => {
-                info!(after = %format!("{:.3}s", opened.after.as_secs_f64()), "gate open");
-                Self::Open
-            }
+            Ok(_) => Self::Open,
             Err(Closed { cause: Cause::Stopped(signal), .. }) => {
                 info!(%signal, "asked to end before the gate was open");
                 Self::Over(Outcome::AsAsked)

@@ -127,8 +127,7 @@ impl Server {
                     Ok((client, from)) => {
                         // A mesh's proxy passes strangers on from a loopback address (Istio: 127.0.0.6), but to the
                         // Pod's own.
-                        let to = client.local_addr().ok();
-                        let beside = [Some(from), to].iter().all(|end| end.is_some_and(is_loopback));
+                        let beside = is_loopback(from) && client.local_addr().is_ok_and(is_loopback);
                         clients.push(self.converse(client, beside, board));
                     }
                     // Out of file descriptors, say: try again once a client is done, or after a while.

@@ -66,7 +66,6 @@ pub(super) async fn until_its_end(
     loop {
         let (held_until, kill_at) = (watch.stage.held().map(|held| held.until), watch.stage.kill_at());
         let look_at = watch.stage.held().and_then(|held| held.look_at);
-        let was_asked = matches!(watch.stage, Stage::Asked(..));
         tokio::select! {
             biased;
             received = signals.next() => {
@@ -85,9 +84,7 @@ pub(super) async fn until_its_end(
             () = until(look_at) => watch.look(),
             () = until(kill_at) => watch.kill(),
             () = &mut quit_asked => {
-                if !was_asked {
-                    watch.end();
-                }
+                watch.end();
                 // Others still speak, and are answered.
                 quit_asked.set(run.quit_asked());
             }
@@ -307,17 +304,18 @@ impl Watch<'_, '_> {
     }
 
     fn give_up(&mut self, outcome: Outcome) {
-        if !matches!(self.stage, Stage::Asked(..)) {
-            self.ask(Why::Failed(outcome));
-        }
+        self.ask(Why::Failed(outcome));
     }
 
-    /// Asks the command to end.
+    /// Asks the command to end, unless it was asked already.
     fn end(&mut self) {
         self.ask(Why::Wanted);
     }
 
     fn ask(&mut self, why: Why) {
+        if matches!(self.stage, Stage::Asked(..)) {
+            return;
+        }
         let now = Instant::now();
         let grace = self.snapshot.as_ref().map_or(DEFAULT_GRACE, |snapshot| snapshot.grace);
         let mut kill_at = now + self.stop.timeout.unwrap_or(grace);
