@@ -5,41 +5,13 @@ from suite.pieces import READY_FILE, main, pod, shell
 from suite.scenario import in_order, scenario
 
 
-def _restart_both(t):
-    for daemon in ("apiserver", "kubelet"):
-        t.node.restart(daemon, now=True)
-
-
 def _touch(t, container, path):
     # A kubelet that has only just come back may refuse the first.
     wait.until(f"touch {path}", lambda: t.exec("steady", container, "touch", path).returncode == 0, 30)
 
 
-@scenario(alone=True, one_node=True)
-def restarts_in_every_phase(t):
-    """Kubelet and API server killed and started anew while waiting, while the command runs, and while draining."""
-    t.grant("watch")
-    sidecar = "until [ -e /tmp/ready ]; do sleep 0.1; done; echo serving; until [ -e /tmp/over ]; do sleep 0.1; done; exit 0"
-    command = "echo working; until [ -e /tmp/done ]; do sleep 0.1; done; exit 5"
-    t.apply(pod("steady", shell("web", sidecar, READY_FILE), main(command, "--shutdown-timeout=3m")))
-    t.logged("steady", "main", "waiting for web")
-    _restart_both(t)
-    _touch(t, "web", "/tmp/ready")
-    t.logged("steady", "main", "working")
-    _restart_both(t)
-    _touch(t, "main", "/tmp/done")
-    t.logged("steady", "main", "waiting for `web` to exit")
-    _restart_both(t)
-    _touch(t, "web", "/tmp/over")
-    found = t.finished("steady", seconds=120)
-    assert found.exit_codes() == {"web": 0, "main": 5}, found
-    assert all(container.restarts == 0 for container in found.containers().values()), found
-    in_order(t.timeline("steady"), "gate open", "every sidecar has ended")
-
-
-@scenario(alone=True, one_node=True)
-def the_container_runtime_restarts(t):
-    """containerd killed and started anew while waiting, while the command runs, and while draining: no container notices."""
+def _survives(t, *daemons):
+    """A Pod goes its way though these are killed and started anew in each of its phases."""
     t.grant("watch")
     sidecar = "until [ -e /tmp/ready ]; do sleep 0.1; done; echo serving; until [ -e /tmp/over ]; do sleep 0.1; done; exit 0"
     command = "echo working; until [ -e /tmp/done ]; do sleep 0.1; done; echo worked; exit 5"
@@ -48,10 +20,23 @@ def the_container_runtime_restarts(t):
         ("waiting for web", "web", "/tmp/ready"), ("working", "main", "/tmp/done"), ("waiting for `web` to exit", "web", "/tmp/over"),
     ]:
         t.logged("steady", "main", said)
-        t.node.restart("containerd", now=True)
+        for daemon in daemons:
+            t.node.restart(daemon, now=True)
         _touch(t, container, path)
     found = t.finished("steady", seconds=120)
     assert found.exit_codes() == {"web": 0, "main": 5}, found
     assert all(container.restarts == 0 for container in found.containers().values()), found
     in_order(t.timeline("steady"), "gate open", "waiting for `web` to exit", "every sidecar has ended")
     assert "worked" in t.logs("steady", "main").splitlines(), "what a container writes is lost"
+
+
+@scenario(alone=True, one_node=True)
+def restarts_in_every_phase(t):
+    """Kubelet and API server killed and started anew while waiting, while the command runs, and while draining."""
+    _survives(t, "apiserver", "kubelet")
+
+
+@scenario(alone=True, one_node=True)
+def the_container_runtime_restarts(t):
+    """containerd killed and started anew while waiting, while the command runs, and while draining: no container notices."""
+    _survives(t, "containerd")

@@ -220,17 +220,22 @@ def a_wrapped_sidecar_that_is_asked_over_http(t):
 LINGERS = "trap 'echo leaving; sleep 3; echo left; sleep 1; exit 7' TERM; echo working; while :; do sleep 0.1; done"
 
 
+def _deleted(t, web, main, code=7, **spec):
+    """The log of a Pod that is deleted while main works: `web` ends with 0, main with `code`."""
+    t.apply(pod("deleted", web, main, **spec))
+    t.logged("deleted", "main", "working")
+    followed = t.follow("deleted")
+    t.delete("deleted")
+    last = t.gone("deleted")
+    assert last.exit_codes() == {"web": 0, "main": code}, last
+    return followed()
+
+
 @scenario
 def a_sidecar_whose_term_is_held_back(t):
     """With --hold-term a deleted Pod's sidecar gets SIGTERM only once main's command has ended, though both are told at once."""
     t.grant("watch")
-    t.apply(pod("held", wrapped(SERVES, "--hold-term", more=READY_FILE), main(LINGERS)))
-    t.logged("held", "main", "working")
-    followed = t.follow("held")
-    t.delete("held")
-    last = t.gone("held")
-    assert last.exit_codes() == {"web": 0, "main": 7}, last
-    lines = followed()
+    lines = _deleted(t, wrapped(SERVES, "--hold-term", more=READY_FILE), main(LINGERS))
     told, asked = (said_at(lines, "web", text) for text in ("held back until the proa of `main`", "ending the command with SIGTERM"))
     assert told < said_at(lines, "main", "command ended") < asked, "\n".join(map(str, lines))
     in_order(lines, "held back until the proa of `main`", "main: left", "ending the command with SIGTERM")
@@ -240,13 +245,7 @@ def a_sidecar_whose_term_is_held_back(t):
 def a_sidecar_whose_term_is_not_held_back(t):
     """Without --hold-term a wrapped sidecar ends at once with its Pod, beside a main that takes its time."""
     t.grant("watch")
-    t.apply(pod("free", wrapped(SERVES, more=READY_FILE), main(LINGERS)))
-    t.logged("free", "main", "working")
-    followed = t.follow("free")
-    t.delete("free")
-    last = t.gone("free")
-    assert last.exit_codes() == {"web": 0, "main": 7}, last
-    lines = followed()
+    lines = _deleted(t, wrapped(SERVES, more=READY_FILE), main(LINGERS))
     assert said_at(lines, "web", "command ended") < said_at(lines, "main", "command ended"), "\n".join(map(str, lines))
     in_order(lines, "command ended: SIGTERM", "main: left")
 
@@ -257,13 +256,7 @@ def a_stop_signal_that_is_held_back(t):
     t.grant("watch")
     ends = "trap 'echo flushed; exit 9' USR1; touch /tmp/ready; while :; do sleep 0.1; done"
     web = wrapped(ends, "--hold-term", "--stop-signal=USR1", image="app-usr1", more=READY_FILE)
-    t.apply(pod("held", web, main(LINGERS)))
-    t.logged("held", "main", "working")
-    followed = t.follow("held")
-    t.delete("held")
-    last = t.gone("held")
-    assert last.exit_codes() == {"web": 0, "main": 7}, last
-    lines = followed()
+    lines = _deleted(t, web, main(LINGERS))
     assert said_at(lines, "main", "command ended") < said_at(lines, "web", "ending the command with SIGUSR1"), "\n".join(map(str, lines))
     in_order(lines, "held back until the proa of `main`", "web: flushed")
 
@@ -274,13 +267,7 @@ def a_hold_that_main_outlasts(t):
     t.grant("watch")
     ends = "trap 'echo flushed; exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1; done"
     stubborn = main("trap '' TERM; echo working; while :; do sleep 0.1; done")
-    t.apply(pod("held", wrapped(ends, "--hold-term", more=READY_FILE), stubborn, terminationGracePeriodSeconds="8"))
-    t.logged("held", "main", "working")
-    followed = t.follow("held")
-    t.delete("held")
-    last = t.gone("held")
-    assert last.exit_codes() == {"web": 0, "main": 137}, last
-    lines = followed()
+    lines = _deleted(t, wrapped(ends, "--hold-term", more=READY_FILE), stubborn, code=137, terminationGracePeriodSeconds="8")
     in_order(lines, "held back until the proa of `main`", "held back for as long as may be", "web: flushed")
     held = _seconds(said_at(lines, "web", "held back until"), said_at(lines, "web", "ending the command with SIGTERM"))
     # A quarter of the 8 seconds, and one more, are the sidecar's. They count from the deletion, rounded down to a second.
@@ -291,13 +278,7 @@ def a_hold_that_main_outlasts(t):
 def a_hold_with_a_time_of_its_own(t):
     """--hold-term=2s holds SIGTERM back for two seconds, and no longer."""
     t.grant("watch")
-    t.apply(pod("held", wrapped(SERVES, "--hold-term=2s", more=READY_FILE), main(LINGERS.replace("sleep 3", "sleep 5"))))
-    t.logged("held", "main", "working")
-    followed = t.follow("held")
-    t.delete("held")
-    last = t.gone("held")
-    assert last.exit_codes() == {"web": 0, "main": 7}, last
-    lines = followed()
+    lines = _deleted(t, wrapped(SERVES, "--hold-term=2s", more=READY_FILE), main(LINGERS.replace("sleep 3", "sleep 5")))
     held = _seconds(said_at(lines, "web", "held back until"), said_at(lines, "web", "ending the command with SIGTERM"))
     assert 1.9 <= held <= 3, held
     in_order(lines, "ending the command with SIGTERM", "main: left")
@@ -311,13 +292,7 @@ def _seconds(earlier, later):
 def a_hold_without_the_api(t):
     """--hold-term needs no rights where --until-exit names main."""
     flags = ("--api=off", "--until-exit=main", "--hold-term")
-    t.apply(pod("held", wrapped("while :; do sleep 0.1; done", *flags), main(LINGERS, "--api=off"), automountServiceAccountToken="false"))
-    t.logged("held", "main", "working")
-    followed = t.follow("held")
-    t.delete("held")
-    last = t.gone("held")
-    assert last.exit_codes() == {"web": 0, "main": 7}, last
-    lines = followed()
+    lines = _deleted(t, wrapped("while :; do sleep 0.1; done", *flags), main(LINGERS, "--api=off"), automountServiceAccountToken="false")
     assert said_at(lines, "main", "command ended") < said_at(lines, "web", "ending the command with SIGTERM"), "\n".join(map(str, lines))
     in_order(lines, "held back until the proa of `main`", "main: left", "ending the command with SIGTERM")
 
