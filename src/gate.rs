@@ -395,14 +395,16 @@ impl<'a> Wait<'a> {
 
     /// Asks well-known sidecars where the Pod says that they listen, which need not be the usual port.
     fn move_to(&mut self, snapshot: &Snapshot) {
-        for (known, usual) in &self.gate.known {
+        // Numbered as they were followed: after the waits that are given by URL, which stay where they are.
+        for (number, (known, usual)) in (self.gate.waits.len()..).zip(&self.gate.known) {
             let places: Vec<_> =
                 snapshot.recognised(known).filter_map(|recognised| recognised.ready.as_ref()).collect();
             if places.is_empty() || places.contains(&usual) {
                 continue;
             }
-            let usual = usual.to_string();
-            self.direct.iter().filter(|direct| direct.name == usual).for_each(|direct| direct.end.abort());
+            if let Some(direct) = self.direct.get(number) {
+                direct.end.abort();
+            }
             for url in places {
                 self.follow(url.to_string(), &DirectWait::Http(url.clone()));
             }

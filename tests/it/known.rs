@@ -130,6 +130,21 @@ fn by_name_it_is_asked_and_ended_where_the_pod_says_that_it_listens() {
 }
 
 #[test]
+fn a_wait_of_ones_own_stays_though_the_sidecar_listens_elsewhere() {
+    let ready = Endpoint::ok();
+    let flags = format!("[--http-port={}]", ready.port());
+    let world = pod(&[&format!("{{name: sql, image: cloud-sql-connectors/cloud-sql-proxy, args: {flags}}}")]);
+    // The same as what is asked for by name, until the Pod says otherwise. Nobody listens there.
+    let own = ["--wait-known=cloud-sql-proxy", "--wait-http-get=http://localhost:9090/readiness"];
+    let ran = world
+        .proa()
+        .flags(own)
+        .flags(["--ready-timeout=1s", "--no-shutdown-auto", "--shutdown-timeout=0s"])
+        .run(["true"]);
+    ran.expect(75, &["http://localhost:9090/readiness"]);
+}
+
+#[test]
 fn a_mesh_whose_place_is_known_by_its_url_alone_is_ended_last_too() {
     let (mesh, other) = (Endpoint::ok(), Endpoint::ok());
     let world = pod(&[&envoy(&mesh), "{name: web, image: w}"]);
