@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from onenode import components, node, wait
 
@@ -227,10 +228,22 @@ def in_order(lines, *expected):
 
 
 def said_at(lines, container, text):
-    """When this container's proa logged the first line with this text: its own time, exact to the microsecond, as a string that
-    sorts."""
+    """When this container's proa logged the first line with this text: its own time, exact to the microsecond."""
     for line in lines:
         if line.container == container and text in line.text:
-            return line.text.split(" ", 1)[0]
+            return datetime.fromisoformat(line.text.split(" ", 1)[0])
     listing = "\n  ".join(map(str, lines))
     raise AssertionError(f"{container}: no line with {text!r} in\n  {listing}")
+
+
+def seconds_between(lines, container, first, second):
+    """From one line of this container's proa to another, by its own clock."""
+    return (said_at(lines, container, second) - said_at(lines, container, first)).total_seconds()
+
+
+def opened_after(t, pod, sidecar, seconds):
+    """Assert that main's gate opened no sooner than this long after the sidecar's start, before which it cannot have been ready.
+    (That proa says whom it waits for proves nothing else, and says it only where it starts before the sidecar is ready.)"""
+    opened = said_at(t.timeline(pod.name), "main", "gate open")
+    waited = (opened - pod.container(sidecar).started_at).total_seconds()
+    assert waited >= seconds, f"the gate opened {waited}s after the start of {sidecar}, which is ready after {seconds}s"

@@ -6,7 +6,7 @@ from onenode import wait
 from onenode.layout import E2E
 from suite.observed import Job
 from suite.pieces import container, pod
-from suite.scenario import in_order, said_at, scenario
+from suite.scenario import in_order, opened_after, said_at, scenario
 
 EXAMPLES = E2E.parent / "examples"
 
@@ -18,7 +18,8 @@ def the_readmes_job(t):
     assert t.job("proa-example").complete
     found = t.pod_of("proa-example", lambda pod: pod.finished)
     assert found.exit_codes() == {"greeter": 0, "main": 0}, found
-    in_order(t.timeline(found.name), "waiting for greeter", "gate open", "every sidecar has ended", "exit code=0")
+    opened_after(t, found, "greeter", 3)
+    in_order(t.timeline(found.name), "gate open", "every sidecar has ended", "exit code=0")
     assert "the sidecar says: hello from the sidecar" in t.logs(found.name, "main")
 
 
@@ -29,8 +30,8 @@ def the_native_example(t):
     assert t.job("native").complete
     found = t.pod_of("native", lambda pod: pod.finished)
     assert found.exit_codes() == {"main": 0} and found.container("greeter").restarts == 0, found
-    lines = t.timeline(found.name)
-    in_order(lines, "waiting for greeter", "gate open", "exit code=0", "ending the command with SIGTERM")
+    opened_after(t, found, "greeter", 3)
+    in_order(t.timeline(found.name), "gate open", "exit code=0", "ending the command with SIGTERM")
     assert "the sidecar says: hello from the sidecar" in t.logs(found.name, "main")
     assert "quitquitquit" not in t.logs(found.name, "main")
 

@@ -1,19 +1,21 @@
 """The command starts once every sidecar is ready, and not if it never will be."""
 
 from suite.pieces import ENVOY, MOUNT, QUIT, READY_FILE, STATE, UNTIL_TERM, container, job, main, pod, shell
-from suite.scenario import in_order, scenario
+from suite.scenario import in_order, opened_after, scenario
 
 
 @scenario
 def a_job_with_envoy_completes(t):
     """A Job with Envoy as its sidecar starts when Envoy is ready, ends it, and completes."""
     t.grant("watch")
-    t.apply(job("work", ENVOY, main("wget -qO- localhost:9901/ready; exit 0", QUIT)))
+    late = ENVOY.replace("periodSeconds: 1", "periodSeconds: 1, initialDelaySeconds: 3")
+    t.apply(job("work", late, main("wget -qO- localhost:9901/ready; exit 0", QUIT)))
     assert t.job("work").complete
-    pod = t.pod_of("work", lambda pod: pod.finished)
-    assert pod.exit_codes() == {"envoy": 0, "main": 0}, pod
-    in_order(t.timeline(pod.name), "waiting for envoy", "gate open", "quitquitquit: 200", "every sidecar has ended")
-    assert "LIVE" in t.logs(pod.name, "main")
+    found = t.pod_of("work", lambda pod: pod.finished)
+    assert found.exit_codes() == {"envoy": 0, "main": 0}, found
+    opened_after(t, found, "envoy", 3)
+    in_order(t.timeline(found.name), "gate open", "quitquitquit: 200", "every sidecar has ended")
+    assert "LIVE" in t.logs(found.name, "main")
 
 
 @scenario
@@ -30,9 +32,11 @@ def a_sidecar_injected_as_the_first_container(t):
 def a_native_sidecar_that_is_slow_to_become_ready(t):
     """The command does not start before a native sidecar is ready, and proa does not wait for it to exit."""
     t.grant("watch")
-    slow = "sleep 4; touch /tmp/ready; echo ready; trap 'echo asked to end; exit 0' TERM; while :; do sleep 0.1; done"
+    slow = "until [ -e /tmp/go ]; do sleep 0.1; done; echo ready; touch /tmp/ready; trap 'echo asked to end; exit 0' TERM; while :; do sleep 0.1; done"
     native = "[{name: db, image: busybox, restartPolicy: Always, command: [sh, -c, \"" + slow + "\"], " + READY_FILE + "}]"
     t.apply(pod("native", main("echo working"), initContainers=native))
+    t.logged("native", "main", "waiting for db")
+    assert t.exec("native", "db", "touch", "/tmp/go").returncode == 0
     assert t.finished("native").phase == "Succeeded"
     in_order(t.timeline("native"), "waiting for db", "db: ready", "main: working", "db: asked to end")
     in_order(t.timeline("native"), "gate open", "exit code=0", "db: asked to end")
@@ -53,14 +57,14 @@ def a_sidecar_that_fails_for_good(t):
 def a_sidecar_that_crashes_and_recovers(t):
     """A sidecar that crashes and is started again is waited for; the command runs once it is ready."""
     t.grant("watch")
-    volume = "[{name: state, emptyDir: {}}]"
-    mount = READY_FILE + "\nvolumeMounts: [{name: state, mountPath: /state}]"
-    crash = "if [ ! -e /state/tried ]; then touch /state/tried; sleep 2; exit 1; fi; touch /tmp/ready; " + UNTIL_TERM
+    crash = "[ -e /state/tried ] || { until [ -e /state/crash ]; do sleep 0.1; done; touch /state/tried; exit 1; }; echo recovered; touch /tmp/ready; " + UNTIL_TERM
     # Nothing here can end the sidecar: the drain ends with --shutdown-timeout, the Pod with its deletion.
-    t.apply(pod("crashing", shell("web", crash, mount), main("echo working", "--shutdown-timeout=1s"), restartPolicy="OnFailure", volumes=volume))
-    t.logged("crashing", "main", "working")
-    in_order(t.timeline("crashing"), "web (ended with exit code 1", "main: working")
-    assert t.pod("crashing", lambda pod: pod.container("main").ended).container("main").exit_code == 0
+    t.apply(pod("crashing", shell("web", crash, f"{READY_FILE}\n{MOUNT}"), main("echo working", "--shutdown-timeout=1s"), restartPolicy="OnFailure", volumes=STATE))
+    t.logged("crashing", "main", "waiting for web")
+    assert t.exec("crashing", "web", "touch", "/state/crash").returncode == 0
+    found = t.pod("crashing", lambda pod: pod.container("main").ended)
+    assert found.container("main").exit_code == 0 and found.container("web").restarts == 1, found
+    in_order(t.timeline("crashing"), "web: recovered", "main: working")
 
 
 @scenario
@@ -88,11 +92,9 @@ def a_sidecar_that_is_oom_killed(t):
 def several_sidecars_at_once(t):
     """With several sidecars the command starts after the last is ready, and each is ended in its own way."""
     t.grant("watch")
-    slow = "sleep 3; touch /tmp/ready; echo ready; while [ ! -e /state/over ]; do sleep 0.1; done"
-    mount = READY_FILE + "\nvolumeMounts: [{name: state, mountPath: /state}]"
-    own = "volumeMounts: [{name: state, mountPath: /state}]"
+    slow = "sleep 3; echo ready; touch /tmp/ready; until [ -e /state/over ]; do sleep 0.1; done"
     script = "echo working; touch /state/over"
-    t.apply(pod("several", ENVOY, shell("log", slow, mount), main(script, QUIT, more=own), volumes="[{name: state, emptyDir: {}}]"))
+    t.apply(pod("several", ENVOY, shell("log", slow, f"{READY_FILE}\n{MOUNT}"), main(script, QUIT, more=MOUNT), volumes=STATE))
     assert t.finished("several").exit_codes() == {"envoy": 0, "log": 0, "main": 0}
     in_order(t.timeline("several"), "log: ready", "main: working")
     in_order(t.timeline("several"), "gate open", "every sidecar has ended")
@@ -133,7 +135,7 @@ def a_debug_container_is_no_sidecar(t):
 def an_init_container_waits_for_a_native_sidecar(t):
     """proa in an init container waits for the native sidecar before it, which Kubernetes would not."""
     t.grant("watch")
-    slow = "sleep 3; touch /tmp/ready; echo ready; " + UNTIL_TERM
+    slow = "sleep 3; echo ready; touch /tmp/ready; " + UNTIL_TERM
     init = "[{name: db, image: busybox, restartPolicy: Always, command: [sh, -c, \"" + slow + "\"], " + READY_FILE + "}, " \
         "{name: migrate, image: app, args: [--, echo, migrating]}]"
     t.apply(pod("initial", shell("app", "echo serving"), initContainers=init))

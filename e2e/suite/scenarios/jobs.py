@@ -112,7 +112,9 @@ def past_the_jobs_deadline_the_command_is_asked_to_end(t):
     """A Job past its activeDeadlineSeconds fails, and its command gets SIGTERM and its own time to end."""
     t.grant("watch")
     script = "trap 'echo saved; sleep 1; exit 9' TERM; echo working; while :; do sleep 0.1; done"
-    t.apply(_with(job("overdue", main(script), shell("web", UNTIL_TERM)), "  activeDeadlineSeconds: 4"))
+    t.apply(job("overdue", main(script), shell("web", UNTIL_TERM)))
+    t.logged(t.pod_of("overdue").name, "main", "working")
+    t.kubectl("patch", "job", "overdue", "--type=merge", "-p", '{"spec": {"activeDeadlineSeconds": 1}}')
     failed = t.job("overdue", lambda job: job.failed).failed
     assert failed["reason"] == "DeadlineExceeded", failed
     name = t.pods_of("overdue")[0].name

@@ -1,9 +1,7 @@
 """Well-known sidecars are recognised and ended without a flag; and what can be had of them without the API server."""
 
-from datetime import datetime
-
 from suite.pieces import ENVOY, ENVOY_ADMIN, MOUNT, QUIT, READY_FILE, STATE, before, container, job, main, pod, shell
-from suite.scenario import in_order, said_at, scenario
+from suite.scenario import in_order, opened_after, scenario, seconds_between
 from suite.scenarios.mesh import meshed
 
 NGINX = container("nginx", "nginx", more="readinessProbe: {periodSeconds: 1, httpGet: {path: /, port: 8080}}")
@@ -13,11 +11,11 @@ DIRECT = ("--wait-http-get=http://localhost:9901/ready", QUIT)
 KNOWN = ("--wait-known=envoy", "--shutdown-known=envoy")
 
 
-def cloud_sql(*flags, name="cloud-sql-proxy", health=9090, more=""):
+def cloud_sql(*flags, name="cloud-sql-proxy", health=9090, delay=0, more=""):
     """The Cloud SQL Auth Proxy. It speaks to the cloud only for the first client, and there is none."""
     # Kubernetes asks from outside of the Pod; by default the proxy listens on loopback alone.
     args = ["--token=none", "--port=5432", "--health-check", "--http-address=0.0.0.0", *flags, "project:region:instance"]
-    probe = f"readinessProbe: {{periodSeconds: 1, httpGet: {{path: /readiness, port: {health}}}}}"
+    probe = f"readinessProbe: {{periodSeconds: 1, initialDelaySeconds: {delay}, httpGet: {{path: /readiness, port: {health}}}}}"
     return container(name, "cloud-sql-proxy", args=args, more=f"{probe}\n{more}")
 
 
@@ -67,8 +65,7 @@ def a_sidecar_that_nobody_knows_is_left_alone(t):
     found = t.pod("mixed", lambda pod: pod.container("main").ended and pod.container("proxy").ended)
     assert (found.container("main").exit_code, found.container("proxy").exit_code) == (3, 0), found
     assert found.container("nginx").running and found.container("nginx").restarts == 0, found
-    ran = (found.container("main").finished_at - found.container("main").started_at).total_seconds()
-    assert ran <= 10, ran
+    assert seconds_between(t.timeline("mixed"), "main", "command ended", "exit code=3") <= 9
     log = t.logs("mixed", "main").split("command ended")[-1]
     # Envoy is asked once nginx has had its time.
     assert "waiting for `nginx` to exit" in log.split("quitquitquit")[0] and "still running when --shutdown-timeout ran out: `nginx`" in log, log
@@ -78,11 +75,11 @@ def a_sidecar_that_nobody_knows_is_left_alone(t):
 def the_cloud_sql_proxy_needs_no_flag(t):
     """A Job with the Cloud SQL Auth Proxy completes without any flag: it is waited for, and ended through its quit endpoint."""
     t.grant("watch")
-    t.apply(job("work", cloud_sql("--quitquitquit"), main("grep -q :1538 /proc/net/tcp && echo listens")))
+    t.apply(job("work", cloud_sql("--quitquitquit", delay=3), main("grep -q :1538 /proc/net/tcp && echo listens")))
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"cloud-sql-proxy": 0, "main": 0}, found
-    in_order(t.timeline(found.name), "waiting for cloud-sql-proxy", "gate open")
+    opened_after(t, found, "cloud-sql-proxy", 3)
     asked_to_quit(t, found.name, 9091)
     # Port 5432, as the kernel writes it.
     assert "listens" in t.logs(found.name, "main").splitlines()
@@ -131,7 +128,7 @@ def nothing_is_ended_by_itself(t):
     t.apply(pod("spared", ENVOY, main("exit 3", "--no-shutdown-auto", "--shutdown-timeout=2s")))
     found = t.pod("spared", lambda pod: pod.container("main").ended)
     assert found.container("main").exit_code == 3 and found.container("envoy").running, found
-    assert (found.container("main").finished_at - found.container("main").started_at).total_seconds() <= 6, found
+    assert seconds_between(t.timeline("spared"), "main", "command ended", "exit code=3") <= 6
     assert "quitquitquit" not in t.logs("spared", "main")
 
 
@@ -163,13 +160,13 @@ def a_well_known_native_sidecar_is_the_kubelets(t):
     """A native Envoy is waited for, and proa does not end it: the kubelet does."""
     t.grant("watch")
     native = ENVOY.rstrip() + "\n  restartPolicy: Always\n"
-    # Slower than the kubelet, which starts main as soon as Envoy has been started.
+    # The kubelet starts main as soon as Envoy has been started.
     native = native.replace("periodSeconds: 1", "periodSeconds: 1, initialDelaySeconds: 3")
     t.apply(job("work", main("echo working"), initContainers=before(native)))
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"main": 0} and found.container("envoy").restarts == 0, found
-    in_order(t.timeline(found.name), "waiting for envoy", "main: working")
+    opened_after(t, found, "envoy", 3)
     assert "quitquitquit" not in t.logs(found.name, "main")
 
 
@@ -273,9 +270,8 @@ def a_proxy_does_not_wait_for_ever(t):
         found = t.pod(name, lambda pod: pod.container("main").ended and pod.container("envoy").ended)
         assert (found.container("main").exit_code, found.container("envoy").exit_code) == (3, 0), found
         assert found.container("nginx").running, found
-        lines = t.timeline(name)
-        kept = datetime.fromisoformat(said_at(lines, "main", "9901/quitquitquit: 200")) - datetime.fromisoformat(said_at(lines, "main", "command ended"))
-        assert 5.9 <= kept.total_seconds() <= 7, kept
+        kept = seconds_between(t.timeline(name), "main", "command ended", "9901/quitquitquit: 200")
+        assert 5.9 <= kept < 9, kept
 
 
 @scenario
@@ -340,7 +336,7 @@ def an_api_that_must_be_there(t):
     # A refusal is an end too: Envoy is not left behind. And a refusal of the API is believed once.
     assert found.container("envoy").exit_code == 0, found
     lived = (found.container("main").finished_at - found.container("main").started_at).total_seconds()
-    assert lived <= 16, lived
+    assert lived < 20, lived
     assert "never" not in [line.text for line in t.timeline("required")]
 
 
@@ -352,14 +348,14 @@ def an_api_that_cannot_be_reached(t):
     t.apply(pod("cut-off", main("echo working; exit 3", *KNOWN, more=env), ENVOY))
     found = t.finished("cut-off")
     assert found.exit_codes() == {"main": 3, "envoy": 0}, found
-    assert (found.container("main").finished_at - found.container("main").started_at).total_seconds() <= 12, found
+    assert (found.container("main").finished_at - found.container("main").started_at).total_seconds() <= 20, found
     assert "working" in t.logs("cut-off", "main").splitlines()
     assert "it cannot be reached" in once(t, "cut-off", "going on without the API server")
     # Without anything else to wait for, that is what is waited for in vain.
     t.apply(pod("in-vain", main("echo never", "--ready-timeout=3s", more=env)))
     refused = t.finished("in-vain").container("main")
     assert refused.exit_code == 75 and "the API server (it cannot be reached: " in refused.message, refused
-    assert (refused.finished_at - refused.started_at).total_seconds() <= 8, refused
+    assert (refused.finished_at - refused.started_at).total_seconds() <= 15, refused
 
 
 @scenario
@@ -457,7 +453,7 @@ def a_name_server_that_never_answers(t):
         found = t.pod(name, lambda pod: pod.container("main").ended and pod.container("envoy").ended)
         assert (found.container("main").exit_code, found.container("envoy").exit_code) == (code, 0), found
         lived = (found.container("main").finished_at - found.container("main").started_at).total_seconds()
-        assert lived <= 7, f"{name} lived {lived}s"
+        assert lived <= 15, f"{name} lived {lived}s"
     assert "sidecar.example" in t.pod("refused", lambda pod: True).container("main").message
 
 
@@ -470,7 +466,7 @@ def a_status_that_kubernetes_asks_for(t):
     t.grant("watch")
     probes = (
         "readinessProbe: {periodSeconds: 1, failureThreshold: 1, httpGet: {path: /readyz, port: 9400}}\n"
-        "livenessProbe: {periodSeconds: 1, failureThreshold: 1, initialDelaySeconds: 1, httpGet: {path: /livez, port: 9400}}\n"
+        "livenessProbe: {periodSeconds: 1, initialDelaySeconds: 1, httpGet: {path: /livez, port: 9400}}\n"
     )
     until = "until [ -e /state/{0} ]; do sleep 0.1; done"
     command = main(f"echo working; {until.format('done')}; exit 3", "--status-address=0.0.0.0:9400", more=probes + MOUNT)
@@ -494,6 +490,7 @@ def a_status_that_kubernetes_asks_for(t):
     assert "working" in t.logs("told", "main")
     assert t.exec("told", "scraper", "touch", "/state/done").returncode == 0
     # The command has ended, and proa waits for the scraper.
+    t.logged("told", "main", "command ended")
     t.pod("told", lambda pod: not pod.container("main").ready and pod.container("main").running)
     assert metric("proa_command_running") == ["0"], asked("/metrics")
     assert t.exec("told", "scraper", "touch", "/state/over").returncode == 0

@@ -118,7 +118,7 @@ spec:
       - {name: main, image: app, args: [--, sh, -c, "trap 'exit 0' TERM; echo working; while :; do sleep 0.1; done"]}
       - name: web
         image: busybox
-        command: [sh, -c, "trap 'exit 0' TERM; touch /tmp/ready; echo ready; while :; do sleep 0.1; done"]
+        command: [sh, -c, "trap 'exit 0' TERM; echo ready; touch /tmp/ready; while :; do sleep 0.1; done"]
         readinessProbe: {periodSeconds: 1, exec: {command: [test, -e, /tmp/ready]}}
 """)
     first = t.pod("db-0", lambda pod: pod.container("main").running).raw["metadata"]["uid"]

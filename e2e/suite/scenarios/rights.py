@@ -72,7 +72,7 @@ def a_hostname_that_is_another_pods_name(t):
     t.grant("watch", "list")
     t.apply(pod("decoy", shell("web", "touch /tmp/ready; while :; do sleep 0.1; done", READY_FILE), shell("main", "sleep 1000"), terminationGracePeriodSeconds="1"))
     t.pod("decoy", lambda pod: pod.container("web").ready)
-    slow = "sleep 4; touch /tmp/ready; echo ready; until [ -e /state/over ]; do sleep 0.1; done"
+    slow = "sleep 4; echo ready; touch /tmp/ready; until [ -e /state/over ]; do sleep 0.1; done"
     own = shell("web", slow, f"{READY_FILE}\n{MOUNT}")
     t.apply(pod("own", main("echo working; touch /state/over", more=MOUNT), own, hostname="decoy", volumes=STATE))
     assert t.finished("own").exit_codes() == {"main": 0, "web": 0}
