@@ -68,9 +68,7 @@ impl Client {
             Err(error) => Answer::Broken(causes(&error)),
         }
     }
-}
 
-impl Client {
     /// Whether nobody listens there. What is known of `localhost` is the failure of its second address alone, and a
     /// Pod may have no IPv6; its first can fail in no other way.
     fn is_refused(&self, error: &reqwest::Error) -> bool {

@@ -59,6 +59,12 @@ def shell(name, script, more=""):
     return container(name, "busybox", command=["sh", "-c", script], more=more)
 
 
+def late(sidecar, seconds):
+    """A sidecar with a readiness probe every second that cannot be ready for so long after its start."""
+    assert "{periodSeconds: 1," in sidecar, sidecar
+    return sidecar.replace("{periodSeconds: 1,", f"{{periodSeconds: 1, initialDelaySeconds: {seconds},")
+
+
 def before(*containers):
     """These containers as a Pod's `initContainers`; one with `restartPolicy: Always` is a native sidecar."""
     return "\n" + "\n".join(map(_item, containers))

@@ -88,6 +88,11 @@ class T:
         interactive = [] if stdin is None else ["-i"]
         return self.kubectl.run("exec", pod, "-c", container, *interactive, "--", *command, stdin=stdin)
 
+    def touch(self, pod, container, path):
+        """Make the file that a container's script waits for."""
+        made = self.exec(pod, container, "touch", path)
+        assert made.returncode == 0, made
+
     # Waiting
 
     def pod(self, name, until, what="as expected", seconds=60):

@@ -87,7 +87,7 @@ impl Probe {
             Subject::Http(client) => {
                 let answer = client.send(self.limit).await;
                 if matches!(answer, Answer::None(_)) {
-                    self.limit = (self.limit * 2).min(LAST_LIMIT);
+                    self.give_more_time();
                 }
                 judge(answer)
             }
@@ -103,13 +103,15 @@ impl Probe {
             },
         }
     }
-}
 
-impl Probe {
     fn no_answer(&mut self) -> String {
         let waited = humantime::format_duration(self.limit);
-        self.limit = (self.limit * 2).min(LAST_LIMIT);
+        self.give_more_time();
         format!("no answer within {waited}")
+    }
+
+    fn give_more_time(&mut self) {
+        self.limit = (self.limit * 2).min(LAST_LIMIT);
     }
 }
 

@@ -271,29 +271,42 @@ fn a_sidecar_that_does_not_hear_is_not_waited_for_since_it_waits_for_us() {
     main.flag("--shutdown-timeout=1h").run(["true"]).expect(0, &["`web` told to end: no proa is there"]);
 }
 
-#[test]
-fn the_pods_end_is_held_back_until_the_main_containers_proa_is_gone() {
-    let world = pod("Always");
-    let Some((main, sidecar)) = both(&world) else { return };
-    let sidecar = up(sidecar.flag("--hold-term"));
+/// Main's proa at work, and that of `web` with this command, which has seen that it has a main container.
+fn beside_main(world: &World, flags: &[&str], command: [&str; 3]) -> Option<(Running, Running)> {
+    let (main, sidecar) = both(world)?;
+    let sidecar = sidecar.flags(flags).start(command);
+    sidecar.wait_stdout("up");
     sidecar.wait_stderr("until `main` has ended");
-    let main = up(main);
+    Some((up(main), sidecar))
+}
+
+fn is_held_back(flags: &[&str], command: [&str; 3], signal: i32, answer: &str) {
+    let world = pod("Always");
+    let Some((main, sidecar)) = beside_main(&world, flags, command) else { return };
     world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
-    sidecar.signal(libc::SIGTERM);
+    sidecar.signal(signal);
     sidecar.wait_stderr("held back until the proa of `main` is gone");
-    assert!(!sidecar.stdout_so_far().contains("told"));
+    assert!(!sidecar.stdout_so_far().contains(answer));
     main.signal(libc::SIGTERM);
     main.finish().expect(143, &[]);
     sidecar.finish().expect(0, &["the main container's proa is gone"]);
 }
 
 #[test]
+fn the_pods_end_is_held_back_until_the_main_containers_proa_is_gone() {
+    is_held_back(&["--hold-term"], LOYAL, libc::SIGTERM, "told");
+}
+
+#[test]
+fn the_stop_signal_may_be_the_images_own() {
+    // What the kubelet sends to an image with `STOPSIGNAL SIGQUIT`.
+    is_held_back(&["--hold-term", "--stop-signal=QUIT"], QUITTER, libc::SIGQUIT, "quit");
+}
+
+#[test]
 fn nothing_is_held_back_where_this_container_alone_is_to_end() {
     let world = pod("Always");
-    let Some((main, sidecar)) = both(&world) else { return };
-    let sidecar = up(sidecar.flag("--hold-term"));
-    sidecar.wait_stderr("until `main` has ended");
-    let _main = up(main);
+    let Some((_main, sidecar)) = beside_main(&world, &["--hold-term"], LOYAL) else { return };
     sidecar.signal(libc::SIGTERM);
     sidecar.finish().expect(0, &["held back", "the Pod goes on"]);
 }
@@ -301,10 +314,7 @@ fn nothing_is_held_back_where_this_container_alone_is_to_end() {
 #[test]
 fn a_main_container_that_is_killed_holds_nothing_back() {
     let world = pod("Always");
-    let Some((main, sidecar)) = both(&world) else { return };
-    let sidecar = up(sidecar.flag("--hold-term"));
-    sidecar.wait_stderr("until `main` has ended");
-    let mut main = up(main);
+    let Some((mut main, sidecar)) = beside_main(&world, &["--hold-term"], LOYAL) else { return };
     world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
     sidecar.signal(libc::SIGTERM);
     sidecar.wait_stderr("held back");
@@ -323,10 +333,7 @@ fn no_hold_is_longer_than_asked_for_or_than_the_grace_period_allows() {
     for (flag, grace) in [("--hold-term=200ms", 30), ("--hold-term", 2)] {
         let world = pod("Always");
         world.update(|pod| pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(grace));
-        let Some((main, sidecar)) = both(&world) else { return };
-        let sidecar = up(sidecar.flag(flag));
-        sidecar.wait_stderr("until `main` has ended");
-        let _main = up(main);
+        let Some((_main, sidecar)) = beside_main(&world, &[flag], LOYAL) else { return };
         world.cluster.mark_deleted("default", "pod", Duration::from_secs(grace.unsigned_abs()));
         sidecar.signal(libc::SIGTERM);
         sidecar.finish().expect(0, &["held back for as long as may be"]);
@@ -336,31 +343,10 @@ fn no_hold_is_longer_than_asked_for_or_than_the_grace_period_allows() {
 #[test]
 fn a_deletion_with_a_grace_period_of_its_own_shortens_the_hold() {
     let world = pod("Always");
-    let Some((main, sidecar)) = both(&world) else { return };
-    let sidecar = up(sidecar.flag("--hold-term"));
-    sidecar.wait_stderr("until `main` has ended");
-    let _main = up(main);
+    let Some((_main, sidecar)) = beside_main(&world, &["--hold-term"], LOYAL) else { return };
     world.cluster.mark_deleted("default", "pod", Duration::from_secs(1));
     sidecar.signal(libc::SIGTERM);
     sidecar.finish().expect(0, &["held back for as long as may be"]);
-}
-
-#[test]
-fn the_stop_signal_may_be_the_images_own() {
-    // What the kubelet sends to an image with `STOPSIGNAL SIGQUIT`.
-    let world = pod("Always");
-    let Some((main, sidecar)) = both(&world) else { return };
-    let sidecar = sidecar.flags(["--hold-term", "--stop-signal=QUIT"]).start(QUITTER);
-    sidecar.wait_stdout("up");
-    sidecar.wait_stderr("until `main` has ended");
-    let main = up(main);
-    world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
-    sidecar.signal(libc::SIGQUIT);
-    sidecar.wait_stderr("held back until the proa of `main` is gone");
-    assert!(!sidecar.stdout_so_far().contains("quit"));
-    main.signal(libc::SIGTERM);
-    main.finish().expect(143, &[]);
-    sidecar.finish().expect(0, &["the main container's proa is gone"]);
 }
 
 #[test]

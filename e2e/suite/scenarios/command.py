@@ -139,7 +139,6 @@ def a_terminal(t):
     t.grant("watch")
     script = "trap 'echo interrupted; exit 5' INT; echo script up; while :; do sleep 0.1; done"
     with Terminal(t, "shell", script) as terminal:
-        t.logged("shell", "shell", "script up")
         terminal.press(b"\x03", lambda: not terminal.attached())
         assert t.finished("shell").exit_codes() == {"shell": 5}
     assert "interrupted" in t.logs("shell", "shell")
@@ -151,14 +150,14 @@ def a_stop_from_the_keyboard(t):
     t.grant("watch")
     script = "trap 'echo continued' CONT; trap 'exit 5' INT; echo script up; while :; do sleep 0.1; done"
     with Terminal(t, "shell", script) as terminal:
-        t.logged("shell", "shell", "script up")
         terminal.press(b"\x1a", lambda: "continued" in t.logs("shell", "shell"))
         terminal.press(b"\x03", lambda: not terminal.attached())
         assert t.finished("shell").exit_codes() == {"shell": 5}
 
 
 class Terminal:
-    """`kubectl run -it` of a Pod of one container, which runs a shell script under proa, and somebody at the keyboard."""
+    """`kubectl run -it` of a Pod of one container, which runs a shell script under proa, and somebody at the keyboard
+    once the script has said that it is up."""
 
     def __init__(self, t, name, script):
         image = t.images.reference("app")
@@ -166,7 +165,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         self._process = subprocess.Popen(t.kubectl.command(*words), stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
-        t.pod(name, lambda pod: pod.container(name).running)
+        t.logged(name, name, "script up")
 
     def __enter__(self):
         return self

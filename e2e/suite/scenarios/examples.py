@@ -161,7 +161,7 @@ def the_example_that_serves_from_git(t):
     # It is a while before anything changes, so a server that did not wait would be seen.
     t.logged(first, "git", "fatal: ")
     assert "command started" not in t.logs(first, "web")
-    assert t.exec("repository", "git", "touch", "/tmp/serve").returncode == 0
+    t.touch("repository", "git", "/tmp/serve")
 
     def page():
         # The API server asks one of the Service's Pods by itself, which needs no kube-proxy.
@@ -169,7 +169,7 @@ def the_example_that_serves_from_git(t):
 
     wait.until("the first page", lambda: page() == "first", 60, every=0.5)
     in_order([line for line in t.timeline(first) if line.container == "web"], "waiting for git", "gate open", "command started")
-    assert t.exec("repository", "git", "touch", "/tmp/commit").returncode == 0
+    t.touch("repository", "git", "/tmp/commit")
     wait.until("the second page", lambda: page() == "second", 60, every=0.5)
 
     followed = t.follow(first)

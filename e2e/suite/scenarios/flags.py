@@ -81,7 +81,7 @@ def a_talkative_log_keeps_secrets(t):
     t.logged("talkative", "main", "command started")
     token = t.exec("talkative", "main", "cat", account).stdout
     assert token.count(".") == 2, "that is no token"
-    t.exec("talkative", "main", "touch", "/tmp/over")
+    t.touch("talkative", "main", "/tmp/over")
     assert t.finished("talkative").exit_codes() == {"main": 0, "envoy": 0}
     log = t.logs("talkative", "main")
     assert "DEBUG" in log or "TRACE" in log, "it was not talkative"

@@ -1,6 +1,6 @@
 """The command starts once every sidecar is ready, and not if it never will be."""
 
-from suite.pieces import ENVOY, MOUNT, QUIT, READY_FILE, STATE, UNTIL_TERM, container, job, main, pod, shell
+from suite.pieces import ENVOY, MOUNT, QUIT, READY_FILE, STATE, UNTIL_TERM, container, job, late, main, pod, shell
 from suite.scenario import in_order, opened_after, scenario
 
 
@@ -8,8 +8,7 @@ from suite.scenario import in_order, opened_after, scenario
 def a_job_with_envoy_completes(t):
     """A Job with Envoy as its sidecar starts when Envoy is ready, ends it, and completes."""
     t.grant("watch")
-    late = ENVOY.replace("periodSeconds: 1", "periodSeconds: 1, initialDelaySeconds: 3")
-    t.apply(job("work", late, main("wget -qO- localhost:9901/ready; exit 0", QUIT)))
+    t.apply(job("work", late(ENVOY, 3), main("wget -qO- localhost:9901/ready; exit 0", QUIT)))
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"envoy": 0, "main": 0}, found
@@ -36,7 +35,7 @@ def a_native_sidecar_that_is_slow_to_become_ready(t):
     native = "[{name: db, image: busybox, restartPolicy: Always, command: [sh, -c, \"" + slow + "\"], " + READY_FILE + "}]"
     t.apply(pod("native", main("echo working"), initContainers=native))
     t.logged("native", "main", "waiting for db")
-    assert t.exec("native", "db", "touch", "/tmp/go").returncode == 0
+    t.touch("native", "db", "/tmp/go")
     assert t.finished("native").phase == "Succeeded"
     in_order(t.timeline("native"), "waiting for db", "db: ready", "main: working", "db: asked to end")
     in_order(t.timeline("native"), "gate open", "exit code=0", "db: asked to end")
@@ -61,7 +60,7 @@ def a_sidecar_that_crashes_and_recovers(t):
     # Nothing here can end the sidecar: the drain ends with --shutdown-timeout, the Pod with its deletion.
     t.apply(pod("crashing", shell("web", crash, f"{READY_FILE}\n{MOUNT}"), main("echo working", "--shutdown-timeout=1s"), restartPolicy="OnFailure", volumes=STATE))
     t.logged("crashing", "main", "waiting for web")
-    assert t.exec("crashing", "web", "touch", "/state/crash").returncode == 0
+    t.touch("crashing", "web", "/state/crash")
     found = t.pod("crashing", lambda pod: pod.container("main").ended)
     assert found.container("main").exit_code == 0 and found.container("web").restarts == 1, found
     in_order(t.timeline("crashing"), "web: recovered", "main: working")
@@ -127,7 +126,7 @@ def a_debug_container_is_no_sidecar(t):
     t.logged("debugged", "main", "waiting for web")
     t.kubectl("debug", "debugged", f"--image={t.images.reference('busybox')}", "--image-pull-policy=Never", "--container=debugger", "--profile=general", "--", "sleep", "1000")
     t.pod("debugged", lambda pod: "debugger" in pod.containers("ephemeralContainers") and pod.container("debugger").running)
-    assert t.exec("debugged", "web", "touch", "/tmp/ready").returncode == 0
+    t.touch("debugged", "web", "/tmp/ready")
     assert t.pod("debugged", lambda pod: pod.container("main").ended).container("main").exit_code == 0
 
 

@@ -1,6 +1,6 @@
 """`proa sidecar` without a command helps main containers that are left as they are; `proa install` brings proa to them."""
 
-from suite.pieces import ENVOY, MOUNT, QUIT, READY_FILE, STATE, before, container, main, pod, shell
+from suite.pieces import ENVOY, MOUNT, QUIT, READY_FILE, STATE, before, container, late, main, pod, shell
 from suite.scenario import in_order, scenario
 
 READY = "--ready-file=/state/ready"
@@ -81,12 +81,11 @@ def a_ready_file_of_an_earlier_run(t):
     """A ready file that is there from an earlier run of the helper is taken away until Envoy is ready again."""
     t.grant("watch")
     stale = before(shell("stale", "touch /state/ready; chmod 777 /state/ready", MOUNT))
-    # The last to start, so that the file is not back before main has seen it gone.
-    late = ENVOY.replace("periodSeconds: 1", "periodSeconds: 1, initialDelaySeconds: 5")
     # Root, as the file is.
     helps = helper("--wait-for=envoy", READY, more=f"{MOUNT}\nsecurityContext: {{runAsUser: 0}}")
     script = "while [ -e /state/ready ]; do sleep 0.1; done; until [ -e /state/ready ]; do sleep 0.1; done; sleep 1; echo started; exit 3"
-    t.apply(pod("anew", helps, shell("main", script, MOUNT), late, initContainers=stale, volumes=STATE))
+    # Envoy is the last to start, so that the file is not back before main has seen it gone.
+    t.apply(pod("anew", helps, shell("main", script, MOUNT), late(ENVOY, 5), initContainers=stale, volumes=STATE))
     assert t.finished("anew").exit_codes() == {"envoy": 0, "helper": 0, "main": 3}
     in_order(t.timeline("anew"), "wrote /state/ready", "main: started")
 

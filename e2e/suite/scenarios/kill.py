@@ -63,5 +63,5 @@ def orphans_are_collected_below_a_shared_pid_1(t):
     # The last orphan ends while this looks; what is there for good is a zombie.
     look = "for i in 1 2 3 4 5 6 7 8 9 10; do grep -l '^State:.Z' /proc/[0-9]*/status || exit 0; sleep 0.2; done; exit 1"
     assert t.exec("below", "main", "sh", "-c", look).returncode == 0
-    t.exec("below", "main", "touch", "/tmp/over")
+    t.touch("below", "main", "/tmp/over")
     assert t.pod("below", lambda pod: pod.container("main").running or pod.container("main").ended)

@@ -1,6 +1,6 @@
 """Well-known sidecars are recognised and ended without a flag; and what can be had of them without the API server."""
 
-from suite.pieces import ENVOY, ENVOY_ADMIN, MOUNT, QUIT, READY_FILE, STATE, before, container, job, main, pod, shell
+from suite.pieces import ENVOY, ENVOY_ADMIN, MOUNT, QUIT, READY_FILE, STATE, before, container, job, late, main, pod, shell
 from suite.scenario import in_order, opened_after, scenario, seconds_between
 from suite.scenarios.mesh import meshed
 
@@ -11,11 +11,11 @@ DIRECT = ("--wait-http-get=http://localhost:9901/ready", QUIT)
 KNOWN = ("--wait-known=envoy", "--shutdown-known=envoy")
 
 
-def cloud_sql(*flags, name="cloud-sql-proxy", health=9090, delay=0, more=""):
+def cloud_sql(*flags, name="cloud-sql-proxy", health=9090, more=""):
     """The Cloud SQL Auth Proxy. It speaks to the cloud only for the first client, and there is none."""
     # Kubernetes asks from outside of the Pod; by default the proxy listens on loopback alone.
     args = ["--token=none", "--port=5432", "--health-check", "--http-address=0.0.0.0", *flags, "project:region:instance"]
-    probe = f"readinessProbe: {{periodSeconds: 1, initialDelaySeconds: {delay}, httpGet: {{path: /readiness, port: {health}}}}}"
+    probe = f"readinessProbe: {{periodSeconds: 1, httpGet: {{path: /readiness, port: {health}}}}}"
     return container(name, "cloud-sql-proxy", args=args, more=f"{probe}\n{more}")
 
 
@@ -75,7 +75,7 @@ def a_sidecar_that_nobody_knows_is_left_alone(t):
 def the_cloud_sql_proxy_needs_no_flag(t):
     """A Job with the Cloud SQL Auth Proxy completes without any flag: it is waited for, and ended through its quit endpoint."""
     t.grant("watch")
-    t.apply(job("work", cloud_sql("--quitquitquit", delay=3), main("grep -q :1538 /proc/net/tcp && echo listens")))
+    t.apply(job("work", late(cloud_sql("--quitquitquit"), 3), main("grep -q :1538 /proc/net/tcp && echo listens")))
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"cloud-sql-proxy": 0, "main": 0}, found
@@ -161,8 +161,7 @@ def a_well_known_native_sidecar_is_the_kubelets(t):
     t.grant("watch")
     native = ENVOY.rstrip() + "\n  restartPolicy: Always\n"
     # The kubelet starts main as soon as Envoy has been started.
-    native = native.replace("periodSeconds: 1", "periodSeconds: 1, initialDelaySeconds: 3")
-    t.apply(job("work", main("echo working"), initContainers=before(native)))
+    t.apply(job("work", main("echo working"), initContainers=before(late(native, 3))))
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"main": 0} and found.container("envoy").restarts == 0, found
@@ -483,16 +482,16 @@ def a_status_that_kubernetes_asks_for(t):
 
     t.logged("told", "main", "waiting for scraper")
     assert metric("proa_command_running") == ["0"] and "503" in asked("/readyz"), (asked("/metrics"), asked("/readyz"))
-    assert t.exec("told", "scraper", "touch", "/tmp/ready").returncode == 0
+    t.touch("told", "scraper", "/tmp/ready")
     found = t.pod("told", lambda pod: pod.container("main").ready)
     assert found.container("main").running, found
     assert metric("proa_command_running") == ["1"], asked("/metrics")
     assert "working" in t.logs("told", "main")
-    assert t.exec("told", "scraper", "touch", "/state/done").returncode == 0
+    t.touch("told", "scraper", "/state/done")
     # The command has ended, and proa waits for the scraper.
     t.logged("told", "main", "command ended")
     t.pod("told", lambda pod: not pod.container("main").ready and pod.container("main").running)
     assert metric("proa_command_running") == ["0"], asked("/metrics")
-    assert t.exec("told", "scraper", "touch", "/state/over").returncode == 0
+    t.touch("told", "scraper", "/state/over")
     found = t.finished("told")
     assert found.exit_codes() == {"main": 3, "scraper": 0} and found.container("main").restarts == 0, found

@@ -81,11 +81,11 @@ readinessProbe: {periodSeconds: 1, httpGet: {path: /, port: 8099}}
         pod("probed", main(script, more=MOUNT), shell("web", quits, probe + MOUNT), restartPolicy="OnFailure", volumes=STATE)
     )
     t.logged("probed", "main", "working")
-    assert t.exec("probed", "web", "touch", "/tmp/stuck").returncode == 0
+    t.touch("probed", "web", "/tmp/stuck")
     t.pod("probed", lambda pod: pod.container("web").restarts == 1 and pod.container("web").ready)
     assert t.pod("probed", lambda pod: True).container("main").restarts == 0
     # A failure first: the sidecar stays for the retry. Then a success, after which all is over.
-    assert t.exec("probed", "main", "touch", "/state/over").returncode == 0
+    t.touch("probed", "main", "/state/over")
     found = t.pod("probed", lambda pod: pod.container("main").restarts == 1)
     assert found.container("main").previous["exitCode"] == 3, found
 

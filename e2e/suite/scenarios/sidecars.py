@@ -20,7 +20,7 @@ def ready_all_at_the_same_time(t):
     for command, seen in [(("touch", "/tmp/ready"), True), (("rm", "/tmp/ready"), False)]:
         assert t.exec("flapping", "a", *command).returncode == 0
         t.pod("flapping", lambda pod: pod.container("a").ready == seen)
-    assert t.exec("flapping", "b", "touch", "/tmp/ready").returncode == 0
+    t.touch("flapping", "b", "/tmp/ready")
     t.pod("flapping", lambda pod: pod.container("b").ready)
     t.logged("flapping", "main", "waiting for a (running, not ready)\n")
     assert t.exec("flapping", "a", "sh", "-c", "touch /tmp/ready; echo again > /proc/1/fd/1").returncode == 0
@@ -46,7 +46,7 @@ def a_sidecar_that_fails_while_the_command_runs(t):
     script = "touch /state/fail; until [ -e /state/over ]; do sleep 0.1; done; exit 3"
     t.apply(pod("outlived", main(script, QUIT, more=MOUNT), ENVOY, shell("web", fails, f"{READY_FILE}\n{MOUNT}"), volumes=STATE))
     t.pod("outlived", lambda pod: pod.container("web").ended)
-    assert t.exec("outlived", "main", "touch", "/state/over").returncode == 0
+    t.touch("outlived", "main", "/state/over")
     assert t.finished("outlived").exit_codes() == {"main": 3, "envoy": 0, "web": 11}
     assert "sidecar `web` ended with exit code 11" in t.logs("outlived", "main")
 
@@ -128,7 +128,7 @@ def two_commands_in_one_pod(t):
     # The first keeps Envoy, which the second still needs.
     found = t.pod("both", lambda pod: pod.container("first").ended)
     assert found.container("envoy").running, found
-    assert t.exec("both", "second", "touch", "/tmp/over").returncode == 0
+    t.touch("both", "second", "/tmp/over")
     assert t.finished("both").exit_codes() == {"first": 3, "second": 4, "envoy": 0}
 
 

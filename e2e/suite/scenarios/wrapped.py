@@ -43,7 +43,7 @@ def a_wrapped_sidecar_that_fails_by_itself(t):
     early = t.finished("early")
     assert early.exit_codes() == {"web": 3, "main": 69}, early
     t.pod("late", lambda pod: pod.container("web").ended)
-    assert t.exec("late", "main", "touch", "/tmp/over").returncode == 0
+    t.touch("late", "main", "/tmp/over")
     assert t.finished("late").exit_codes() == {"web": 4, "main": 5}
     assert "sidecar `web` ended with exit code 4" in t.logs("late", "main")
 
@@ -146,7 +146,7 @@ def a_wrapped_sidecar_of_two_mains(t):
     t.apply(pod("unasked", *alone))
     for name in ("shared", "unasked"):
         t.pod(name, lambda pod: pod.container("first").ended)
-        assert t.exec(name, "second", "touch", "/tmp/over").returncode == 0
+        t.touch(name, "second", "/tmp/over")
         assert t.finished(name).exit_codes() == {"web": 0, "first": 3, "second": 4}
         lines = t.timeline(name)
         in_order(lines, "it waits for other containers too", "exit code=3", "the main container's proa asks for the end")
@@ -193,11 +193,11 @@ def a_wrapped_sidecar_without_any_role(t):
     t.apply(pod("denied", wrapped(serves, more=MOUNT), command, volumes=STATE))
     t.apply(pod("unasked", wrapped(SERVES, "--api=off"), main("until [ -e /tmp/over ]; do sleep 0.1; done; exit 4", "--api=off")))
     t.logged("unasked", "web", "serving")
-    assert t.exec("unasked", "main", "touch", "/tmp/over").returncode == 0
+    t.touch("unasked", "main", "/tmp/over")
     # It takes a while until a refusal is believed: rights may come late.
     log = t.logged("denied", "web", "cannot see when the main containers end")
     assert 'verbs: ["watch"]' in log, log
-    assert t.exec("denied", "web", "touch", "/state/over").returncode == 0
+    t.touch("denied", "web", "/state/over")
     assert t.finished("denied").exit_codes() == {"web": 0, "main": 3}
     in_order(t.timeline("denied"), "the main container's proa asks for the end", "ending the command with SIGTERM")
     assert t.finished("unasked").exit_codes() == {"web": 0, "main": 4}
@@ -219,7 +219,7 @@ def a_wrapped_sidecar_that_is_asked_over_http(t):
     assert asked.returncode == 0, asked
     found = t.pod("served", lambda pod: pod.container("web").ended)
     assert found.container("web").exit_code == 0 and found.container("main").running, found
-    assert t.exec("served", "main", "touch", "/state/over").returncode == 0
+    t.touch("served", "main", "/state/over")
     assert t.finished("served").exit_codes() == {"web": 0, "main": 3}
 
 
@@ -320,13 +320,13 @@ def a_hold_is_for_the_pods_end_alone(t):
     web = wrapped("echo up; while :; do sleep 0.1; done", "--hold-term", more=probe)
     t.apply(pod("probed", web, main(f"echo working; {UNTIL}; exit 0", more=MOUNT), restartPolicy="OnFailure", volumes=STATE))
     t.logged("probed", "main", "working")
-    assert t.exec("probed", "web", "touch", "/tmp/stuck").returncode == 0
+    t.touch("probed", "web", "/tmp/stuck")
     found = t.pod("probed", lambda pod: pod.container("web").restarts == 1)
     log = t.logs("probed", "web", previous=True)
     held, ended = (line.split(" ")[0] for line in log.splitlines() if "held back" in line or "ending the command" in line)
     assert (datetime.fromisoformat(ended) - datetime.fromisoformat(held)).total_seconds() <= 10, log
     assert found.container("main").running and found.container("main").restarts == 0, found
-    assert t.exec("probed", "main", "touch", "/state/over").returncode == 0
+    t.touch("probed", "main", "/state/over")
     assert t.finished("probed").exit_codes() == {"web": 0, "main": 0}
 
 
