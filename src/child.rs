@@ -1,29 +1,41 @@
 //! The command: spawned, signalled, waited for.
 
 pub mod exec;
-pub mod reaper;
 pub mod terminal;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal as NixSignal, killpg, raise};
+use nix::sys::signal::{Signal as NixSignal, killpg};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::env_file::Variables;
-use crate::plan::Command;
+use crate::env_file::{EnvFiles, Variables};
 use crate::policy::ForwardTo;
 use crate::signal::origin::Origin;
-use crate::signal::send::{Target, send};
+use crate::signal::send::{Target, send, suspend_self};
 use crate::signal::stream::Listener;
-use crate::signal::{self, Phase, Reaction, Signal};
+use crate::signal::{self, Phase, Reaction, Signal, reaper};
 use exec::Image;
 use terminal::Terminal;
+
+/// What is run.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// The program, looked up in `PATH` if it has no slash.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Who gets the signals that proa receives.
+    pub forward_to: ForwardTo,
+    /// Variables that are read once the gate is open.
+    pub env_files: EnvFiles,
+}
 
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,12 +152,6 @@ fn take_back(terminal: Option<&Terminal>) {
         // The terminal may be gone: its hang-up is what ended the command.
         debug!(%error, "cannot take the terminal back");
     }
-}
-
-/// Stops this process as the default action of a stop signal would. Without effect for PID 1.
-pub fn suspend_self() {
-    // Cannot fail: the signal is a constant and we may signal ourselves.
-    let _ = raise(NixSignal::SIGSTOP);
 }
 
 impl Child {

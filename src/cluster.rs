@@ -9,6 +9,7 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::fs;
 use std::hash::BuildHasher;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt, unfold};
@@ -22,8 +23,8 @@ use tracing::debug;
 
 use crate::causes::causes;
 use crate::identity::{Identity, PodName};
-use crate::plan;
 use crate::pod::{Snapshot, Unreadable};
+use crate::policy::AskApi;
 
 /// The server ends a watch after this long. A connection that has gone silent without being closed is
 /// found out by that, so it bounds how long a change can go unseen.
@@ -45,6 +46,22 @@ const FIRST_EVENT: Duration = Duration::from_secs(2);
 const AGENT: &str = concat!("proa/", env!("CARGO_PKG_VERSION"));
 /// Pods a page while looking for a UID: some hundred kilobytes of metadata.
 const PAGE: u32 = 100;
+
+/// The API server's address, set by the kubelet.
+pub const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
+/// The API server's port, set by the kubelet.
+pub const SERVICE_PORT: &str = "KUBERNETES_SERVICE_PORT";
+
+/// How the API server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiServer {
+    /// Whether it is asked.
+    pub ask: AskApi,
+    /// The service account's mount: `token`, `ca.crt`, `namespace`.
+    pub service_account: PathBuf,
+    /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, which the kubelet gives every container.
+    pub address: Option<(String, u16)>,
+}
 
 /// What came of watching.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,8 +201,7 @@ impl fmt::Display for NoApi {
             Self::Server => write!(
                 f,
                 "{} and {} are not set; proa runs as the entrypoint of a container in a Kubernetes Pod",
-                plan::SERVICE_HOST,
-                plan::SERVICE_PORT
+                SERVICE_HOST, SERVICE_PORT
             ),
             Self::ServiceAccount { file, error } => write!(
                 f,
@@ -201,7 +217,7 @@ impl std::error::Error for NoApi {}
 /// The API server, as this Pod's service account reaches it.
 #[derive(Debug, Clone)]
 pub struct Cluster {
-    api: plan::Api,
+    api: ApiServer,
     url: String,
 }
 
@@ -219,8 +235,8 @@ impl Cluster {
     ///
     /// # Errors
     /// When the kubelet's variables or files are missing.
-    pub fn new(api: &plan::Api) -> Result<Self, NoApi> {
-        let (host, port) = api.server.as_ref().ok_or(NoApi::Server)?;
+    pub fn new(api: &ApiServer) -> Result<Self, NoApi> {
+        let (host, port) = api.address.as_ref().ok_or(NoApi::Server)?;
         // An IPv6 address stands in brackets.
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let cluster = Self { api: api.clone(), url: format!("https://{host}:{port}") };

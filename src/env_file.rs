@@ -13,11 +13,19 @@ use std::time::Duration;
 
 use dotenvy::Iter;
 
-use crate::plan::EnvFiles;
 use crate::policy::Precedence;
 
 /// How long files may take to be read.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// Files of variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFiles {
+    /// In the order given.
+    pub paths: Vec<PathBuf>,
+    /// Whose word counts.
+    pub precedence: Precedence,
+}
 
 /// Variables by name.
 pub type Variables = BTreeMap<String, String>;

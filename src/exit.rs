@@ -11,10 +11,10 @@ use crate::gate::verdict::Reason;
 use crate::gate::waiting::{PodWait, Waiting};
 use crate::gate::{Cause, Refusal};
 use crate::identity::Unknown;
-use crate::install::NotInstalled;
+use crate::mode::install::NotInstalled;
 use crate::peer::Unannounced;
 use crate::plan::Invalid;
-use crate::sidecar::mains::Misplaced;
+use crate::pod::mains::Misplaced;
 use crate::signal::Signal;
 use crate::status::Unbound;
 

@@ -12,15 +12,16 @@ use futures::stream::{AbortHandle, BoxStream, SelectAll, StreamExt, abortable};
 use tokio::time::{Instant, interval_at};
 use tracing::{info, warn};
 
-use crate::child::reaper;
 use crate::cluster::{Doubt, GRACE, Observation, Trouble};
 use crate::deadline::until;
-use crate::endpoint::DirectWait;
-use crate::plan::Gate;
+use crate::endpoint::{DirectWait, HttpUrl};
+use crate::known::Known;
+use crate::plan::selection::Selection;
 use crate::pod::{Sidecar, Snapshot};
 use crate::policy::OnTimeout;
+use crate::signal::send::suspend_self;
 use crate::signal::stream::Listener;
-use crate::signal::{self, Phase, Reaction, Signal};
+use crate::signal::{self, Phase, Reaction, Signal, reaper};
 use crate::status::board::Board;
 use probe::Finding;
 use verdict::{Reason, Unready, Verdict, asked_instead, verdict};
@@ -35,6 +36,29 @@ const DENIED: Duration = Duration::from_secs(2);
 
 /// How long it may be out of reach once every direct wait holds before they go on without it.
 const OUT_OF_REACH: Duration = Duration::from_secs(5);
+
+/// What is waited for, and how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// Which sidecars.
+    pub selection: Selection,
+    /// What is asked directly.
+    pub waits: Vec<DirectWait>,
+    /// Well-known sidecars to be asked themselves, and where if the Pod does not tell.
+    pub known: Vec<(&'static Known, HttpUrl)>,
+    /// How long; `None`: for ever.
+    pub timeout: Option<Duration>,
+    /// What follows when they take longer.
+    pub on_timeout: OnTimeout,
+}
+
+impl Gate {
+    /// Whether anything is asked but the API server.
+    #[must_use]
+    pub fn asks_directly(&self) -> bool {
+        !self.waits.is_empty() || !self.known.is_empty()
+    }
+}
 
 /// The gate is open: the command may start.
 pub struct Opened {
@@ -354,7 +378,7 @@ impl<'a> Wait<'a> {
                 }
             }
             Reaction::Reap => reaper::reap_orphans(),
-            Reaction::Suspend => crate::child::suspend_self(),
+            Reaction::Suspend => suspend_self(),
             Reaction::Forward | Reaction::Ignore => {}
         }
         Step::On

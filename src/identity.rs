@@ -8,7 +8,16 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::gethostname;
 
-use crate::plan::Claim;
+/// What flags and variables say of who we are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// The Pod's namespace.
+    pub namespace: Option<String>,
+    /// The Pod's name.
+    pub pod_name: Option<String>,
+    /// Our container's name.
+    pub container: Option<String>,
+}
 
 /// Who we are, as far as it can be known without the API server.
 #[derive(Debug, Clone, PartialEq, Eq)]

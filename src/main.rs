@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use proa::cli::{self, Answer, Cli, SidecarCli, Task};
 use proa::exit::Outcome;
 use proa::identity::Mounts;
-use proa::plan::sidecar::SidecarPlan;
+use proa::mode::{helper, install, sidecar, wrap};
+use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::{self, Environment, Plan};
 use proa::policy::LogFormat;
 use proa::signal::stream::Signals;
-use proa::{install, report, run, sidecar, telemetry};
+use proa::{report, telemetry};
 
 fn main() -> ExitCode {
     let mounts = Mounts::of_this_process();
@@ -44,7 +45,7 @@ fn main_container(cli: Cli, mounts: &Mounts) -> (Outcome, Option<PathBuf>) {
     let outcome = match (Plan::new(cli, &environment()), Signals::register()) {
         (Err(invalid), _) => Outcome::Invalid(invalid),
         (_, Err(error)) => Outcome::Failed(error.into()),
-        (Ok(plan), Ok(signals)) => run::run(&plan, mounts, &signals),
+        (Ok(plan), Ok(signals)) => wrap::run(&plan, mounts, &signals),
     };
     (outcome, message_path)
 }
@@ -55,7 +56,12 @@ fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Outcome, Option<PathB
     let outcome = match (SidecarPlan::new(cli, &environment()), Signals::register()) {
         (Err(invalid), _) => Outcome::Invalid(invalid),
         (_, Err(error)) => Outcome::Failed(error.into()),
-        (Ok(plan), Ok(signals)) => sidecar::run(&plan, mounts, &signals),
+        (Ok(plan), Ok(signals)) => match &plan.duty {
+            Duty::Command(command, stop) => sidecar::run(&plan, command, *stop, mounts, &signals),
+            Duty::Help { ready_file, shutdown } => {
+                helper::run(&plan, ready_file.as_deref(), shutdown, mounts, &signals)
+            }
+        },
     };
     (outcome, message_path)
 }

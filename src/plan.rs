@@ -1,21 +1,21 @@
 //! What will happen: the command line and environment, lowered to one value. Validation ends here.
 
 mod lower;
+pub mod selection;
 pub mod sidecar;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
 
+use crate::child::Command;
 use crate::cli::Cli;
-use crate::endpoint::{DirectWait, HttpUrl, Request};
-use crate::gate::verdict::Selection;
-use crate::known::{Known, Unasked};
-use crate::policy::{AskApi, ForwardTo, OnTimeout, Precedence, ShutdownAuto, ShutdownWhen};
-use crate::signal::Signal;
+use crate::cluster::{ApiServer, SERVICE_HOST, SERVICE_PORT};
+use crate::gate::Gate;
+use crate::identity::Claim;
+use crate::known::Unasked;
+use crate::policy::AskApi;
+use crate::shutdown::Shutdown;
 
 /// Everything that was asked for, checked.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Plan {
     /// What flags and variables say of who we are.
     pub claim: Claim,
     /// How the API server is reached.
-    pub api: Api,
+    pub api: ApiServer,
     /// What is waited for, and how long.
     pub gate: Gate,
     /// What is run.
@@ -34,108 +34,6 @@ pub struct Plan {
     pub status: Option<SocketAddr>,
 }
 
-/// What flags and variables say of who we are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Claim {
-    /// The Pod's namespace.
-    pub namespace: Option<String>,
-    /// The Pod's name.
-    pub pod_name: Option<String>,
-    /// Our container's name.
-    pub container: Option<String>,
-}
-
-/// How the API server is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Api {
-    /// Whether it is asked.
-    pub ask: AskApi,
-    /// The service account's mount: `token`, `ca.crt`, `namespace`.
-    pub service_account: PathBuf,
-    /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, which the kubelet gives every container.
-    pub server: Option<(String, u16)>,
-}
-
-/// What is waited for, and how long.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gate {
-    /// Which sidecars.
-    pub selection: Selection,
-    /// What is asked directly.
-    pub waits: Vec<DirectWait>,
-    /// Well-known sidecars to be asked themselves, and where if the Pod does not tell.
-    pub known: Vec<(&'static Known, HttpUrl)>,
-    /// How long; `None`: for ever.
-    pub timeout: Option<Duration>,
-    /// What follows when they take longer.
-    pub on_timeout: OnTimeout,
-}
-
-impl Gate {
-    /// Whether anything is asked but the API server.
-    #[must_use]
-    pub fn asks_directly(&self) -> bool {
-        !self.waits.is_empty() || !self.known.is_empty()
-    }
-}
-
-/// What is run.
-#[derive(Debug, Clone)]
-pub struct Command {
-    /// The program, looked up in `PATH` if it has no slash.
-    pub program: OsString,
-    /// Its arguments.
-    pub args: Vec<OsString>,
-    /// Who gets the signals that proa receives.
-    pub forward_to: ForwardTo,
-    /// Variables that are read once the gate is open.
-    pub env_files: EnvFiles,
-}
-
-/// Files of variables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnvFiles {
-    /// In the order given.
-    pub paths: Vec<PathBuf>,
-    /// Whose word counts.
-    pub precedence: Precedence,
-}
-
-/// How the sidecars are ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shutdown {
-    /// After which ends.
-    pub when: ShutdownWhen,
-    /// In the order given: GETs, POSTs, well-known ones, kills. Those of a stage run side by side.
-    pub actions: Vec<Action>,
-    /// Whether the well-known sidecars of the Pod are ended too.
-    pub auto: ShutdownAuto,
-    /// How long actions and drain may take together; `None`: the Pod's grace period.
-    pub timeout: Option<Duration>,
-    /// Sidecars whose exit is not waited for.
-    pub ignore: Vec<String>,
-}
-
-/// One way to end one or more sidecars.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// An HTTP request.
-    Http(Request),
-    /// The request that ends a well-known sidecar; this one if the Pod does not tell.
-    Known(&'static Known, Request),
-    /// A signal to processes in the Pod's shared process namespace.
-    Kill(Whom, Signal),
-}
-
-/// Which processes a signal goes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whom {
-    /// Those with this executable name or `argv[0]` base name.
-    Named(String),
-    /// All others.
-    All,
-}
-
 /// The variables that are read beside the flags' own, taken out of the environment by the caller.
 pub type Environment = BTreeMap<String, String>;
 
@@ -143,10 +41,6 @@ pub type Environment = BTreeMap<String, String>;
 pub const POD_NAME: &str = "POD_NAME";
 /// What the downward API conventionally calls the Pod's namespace.
 pub const POD_NAMESPACE: &str = "POD_NAMESPACE";
-/// The API server's address, set by the kubelet.
-pub const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
-/// The API server's port, set by the kubelet.
-pub const SERVICE_PORT: &str = "KUBERNETES_SERVICE_PORT";
 /// Every variable that [`Plan::new`] looks at.
 pub const VARIABLES: [&str; 4] = [POD_NAME, POD_NAMESPACE, SERVICE_HOST, SERVICE_PORT];
 
@@ -228,15 +122,13 @@ impl Plan {
             gate,
         })
     }
-}
 
-impl Api {
     /// Whether what is asked directly makes do without an API server that denies us or cannot be reached.
     #[must_use]
-    pub fn is_dispensable(&self, gate: &Gate) -> bool {
-        match self.ask {
+    pub fn api_is_dispensable(&self) -> bool {
+        match self.api.ask {
             AskApi::Require => false,
-            AskApi::Auto => gate.asks_directly(),
+            AskApi::Auto => self.gate.asks_directly(),
             AskApi::Off => true,
         }
     }
@@ -244,9 +136,13 @@ impl Api {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cli::Task;
-    use crate::endpoint::Method;
+    use crate::endpoint::{Method, Request};
+    use crate::shutdown::{Action, Whom};
+    use crate::signal::Signal;
 
     fn plan(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Plan, Invalid> {
         let Ok(Task::Main(cli)) = Task::of(&[&["proa"], arguments].concat()) else {
@@ -333,7 +229,7 @@ mod tests {
     fn direct_waits_make_do_without_the_api_unless_it_is_required() {
         let makes_do = |flags: &[&str]| {
             let plan = plan(&[flags, &["--", "x"]].concat(), &[]).unwrap();
-            plan.api.is_dispensable(&plan.gate)
+            plan.api_is_dispensable()
         };
         assert!(!makes_do(&[]));
         assert!(makes_do(&["--wait-tcp=a:1"]));

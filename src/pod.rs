@@ -1,5 +1,6 @@
 //! What is true: a Kubernetes Pod, read into the few facts that proa decides by.
 
+pub mod mains;
 mod recognise;
 
 use std::fmt;

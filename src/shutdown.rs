@@ -1,5 +1,6 @@
 //! Ending the sidecars: whether, then how, all within one deadline.
 
+pub mod actions;
 pub mod drain;
 pub mod http;
 pub mod kill;
@@ -14,16 +15,16 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::child::{self, reaper};
 use crate::cluster::OwnPod;
 use crate::endpoint::Address;
 use crate::peer::{Heard, Peer, Peers};
-use crate::plan::Shutdown;
 use crate::pod::{Role, Snapshot};
 use crate::policy::{ShutdownAuto, ShutdownWhen};
+use crate::signal::send::suspend_self;
 use crate::signal::stream::Listener;
-use crate::signal::{self, Phase, Reaction, Signal};
+use crate::signal::{self, Phase, Reaction, Signal, reaper};
 use crate::status::board::{Board, Taken};
+pub use actions::{Action, Shutdown, Whom};
 use drain::{Look, Patience, Silence};
 use stages::{Order, Stages, Task, carriers, stages, unasked, wrapped};
 
@@ -323,7 +324,7 @@ async fn stopped(signals: &mut Listener<'_>, stop: Option<Signal>) -> Signal {
         match signal::reaction(Phase::Shutdown { stop }, signal) {
             Reaction::Stop => return signal,
             Reaction::Reap => reaper::reap_orphans(),
-            Reaction::Suspend => child::suspend_self(),
+            Reaction::Suspend => suspend_self(),
             Reaction::Hold | Reaction::Forward | Reaction::Ignore => {}
         }
     }

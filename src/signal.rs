@@ -1,6 +1,7 @@
 //! Signals as values, and what each one means in each phase.
 
 pub mod origin;
+pub mod reaper;
 pub mod send;
 pub mod stream;
 

@@ -3,30 +3,33 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{
-    Action, Api, Claim, Command, EnvFiles, Environment, Gate, Invalid, POD_NAME, POD_NAMESPACE, SERVICE_HOST,
-    SERVICE_PORT, Shutdown, Whom,
-};
+use super::{Environment, Invalid, POD_NAME, POD_NAMESPACE};
+use crate::child::Command;
 use crate::cli::flags;
 use crate::cli::flags::List;
+use crate::cluster::{ApiServer, SERVICE_HOST, SERVICE_PORT};
 use crate::endpoint::{Address, DirectWait, HttpUrl, Method, Request};
-use crate::gate::verdict::Selection;
+use crate::env_file::EnvFiles;
+use crate::gate::Gate;
+use crate::identity::Claim;
 use crate::known::{Known, Named, Unasked};
+use crate::plan::selection::Selection;
 use crate::policy::{AskApi, Precedence, ShutdownAuto};
+use crate::shutdown::{Action, Shutdown, Whom};
 use crate::signal::Signal;
 
 /// Who we are, and whom to ask.
-pub(super) fn who(who: flags::Who, environment: &Environment) -> Result<(Claim, Api), Invalid> {
+pub(super) fn who(who: flags::Who, environment: &Environment) -> Result<(Claim, ApiServer), Invalid> {
     let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
     let claim = Claim {
         namespace: who.namespace.or_else(|| variable(POD_NAMESPACE)),
         pod_name: who.pod_name.or_else(|| variable(POD_NAME)),
         container: who.container,
     };
-    let api = Api {
+    let api = ApiServer {
         ask: who.api,
         service_account: who.service_account_dir,
-        server: server(variable(SERVICE_HOST), variable(SERVICE_PORT))?,
+        address: server(variable(SERVICE_HOST), variable(SERVICE_PORT))?,
     };
     Ok((claim, api))
 }

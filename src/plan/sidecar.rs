@@ -4,9 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Api, Claim, Command, Environment, Gate, Invalid, Shutdown, lower};
+use super::{Environment, Invalid, lower};
+use crate::child::Command;
 use crate::cli::SidecarCli;
+use crate::cluster::ApiServer;
+use crate::gate::Gate;
+use crate::identity::Claim;
+use crate::pod::mains::{Awaited, End};
 use crate::policy::{AskApi, HoldTerm, ShutdownAuto};
+use crate::shutdown::Shutdown;
 use crate::signal::Signal;
 
 /// Everything that was asked of a sidecar, checked.
@@ -15,7 +21,7 @@ pub struct SidecarPlan {
     /// What flags and variables say of who we are.
     pub claim: Claim,
     /// How the API server is reached.
-    pub api: Api,
+    pub api: ApiServer,
     /// What is waited for first.
     pub gate: Gate,
     /// The main containers, whose end is waited for; empty: the only one that is no sidecar.
@@ -24,24 +30,6 @@ pub struct SidecarPlan {
     pub duty: Duty,
     /// Where to tell what proa is doing.
     pub status: Option<SocketAddr>,
-}
-
-/// A main container, and which end of it counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Awaited {
-    /// The container.
-    pub name: String,
-    /// Which end.
-    pub end: End,
-}
-
-/// Which end of a main container counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Every one after which it will not be started again.
-    ForGood,
-    /// Exit code 0.
-    Success,
 }
 
 /// What a sidecar does.

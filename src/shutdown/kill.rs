@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use tracing::{debug, warn};
 
-use crate::plan::Whom;
+use super::actions::Whom;
 use crate::pod::{ProcessNamespace, Snapshot};
 use crate::signal::Signal;
 use crate::signal::send::{Target, send};

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
+use super::actions::{Action, Shutdown, Whom};
 use crate::endpoint::Request;
 use crate::known::{self, End, Known, Recognised, Traffic};
 use crate::peer::{Peer, Peers, Word};
-use crate::plan::{Action, Shutdown, Whom};
 use crate::pod::{Sidecar, Snapshot};
 use crate::policy::ShutdownAuto;
 use crate::signal::Signal;

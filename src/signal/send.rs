@@ -3,6 +3,7 @@
 use std::io;
 
 use nix::libc;
+use nix::sys::signal::{Signal as NixSignal, raise};
 use nix::unistd::Pid;
 
 use super::Signal;
@@ -28,4 +29,10 @@ pub fn send(target: Target, signal: Signal) -> io::Result<()> {
     };
     // SAFETY: kill(2) takes two integers and touches no memory of ours.
     if unsafe { libc::kill(id, signal.number()) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Stops this process as the default action of a stop signal would. Without effect for PID 1.
+pub fn suspend_self() {
+    // Cannot fail: the signal is a constant and we may signal ourselves.
+    let _ = raise(NixSignal::SIGSTOP);
 }

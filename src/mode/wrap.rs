@@ -1,22 +1,19 @@
-//! The sequencer: gate, command, shutdown, outcome.
+//! `proa -- COMMAND`: gate, command, shutdown, outcome.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use anyhow::{Context, anyhow};
-use tokio::runtime::{Builder, Runtime};
+use anyhow::Context;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::info;
 
-use crate::child::{self, reaper};
-use crate::cluster::{Cluster, OwnPod};
+use super::{appear, give_memory_back, guarded, own_pod, runtime};
+use crate::child;
+use crate::cluster::OwnPod;
 use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::{self, Access, Api, Cause, Closed, Opened};
-use crate::identity::{Identity, Mounts};
-use crate::peer::{Peer, Peers, Presence, Unannounced, Word};
-use crate::plan::{self, Claim, Plan};
+use crate::identity::Mounts;
+use crate::peer::{Peers, Presence, Word};
+use crate::plan::Plan;
 use crate::pod::Snapshot;
-use crate::policy::AskApi;
 use crate::shutdown::{self, Decision, Sight, Stopping};
 use crate::signal::stream::Signals;
 use crate::status::board::Board;
@@ -28,13 +25,6 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
     guarded(|| carry_out(plan, mounts, signals))
 }
 
-/// A bug of ours has an exit code of its own too; the panic itself is on stderr by then.
-pub(crate) fn guarded(task: impl FnOnce() -> anyhow::Result<Outcome>) -> Outcome {
-    catch_unwind(AssertUnwindSafe(task))
-        .unwrap_or_else(|_| Err(anyhow!("proa panicked, which is a bug; its log has the place")))
-        .unwrap_or_else(Outcome::Failed)
-}
-
 fn carry_out(plan: &Plan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<Outcome> {
     let presence = match appear(mounts) {
         Ok(presence) => presence,
@@ -43,7 +33,7 @@ fn carry_out(plan: &Plan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<
     };
     let start = || -> Result<_, Outcome> {
         let server = Server::bind(plan.status, Quit::None).map_err(Outcome::NoStatus)?;
-        let own_pod = own_pod(&plan.claim, &plan.api, mounts, plan.api.is_dispensable(&plan.gate))?;
+        let own_pod = own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable())?;
         Ok((server, own_pod))
     };
     let (server, own_pod, unable) = match start() {
@@ -60,48 +50,6 @@ fn carry_out(plan: &Plan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<
     Ok(end.outcome)
 }
 
-/// Takes up the place of a container's entrypoint: collects orphans, and is there for the other proas of the Pod.
-/// `None`: there is no telling who we are, or the system does not let us.
-pub(crate) fn appear(mounts: &Mounts) -> Result<Option<Presence>, Outcome> {
-    // A system that forbids it is no reason not to run: as PID 1 orphans come to us anyway.
-    if let Err(error) = reaper::become_subreaper() {
-        warn!(%error, "cannot become a subreaper: orphans below another PID 1 are not collected here");
-    }
-    let Some((uid, container)) = mounts.uid.clone().zip(mounts.container.clone()) else {
-        return Ok(None);
-    };
-    match (Peer { uid, container }).announce() {
-        Ok(presence) => Ok(Some(presence)),
-        Err(taken @ Unannounced::Taken(_)) => Err(Outcome::TwoProas(taken)),
-        Err(failed) => {
-            debug!("{failed}");
-            Ok(None)
-        }
-    }
-}
-
-/// Where to see the own Pod, unless proa is not to ask, or makes do without.
-pub(crate) fn own_pod(
-    claim: &Claim,
-    api: &plan::Api,
-    mounts: &Mounts,
-    dispensable: bool,
-) -> Result<Option<OwnPod>, Outcome> {
-    if api.ask == AskApi::Off {
-        return Ok(None);
-    }
-    let cluster = match Cluster::new(api) {
-        Ok(cluster) => cluster,
-        Err(none) if dispensable => {
-            info!("going on without the API server: {none}");
-            return Ok(None);
-        }
-        Err(none) => return Err(Outcome::NoApi(none)),
-    };
-    let identity = Identity::find(claim, mounts, &api.service_account).map_err(Outcome::Unknown)?;
-    Ok(Some(OwnPod { cluster, identity }))
-}
-
 /// What every phase needs.
 struct Run<'a> {
     plan: &'a Plan,
@@ -112,31 +60,6 @@ struct Run<'a> {
     board: Board,
     /// Ends with us, which is what the others wait for.
     _presence: Option<Presence>,
-}
-
-/// Each phase has a runtime of its own, so that its connections and memory end with it: while the command
-/// runs, what is left are the signals.
-pub(crate) fn runtime() -> anyhow::Result<PhaseRuntime> {
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    Ok(PhaseRuntime(Some(runtime)))
-}
-
-/// A runtime that ends at once when it is dropped, where the library's own would wait for a name look-up that
-/// hangs, which no deadline and no signal could end.
-pub(crate) struct PhaseRuntime(Option<Runtime>);
-
-impl PhaseRuntime {
-    pub(crate) fn block_on<T>(&self, phase: impl Future<Output = T>) -> T {
-        self.0.as_ref().expect("there until it is dropped").block_on(phase)
-    }
-}
-
-impl Drop for PhaseRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 /// How gate and command came to their end.
@@ -156,9 +79,7 @@ impl Run<'_> {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let api = match &self.own_pod {
                 None => Api::Unasked,
-                Some(own_pod) if self.plan.api.is_dispensable(&self.plan.gate) => {
-                    Api::Dispensable(own_pod.watch())
-                }
+                Some(own_pod) if self.plan.api_is_dispensable() => Api::Dispensable(own_pod.watch()),
                 Some(own_pod) => Api::Needed(own_pod.watch()),
             };
             let passed = gate::pass(&self.plan.gate, api, &mut signals, &self.board);
@@ -240,16 +161,3 @@ impl Run<'_> {
         }
     }
 }
-
-/// Returns freed memory to the system: the C library keeps it for an allocation that will not come while
-/// the command runs.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "no library wraps this call")]
-pub(crate) fn give_memory_back() {
-    // SAFETY: takes one integer; thread-safe (malloc_trim(3)).
-    unsafe { nix::libc::malloc_trim(0) };
-}
-
-/// Other C libraries return freed memory on their own.
-#[cfg(not(target_env = "gnu"))]
-pub(crate) fn give_memory_back() {}

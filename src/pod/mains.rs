@@ -4,8 +4,25 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::peer::Word;
-use crate::plan::sidecar::{Awaited, End};
 use crate::pod::{Exit, Role, Sidecar, Snapshot, list};
+
+/// A main container, and which end of it counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// The container.
+    pub name: String,
+    /// Which end.
+    pub end: End,
+}
+
+/// Which end of a main container counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Every one after which it will not be started again.
+    ForGood,
+    /// Exit code 0.
+    Success,
+}
 
 /// Why a sidecar is out of place in this Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]

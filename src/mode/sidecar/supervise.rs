@@ -10,15 +10,15 @@ use futures::{FutureExt, stream};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::mains::{self, Progress};
-use super::{Run, announce};
 use crate::child::{Child, Ended};
 use crate::cluster::{Doubt, GRACE, Observation};
 use crate::deadline::until;
 use crate::exit::Outcome;
 use crate::gate::Refusal;
+use crate::mode::companion::{Companion, announce};
 use crate::peer::Peer;
-use crate::plan::sidecar::{Awaited, Stop};
+use crate::plan::sidecar::Stop;
+use crate::pod::mains::{self, Awaited, Progress};
 use crate::pod::{Life, Snapshot, list};
 use crate::policy::{AskApi, HoldTerm};
 use crate::signal::stream::Listener;
@@ -40,17 +40,17 @@ const RESERVE: Duration = Duration::from_secs(5);
 /// # Errors
 /// When signals can no longer be received.
 pub(super) async fn until_its_end(
-    run: &Run<'_>,
+    companion: &Companion<'_>,
     child: Child,
     stop: Stop,
     signals: &mut Listener<'_>,
 ) -> io::Result<Outcome> {
-    let observations = match &run.own_pod {
+    let observations = match &companion.own_pod {
         Some(own_pod) => own_pod.watch(),
         None => stream::pending().boxed(),
     };
     let mut watch = Watch {
-        run,
+        companion,
         child,
         stop,
         observations,
@@ -62,7 +62,7 @@ pub(super) async fn until_its_end(
         stage: Stage::Running,
     };
     // One for all rounds: a word that is being heard is not to be cut off.
-    let mut quit_asked = pin!(run.quit_asked());
+    let mut quit_asked = pin!(companion.quit_asked());
     loop {
         let (held_until, kill_at) = (watch.stage.held().map(|held| held.until), watch.stage.kill_at());
         let look_at = watch.stage.held().and_then(|held| held.look_at);
@@ -86,7 +86,7 @@ pub(super) async fn until_its_end(
             () = &mut quit_asked => {
                 watch.end();
                 // Others still speak, and are answered.
-                quit_asked.set(run.quit_asked());
+                quit_asked.set(companion.quit_asked());
             }
             Some(observation) = watch.observations.next() => watch.observe(observation),
         }
@@ -147,7 +147,7 @@ impl Stage {
 }
 
 struct Watch<'a, 'b> {
-    run: &'a Run<'b>,
+    companion: &'a Companion<'b>,
     child: Child,
     stop: Stop,
     observations: BoxStream<'static, Observation>,
@@ -195,7 +195,7 @@ impl Watch<'_, '_> {
         let until = hold_until(hold, now, killed_at, grace, self.stop.timeout);
         let names = self.main_names();
         let uid = self.snapshot.as_ref().map(|snapshot| snapshot.uid.clone());
-        let uid = uid.or_else(|| self.run.uid.clone());
+        let uid = uid.or_else(|| self.companion.uid.clone());
         let Some(uid) = uid.filter(|_| !names.is_empty()) else {
             warn!("cannot tell whose end to hold it back for: ending the command");
             return self.end();
@@ -208,7 +208,7 @@ impl Watch<'_, '_> {
         self.stage =
             Stage::Held(Held { until, mains_gone: gone.boxed(), look_at: Some(now + DOUBT), life: None });
         // The deletion may have a grace period of its own, or there may be none.
-        if let Some(own_pod) = &self.run.own_pod {
+        if let Some(own_pod) = &self.companion.own_pod {
             self.observations = own_pod.watch();
         }
     }
@@ -241,7 +241,7 @@ impl Watch<'_, '_> {
 
     /// The main containers' names, as far as they are known.
     fn main_names(&self) -> Vec<String> {
-        let known = self.mains.as_deref().unwrap_or(&self.run.plan.mains);
+        let known = self.mains.as_deref().unwrap_or(&self.companion.plan.mains);
         known.iter().map(|main| main.name.clone()).collect()
     }
 
@@ -250,7 +250,7 @@ impl Watch<'_, '_> {
             Observation::Seen(snapshot) => self.seen(snapshot),
             Observation::Trouble(trouble) if self.doubt.about(&trouble) >= GRACE => {
                 self.observations = stream::pending().boxed();
-                if self.run.plan.api.ask == AskApi::Require {
+                if self.companion.plan.api.ask == AskApi::Require {
                     self.give_up(Outcome::Refused(Refusal::Api(trouble)));
                 } else {
                     warn!(
@@ -272,7 +272,7 @@ impl Watch<'_, '_> {
             self.killed_by(Instant::now() + left, snapshot.grace);
         }
         if self.mains.is_none() {
-            match mains::find(&snapshot, &self.run.plan.mains) {
+            match mains::find(&snapshot, &self.companion.plan.mains) {
                 Ok(found) => self.mains = Some(announce(&found)),
                 Err(misplaced) => return self.give_up(Outcome::Misplaced(misplaced)),
             }

@@ -1,0 +1,107 @@
+//! What every mode needs: its presence in the Pod, sight of it, a runtime a phase, and a guard against bugs of ours.
+
+mod companion;
+pub mod helper;
+pub mod install;
+pub mod sidecar;
+pub mod wrap;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Context, anyhow};
+use tokio::runtime::{Builder, Runtime};
+use tracing::{debug, info, warn};
+
+use crate::cluster::{ApiServer, Cluster, OwnPod};
+use crate::exit::Outcome;
+use crate::identity::{Claim, Identity, Mounts};
+use crate::peer::{Peer, Presence, Unannounced};
+use crate::policy::AskApi;
+use crate::signal::reaper;
+
+/// A bug of ours has an exit code of its own too; the panic itself is on stderr by then.
+fn guarded(task: impl FnOnce() -> anyhow::Result<Outcome>) -> Outcome {
+    catch_unwind(AssertUnwindSafe(task))
+        .unwrap_or_else(|_| Err(anyhow!("proa panicked, which is a bug; its log has the place")))
+        .unwrap_or_else(Outcome::Failed)
+}
+
+/// Takes up the place of a container's entrypoint: collects orphans, and is there for the other proas of the Pod.
+/// `None`: there is no telling who we are, or the system does not let us.
+fn appear(mounts: &Mounts) -> Result<Option<Presence>, Outcome> {
+    // A system that forbids it is no reason not to run: as PID 1 orphans come to us anyway.
+    if let Err(error) = reaper::become_subreaper() {
+        warn!(%error, "cannot become a subreaper: orphans below another PID 1 are not collected here");
+    }
+    let Some((uid, container)) = mounts.uid.clone().zip(mounts.container.clone()) else {
+        return Ok(None);
+    };
+    match (Peer { uid, container }).announce() {
+        Ok(presence) => Ok(Some(presence)),
+        Err(taken @ Unannounced::Taken(_)) => Err(Outcome::TwoProas(taken)),
+        Err(failed) => {
+            debug!("{failed}");
+            Ok(None)
+        }
+    }
+}
+
+/// Where to see the own Pod, unless proa is not to ask, or makes do without.
+fn own_pod(
+    claim: &Claim,
+    api: &ApiServer,
+    mounts: &Mounts,
+    dispensable: bool,
+) -> Result<Option<OwnPod>, Outcome> {
+    if api.ask == AskApi::Off {
+        return Ok(None);
+    }
+    let cluster = match Cluster::new(api) {
+        Ok(cluster) => cluster,
+        Err(none) if dispensable => {
+            info!("going on without the API server: {none}");
+            return Ok(None);
+        }
+        Err(none) => return Err(Outcome::NoApi(none)),
+    };
+    let identity = Identity::find(claim, mounts, &api.service_account).map_err(Outcome::Unknown)?;
+    Ok(Some(OwnPod { cluster, identity }))
+}
+
+/// Each phase has a runtime of its own, so that its connections and memory end with it: while the command
+/// runs, what is left are the signals.
+fn runtime() -> anyhow::Result<PhaseRuntime> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    Ok(PhaseRuntime(Some(runtime)))
+}
+
+/// A runtime that ends at once when it is dropped, where the library's own would wait for a name look-up that
+/// hangs, which no deadline and no signal could end.
+struct PhaseRuntime(Option<Runtime>);
+
+impl PhaseRuntime {
+    fn block_on<T>(&self, phase: impl Future<Output = T>) -> T {
+        self.0.as_ref().expect("there until it is dropped").block_on(phase)
+    }
+}
+
+impl Drop for PhaseRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Returns freed memory to the system: the C library keeps it for an allocation that will not come while
+/// the command runs.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "no library wraps this call")]
+fn give_memory_back() {
+    // SAFETY: takes one integer; thread-safe (malloc_trim(3)).
+    unsafe { nix::libc::malloc_trim(0) };
+}
+
+/// Other C libraries return freed memory on their own.
+#[cfg(not(target_env = "gnu"))]
+fn give_memory_back() {}

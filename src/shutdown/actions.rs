@@ -1,0 +1,43 @@
+//! What was asked for to end the sidecars.
+
+use std::time::Duration;
+
+use crate::endpoint::Request;
+use crate::known::Known;
+use crate::policy::{ShutdownAuto, ShutdownWhen};
+use crate::signal::Signal;
+
+/// How the sidecars are ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shutdown {
+    /// After which ends.
+    pub when: ShutdownWhen,
+    /// In the order given: GETs, POSTs, well-known ones, kills. Those of a stage run side by side.
+    pub actions: Vec<Action>,
+    /// Whether the well-known sidecars of the Pod are ended too.
+    pub auto: ShutdownAuto,
+    /// How long actions and drain may take together; `None`: the Pod's grace period.
+    pub timeout: Option<Duration>,
+    /// Sidecars whose exit is not waited for.
+    pub ignore: Vec<String>,
+}
+
+/// One way to end one or more sidecars.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// An HTTP request.
+    Http(Request),
+    /// The request that ends a well-known sidecar; this one if the Pod does not tell.
+    Known(&'static Known, Request),
+    /// A signal to processes in the Pod's shared process namespace.
+    Kill(Whom, Signal),
+}
+
+/// Which processes a signal goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whom {
+    /// Those with this executable name or `argv[0]` base name.
+    Named(String),
+    /// All others.
+    All,
+}
