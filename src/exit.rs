@@ -69,7 +69,7 @@ pub enum Outcome {
     /// The status address cannot be listened on.
     NoStatus(Unbound),
     /// A sidecar has ended as it was asked to.
-    AsAsked,
+    ShutDown,
     /// `proa sidecar` is out of place in this Pod.
     Misplaced(Misplaced),
     /// Another proa runs in this container.
@@ -97,7 +97,7 @@ impl Outcome {
     #[must_use]
     pub fn code(&self) -> u8 {
         let code = match self {
-            Self::AsAsked => return 0,
+            Self::ShutDown => return 0,
             Self::Ended(Ended::Exited(code)) => return *code,
             Self::Ended(Ended::Signaled(number)) => return after_signal(*number),
             Self::Stopped(signal) => return after_signal(signal.number()),
@@ -142,7 +142,7 @@ impl Outcome {
     #[must_use]
     pub fn termination_message(&self) -> Option<String> {
         match self {
-            Self::Ended(_) | Self::Stopped(_) | Self::AsAsked => None,
+            Self::Ended(_) | Self::Stopped(_) | Self::ShutDown => None,
             _ => Some(format!("proa: {self}\n")),
         }
     }
@@ -170,7 +170,7 @@ impl fmt::Display for Outcome {
             ),
             Self::EnvFile(unusable) => write!(f, "{unusable}"),
             Self::NoStatus(unbound) => write!(f, "{unbound}"),
-            Self::AsAsked => write!(f, "ended as asked"),
+            Self::ShutDown => write!(f, "ended as asked"),
             Self::Misplaced(misplaced) => write!(f, "{misplaced}"),
             Self::TwoProas(taken) => write!(f, "{taken}"),
             Self::NoReadyFile(path, error) => write!(

@@ -145,7 +145,7 @@ pub enum Api {
     /// The direct waits make do without it.
     Dispensable(BoxStream<'static, Observation>),
     /// It is not asked.
-    Unasked,
+    NoEndpoint,
 }
 
 /// Whether the API server is to be asked again.
@@ -267,7 +267,7 @@ struct Wait<'a> {
 impl<'a> Wait<'a> {
     fn new(gate: &'a Gate, api: Api, board: &'a Board) -> Self {
         let pod = match api {
-            Api::Unasked => PodWait::Nothing,
+            Api::NoEndpoint => PodWait::Nothing,
             Api::Needed(_) | Api::Dispensable(_) => PodWait::FirstAnswer,
         };
         let mut wait = Self {
@@ -312,7 +312,7 @@ impl<'a> Wait<'a> {
 
     fn access(&self) -> Access {
         match (&self.api, &self.pod) {
-            (Api::Unasked, _) => Access::None,
+            (Api::NoEndpoint, _) => Access::None,
             (_, PodWait::Api(trouble)) if trouble.is_denial() => Access::None,
             (Api::Needed(_) | Api::Dispensable(_), _) => Access::Usable,
         }
@@ -360,7 +360,7 @@ impl<'a> Wait<'a> {
             return;
         }
         match &waiting.pod {
-            // Said once, when we go on without it.
+            // Notifications once, when we go on without it.
             PodWait::Api(trouble) if self.is_dispensable() && trouble.is_denial() => return,
             PodWait::Api(trouble) if trouble.is_denial() => warn!("waiting for {waiting}"),
             _ => info!("waiting for {waiting}"),
@@ -369,7 +369,7 @@ impl<'a> Wait<'a> {
     }
 
     fn signal(&mut self, signal: Signal) -> Step {
-        let stop = self.snapshot.as_ref().and_then(|snapshot| snapshot.main.stop_signal);
+        let stop = self.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
         match signal::reaction(Phase::Gate { stop }, signal) {
             Reaction::Stop => return Step::Shut(Cause::Stopped(signal)),
             Reaction::Hold => {
@@ -461,7 +461,7 @@ impl<'a> Wait<'a> {
 
     fn go_without(&mut self, why: &str) {
         warn!("going on without the API server, by what is asked directly alone: {why}");
-        self.api = Api::Unasked;
+        self.api = Api::NoEndpoint;
         self.pod = PodWait::Nothing;
     }
 
@@ -483,6 +483,6 @@ fn introduce(snapshot: &Snapshot) {
     let sidecars = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     info!(
         uid = snapshot.uid,
-        "this is container `{}` of Pod `{}`; sidecars: {sidecars}", snapshot.main.name, snapshot.name,
+        "this is container `{}` of Pod `{}`; sidecars: {sidecars}", snapshot.own.name, snapshot.name,
     );
 }

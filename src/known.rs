@@ -182,8 +182,8 @@ impl Known {
     ///
     /// # Errors
     /// When it has nothing to be asked at.
-    pub fn wait(&self) -> Result<HttpUrl, Unasked> {
-        let endpoint = self.readiness().ok_or(Unasked::NoReadiness(self.name))?;
+    pub fn wait(&self) -> Result<HttpUrl, NoEndpoint> {
+        let endpoint = self.readiness().ok_or(NoEndpoint::NoReadiness(self.name))?;
         Ok(endpoint.url(endpoint.port))
     }
 
@@ -191,14 +191,14 @@ impl Known {
     ///
     /// # Errors
     /// When it cannot be asked to end.
-    pub fn shutdown(&self) -> Result<Request, Unasked> {
+    pub fn shutdown(&self) -> Result<Request, NoEndpoint> {
         match self.end {
             End::Ask(..) => {}
-            End::Cannot(why) => return Err(Unasked::NoQuit(self.name, why)),
-            End::AfterOthers(who) => return Err(Unasked::EndedBy(self.name, who)),
-            End::Peer => return Err(Unasked::NoQuit(self.name, NO_QUIT)),
+            End::Cannot(why) => return Err(NoEndpoint::NoQuit(self.name, why)),
+            End::AfterOthers(who) => return Err(NoEndpoint::EndedBy(self.name, who)),
+            End::Peer => return Err(NoEndpoint::NoQuit(self.name, NO_QUIT)),
         }
-        self.request(|endpoint| endpoint.port).ok_or(Unasked::NoQuit(self.name, NO_QUIT))
+        self.request(|endpoint| endpoint.port).ok_or(NoEndpoint::NoQuit(self.name, NO_QUIT))
     }
 
     /// What must be enabled before it can be asked to end.
@@ -319,7 +319,7 @@ impl FromStr for Named {
 
 /// Why a sidecar of the table cannot be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unasked {
+pub enum NoEndpoint {
     /// It has no readiness endpoint.
     NoReadiness(&'static str),
     /// It has no quit endpoint; and what helps.
@@ -328,7 +328,7 @@ pub enum Unasked {
     EndedBy(&'static str, &'static str),
 }
 
-impl fmt::Display for Unasked {
+impl fmt::Display for NoEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoReadiness(name) => write!(

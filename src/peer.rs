@@ -39,14 +39,14 @@ pub struct Peer {
 
 /// That a main container has ended: `quit NAME CODE` and a line's end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Word {
+pub struct Message {
     /// The container.
     pub container: String,
     /// Its exit code.
     pub code: u8,
 }
 
-impl Word {
+impl Message {
     fn parse(line: &str) -> Option<Self> {
         let mut parts = line.strip_suffix('\n')?.split(' ');
         let word = (parts.next()?, parts.next()?, parts.next()?, parts.next());
@@ -57,7 +57,7 @@ impl Word {
     }
 }
 
-impl fmt::Display for Word {
+impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{QUIT} {} {}", self.container, self.code)
     }
@@ -67,25 +67,25 @@ impl fmt::Display for Word {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peers {
     /// What is said to them.
-    pub word: Word,
+    pub message: Message,
     /// Those that take words.
-    pub hearing: Vec<Peer>,
+    pub listening: Vec<Peer>,
 }
 
 impl Peers {
     /// Looks around in the container that the word is of. Finds nobody where the system does not tell
     /// (`proc_net(5)`, /proc/net/unix).
     #[must_use]
-    pub fn beside(uid: &str, word: Word) -> Self {
+    pub fn beside(uid: &str, message: Message) -> Self {
         let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
         // A socket is listed once for itself and once for each connection that waits for it.
-        let names: BTreeSet<_> = hearing(&sockets, uid).filter(|name| *name != word.container).collect();
+        let names: BTreeSet<_> = listening(&sockets, uid).filter(|name| *name != message.container).collect();
         let peers = names.into_iter().map(|name| Peer { uid: uid.to_owned(), container: name.to_owned() });
-        Self { word, hearing: peers.collect() }
+        Self { message, listening: peers.collect() }
     }
 }
 
-fn hearing<'a>(sockets: &'a str, uid: &'a str) -> impl Iterator<Item = &'a str> {
+fn listening<'a>(sockets: &'a str, uid: &'a str) -> impl Iterator<Item = &'a str> {
     let names = sockets.lines().filter_map(|line| line.split_whitespace().nth(7)?.strip_prefix("@proa/"));
     names.filter_map(move |name| name.strip_prefix(uid)?.strip_prefix('/')?.strip_suffix("/q"))
 }
@@ -98,7 +98,7 @@ impl Peer {
 
     /// Where it takes words; only a sidecar's does. A name may have 107 bytes: with a UID's 36 and a container
     /// name's 63 this one has them all.
-    fn ear(&self) -> String {
+    fn inbox(&self) -> String {
         format!("proa/{}/{}/q", self.uid, self.container)
     }
 
@@ -132,15 +132,15 @@ impl Peer {
     ///
     /// # Errors
     /// When no proa is there, none that wraps a sidecar, or none that answers.
-    pub async fn quit(&self, word: &Word) -> io::Result<Heard> {
-        let mut stream = connect(&self.ear()).await?;
+    pub async fn quit(&self, message: &Message) -> io::Result<Reply> {
+        let mut stream = connect(&self.inbox()).await?;
         let mut answer = [0; DONE.len()];
         let ask = async {
-            stream.write_all(word.to_string().as_bytes()).await?;
+            stream.write_all(message.to_string().as_bytes()).await?;
             stream.read_exact(&mut answer).await
         };
         timeout(LIMIT, ask).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(if answer == *WAIT { Heard::NotYet } else { Heard::Ending })
+        Ok(if answer == *WAIT { Reply::NotYet } else { Reply::Stopping })
     }
 }
 
@@ -157,9 +157,9 @@ fn listen(name: &str) -> io::Result<StdListener> {
 
 /// What a wrapped sidecar made of the word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum Reply {
     /// It ends.
-    Ending,
+    Stopping,
     /// It serves others too.
     NotYet,
 }
@@ -199,30 +199,30 @@ impl Presence {
     ///
     /// # Errors
     /// When the system does not allow it.
-    pub fn hear(&self) -> io::Result<Ear> {
-        let listener = listen(&self.peer.ear())?;
+    pub fn listen(&self) -> io::Result<MessageListener> {
+        let listener = listen(&self.peer.inbox())?;
         listener.set_nonblocking(true)?;
-        Ok(Ear(listener))
+        Ok(MessageListener(listener))
     }
 }
 
-/// Takes the words of other proas.
+/// Takes the messages of other proas.
 #[derive(Debug)]
-pub struct Ear(StdListener);
+pub struct MessageListener(StdListener);
 
-impl Ear {
+impl MessageListener {
     /// Waits for the next word that is `enough` to end on.
     ///
     /// # Errors
     /// When the socket cannot be listened on.
-    pub async fn asked(&self, mut enough: impl FnMut(&Word) -> bool) -> io::Result<()> {
+    pub async fn asked(&self, mut enough: impl FnMut(&Message) -> bool) -> io::Result<()> {
         let listener = UnixListener::from_std(self.0.try_clone()?)?;
         loop {
             let (stream, _) = listener.accept().await?;
             let mut stream = BufReader::new(stream);
             let mut line = String::new();
             let heard = timeout(LIMIT, (&mut stream).take(LONGEST).read_line(&mut line)).await;
-            let Some(word) = Word::parse(&line).filter(|_| matches!(heard, Ok(Ok(_)))) else {
+            let Some(word) = Message::parse(&line).filter(|_| matches!(heard, Ok(Ok(_)))) else {
                 continue;
             };
             let ending = enough(&word);
@@ -256,29 +256,29 @@ mod tests {
         assert!(peer("one").announce().is_ok());
     }
 
-    fn word(container: &str) -> Word {
-        Word { container: container.into(), code: 0 }
+    fn word(container: &str) -> Message {
+        Message { container: container.into(), code: 0 }
     }
 
     #[test]
     fn who_takes_words_is_seen() {
         let uid = peer("").uid;
         let there = ["seen-1", "seen-2", "seen-main"].map(|name| peer(name).announce().unwrap());
-        let _ears = [there[0].hear().unwrap(), there[1].hear().unwrap()];
+        let _ears = [there[0].listen().unwrap(), there[1].listen().unwrap()];
         let names = |own| -> Vec<_> {
-            let found = Peers::beside(&uid, word(own)).hearing.into_iter().map(|peer| peer.container);
+            let found = Peers::beside(&uid, word(own)).listening.into_iter().map(|peer| peer.container);
             found.filter(|name| name.starts_with("seen-")).collect()
         };
         assert_eq!(names("seen-main"), ["seen-1", "seen-2"]);
         assert_eq!(names("seen-1"), ["seen-2"]);
-        assert!(Peers::beside("another", word("")).hearing.is_empty());
+        assert!(Peers::beside("another", word("")).listening.is_empty());
     }
 
     #[test]
     fn the_longest_names_fit() {
         let uid = "5f0c6d11-9b32-4c1e-8a5d-2f1a3b4c5d6e";
         let peer = Peer { uid: uid.into(), container: "c".repeat(63) };
-        assert!(peer.announce().unwrap().hear().is_ok());
+        assert!(peer.announce().unwrap().listen().is_ok());
     }
 
     #[test]
@@ -313,20 +313,20 @@ mod tests {
     #[test]
     fn an_order_to_quit_is_taken_and_confirmed() {
         let there = peer("quitting").announce().unwrap();
-        let ear = there.hear().unwrap();
+        let ear = there.listen().unwrap();
         let quit = async |word| peer("quitting").quit(&word).await.unwrap();
         block_on(async {
             let mut heard = Vec::new();
-            let second = |word: &Word| {
-                heard.push(word.clone());
+            let second = |message: &Message| {
+                heard.push(message.clone());
                 heard.len() == 2
             };
-            let said = [Word { container: "a".into(), code: 3 }, word("b")];
+            let said = [Message { container: "a".into(), code: 3 }, word("b")];
             let (asked, answers) = tokio::join!(ear.asked(second), async {
                 [quit(said[0].clone()).await, quit(said[1].clone()).await]
             });
             asked.unwrap();
-            assert_eq!(answers, [Heard::NotYet, Heard::Ending]);
+            assert_eq!(answers, [Reply::NotYet, Reply::Stopping]);
             assert_eq!(heard, said);
         });
         assert!(block_on(peer("nobody").quit(&word("a"))).is_err());
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn what_is_no_order_is_passed_over() {
         let there = peer("pestered").announce().unwrap();
-        let ear = there.hear().unwrap();
+        let ear = there.listen().unwrap();
         block_on(async {
             for said in [
                 "",
@@ -348,12 +348,12 @@ mod tests {
                 "\u{0}\n",
                 &"x".repeat(500),
             ] {
-                connect(&peer("pestered").ear()).await.unwrap().write_all(said.as_bytes()).await.unwrap();
+                connect(&peer("pestered").inbox()).await.unwrap().write_all(said.as_bytes()).await.unwrap();
             }
             let (asked, told) =
                 tokio::join!(ear.asked(|_| true), async { peer("pestered").quit(&word("a")).await });
             asked.unwrap();
-            assert_eq!(told.unwrap(), Heard::Ending);
+            assert_eq!(told.unwrap(), Reply::Stopping);
         });
     }
 }

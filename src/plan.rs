@@ -13,7 +13,7 @@ use crate::cli::Cli;
 use crate::cluster::{ApiServer, SERVICE_HOST, SERVICE_PORT};
 use crate::gate::Gate;
 use crate::identity::Claim;
-use crate::known::Unasked;
+use crate::known::NoEndpoint;
 use crate::policy::AskApi;
 use crate::shutdown::Shutdown;
 
@@ -56,7 +56,7 @@ pub enum Invalid {
     /// Names of containers, and nobody to ask about them.
     Nameless(String),
     /// A well-known sidecar cannot be asked that.
-    Known(Unasked),
+    Known(NoEndpoint),
     /// A flag of `proa sidecar` that needs a command.
     NeedsCommand(&'static str),
     /// A flag of `proa sidecar` that a command has no use for.
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::cli::Task;
     use crate::endpoint::{Method, Request};
-    use crate::shutdown::{Action, Whom};
+    use crate::shutdown::{Action, Processes};
     use crate::signal::Signal;
 
     fn plan(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Plan, Invalid> {
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(plan.gate.selection.ignore, ["a", "b", "c"]);
         assert_eq!(plan.shutdown.ignore, plan.gate.selection.ignore);
         let get = |url: &str| Action::Http(Request::new(Method::Get, url.parse().unwrap()));
-        let all = Action::Kill(Whom::All, Signal::TERM);
+        let all = Action::Kill(Processes::All, Signal::TERM);
         assert_eq!(plan.shutdown.actions, [get("http://localhost:1/"), get("http://localhost:2/"), all]);
     }
 

@@ -33,7 +33,7 @@ pub struct Snapshot {
     /// Whether processes of the Pod's containers see one another.
     pub processes: ProcessNamespace,
     /// Our own container.
-    pub main: Main,
+    pub own: Own,
     /// Every other container that runs beside it.
     pub sidecars: Vec<Sidecar>,
 }
@@ -62,7 +62,7 @@ pub enum ProcessNamespace {
 
 /// The container that proa is the entrypoint of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Main {
+pub struct Own {
     /// Name.
     pub name: String,
     /// Whether the kubelet starts it again after an end.
@@ -338,7 +338,7 @@ impl Snapshot {
             } else {
                 ProcessNamespace::Container
             },
-            main: Main {
+            own: Own {
                 name: own.name.clone(),
                 restart: match role {
                     Role::Init => init_restart(own, policy),
@@ -558,7 +558,7 @@ status:
 
     #[test]
     fn our_own_stop_signal_is_read_from_the_status() {
-        assert_eq!(snapshot(INJECTED).main.stop_signal, "USR1".parse().ok());
+        assert_eq!(snapshot(INJECTED).own.stop_signal, "USR1".parse().ok());
     }
 
     #[test]
@@ -573,16 +573,16 @@ spec:
   - {name: app, image: a}
 ";
         let snapshot = snapshot(yaml);
-        assert_eq!(snapshot.main.role, Role::Init);
+        assert_eq!(snapshot.own.role, Role::Init);
         let names: Vec<_> = snapshot.sidecars.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, ["first"]);
-        assert!(snapshot.main.restart.after(1), "Always restarts an init container after a failure");
-        assert!(!snapshot.main.restart.after(0), "and never after success");
+        assert!(snapshot.own.restart.after(1), "Always restarts an init container after a failure");
+        assert!(!snapshot.own.restart.after(0), "and never after success");
     }
 
     #[test]
     fn without_a_name_the_annotation_or_the_only_container_decides() {
-        let own = |yaml: &str| Snapshot::of(&pod(yaml), None).map(|snapshot| snapshot.main.name);
+        let own = |yaml: &str| Snapshot::of(&pod(yaml), None).map(|snapshot| snapshot.own.name);
         let one = "spec: {containers: [{name: app, image: a}]}";
         assert_eq!(own(one), Ok("app".into()));
         let two = "spec: {containers: [{name: proxy, image: a}, {name: app, image: a}]}";
@@ -643,7 +643,7 @@ spec: {terminationGracePeriodSeconds: 30, containers: [{name: main, image: a}]}
         let restart = |pod: &str, container: &str| {
             let yaml =
                 format!("spec: {{restartPolicy: {pod}, containers: [{{name: main, image: a{container}}}]}}");
-            snapshot(&yaml).main.restart
+            snapshot(&yaml).own.restart
         };
         let after = |restart: &Restart| [0, 1, 42].map(|code| restart.after(code));
         assert_eq!(after(&restart("Never", "")), [false, false, false]);

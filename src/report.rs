@@ -17,7 +17,7 @@ pub fn report(outcome: &Outcome, path: Option<&Path>, mounts: &Mounts) {
     let code = outcome.code();
     match outcome {
         Outcome::Ended(_) => info!(code, "exit"),
-        Outcome::Stopped(_) | Outcome::AsAsked => info!(code, "exit: {outcome}"),
+        Outcome::Stopped(_) | Outcome::ShutDown => info!(code, "exit: {outcome}"),
         // Whoever mistypes an option looks at a terminal as often as at a log.
         Outcome::Usage(text) => eprint!("{text}"),
         _ => error!(code, "{outcome}"),

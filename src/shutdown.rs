@@ -17,16 +17,16 @@ use tracing::{info, warn};
 
 use crate::cluster::OwnPod;
 use crate::endpoint::Address;
-use crate::peer::{Heard, Peer, Peers};
+use crate::peer::{Peer, Peers, Reply};
 use crate::pod::{Role, Snapshot};
 use crate::policy::{ShutdownAuto, ShutdownWhen};
 use crate::signal::send::suspend_self;
 use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Signal, reaper};
-use crate::status::board::{Board, Taken};
-pub use actions::{Action, Shutdown, Whom};
+use crate::status::board::{ActionResult, Board};
+pub use actions::{Action, Processes, Shutdown};
 use drain::{Look, Patience, Silence};
-use stages::{Order, Stages, Task, carriers, stages, unasked, wrapped};
+use stages::{Stages, Step, Task, carriers, stages, unasked, wrapped};
 
 /// How long ending the sidecars may take where neither a flag nor the Pod says.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,10 +73,10 @@ pub fn decide(when: ShutdownWhen, code: u8, snapshot: Option<&Snapshot>) -> Deci
     match (when, snapshot) {
         (ShutdownWhen::Never, _) => Decision::Keep(Keep::Never),
         (ShutdownWhen::Success, _) if code != 0 => Decision::Keep(Keep::NoSuccess),
-        (ShutdownWhen::Auto, Some(snapshot)) if snapshot.main.role == Role::Init => {
+        (ShutdownWhen::Auto, Some(snapshot)) if snapshot.own.role == Role::Init => {
             Decision::Keep(Keep::InitContainer)
         }
-        (ShutdownWhen::Auto, Some(snapshot)) if snapshot.main.restart.after(code.into()) => {
+        (ShutdownWhen::Auto, Some(snapshot)) if snapshot.own.restart.after(code.into()) => {
             Decision::Keep(Keep::Restart)
         }
         _ => Decision::End,
@@ -122,7 +122,7 @@ pub async fn run(shutdown: &Shutdown, sight: Sight<'_>, signals: &mut Listener<'
     let Sight { snapshot, own_pod, stopping, peers } = sight;
     let grace = snapshot.map_or(DEFAULT_TIMEOUT, |snapshot| snapshot.grace);
     let deadline = deadline(shutdown.timeout.unwrap_or(grace), stopping.since().map(|since| since + grace));
-    let stop = snapshot.and_then(|snapshot| snapshot.main.stop_signal);
+    let stop = snapshot.and_then(|snapshot| snapshot.own.stop_signal);
     let Stages { first, last } = stages(shutdown, snapshot, peers);
     if shutdown.auto == ShutdownAuto::Otherwise && shutdown.actions.is_empty() {
         if snapshot.is_none() && first.is_empty() {
@@ -264,11 +264,11 @@ async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, boa
         let result = carry_out(&task.order, snapshot, deadline).await;
         match &result {
             Ok((done, _)) => {
-                board.action(task.to_string(), Taken::Accepted);
+                board.action(task.to_string(), ActionResult::Accepted);
                 info!("{task}: {done}");
             }
             Err(error) => {
-                board.action(task.to_string(), Taken::Failed);
+                board.action(task.to_string(), ActionResult::Failed);
                 let needs = task.needs().map(|needs| format!("; {needs}")).unwrap_or_default();
                 warn!("{task}: {error}{needs}");
             }
@@ -278,7 +278,7 @@ async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, boa
     .await;
     let mut all = Results::default();
     for (order, told) in results.into_iter().flatten() {
-        if let (Order::Tell { peer, .. }, Told::Peer(_)) = (order, &told) {
+        if let (Step::Notify { peer, .. }, Told::Peer(_)) = (order, &told) {
             all.heard.push(peer.container.clone());
         }
         all.told.push(told);
@@ -287,24 +287,24 @@ async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, boa
 }
 
 async fn carry_out(
-    order: &Order,
+    order: &Step,
     snapshot: Option<&Snapshot>,
     deadline: Instant,
 ) -> Result<(String, Told), String> {
     match order {
-        Order::Http(request) => {
+        Step::Http(request) => {
             let done = http::ask(request, deadline).await.map_err(|error| error.to_string())?;
             // What is not in this Pod does not end with it.
             let listens = request.url.is_loopback().then(|| request.url.address());
             Ok((done.to_string(), listens.map_or(Told::Unseen, Told::At)))
         }
-        Order::Kill(whom, signal) => {
+        Step::Kill(whom, signal) => {
             let count = kill::kill(whom, *signal, snapshot).map_err(|error| error.to_string())?;
             Ok((format!("{count} signalled"), Told::Unseen))
         }
-        Order::Tell { peer, word } => match peer.quit(word).await {
-            Ok(Heard::Ending) => Ok(("it will".to_owned(), Told::Peer(peer.clone()))),
-            Ok(Heard::NotYet) => Ok(("it waits for other containers too".to_owned(), Told::Unseen)),
+        Step::Notify { peer, message } => match peer.quit(message).await {
+            Ok(Reply::Stopping) => Ok(("it will".to_owned(), Told::Peer(peer.clone()))),
+            Ok(Reply::NotYet) => Ok(("it waits for other containers too".to_owned(), Told::Unseen)),
             // It has ended, or is being started again.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Ok(("no proa is there".to_owned(), Told::Unseen))

@@ -23,7 +23,7 @@ pub enum Answer {
 }
 
 /// Connects. `limit`: how long that may take.
-pub async fn knock(address: &Address, limit: Duration) -> Answer {
+pub async fn probe(address: &Address, limit: Duration) -> Answer {
     match timeout(limit, connect(address)).await {
         Ok(Ok(_)) => Answer::Accepted,
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Answer::Refused,

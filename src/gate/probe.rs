@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::endpoint::{Address, DirectWait, Method, Request};
 use crate::http::{Answer, Client};
-use crate::tcp::{self, knock};
+use crate::tcp::{self, probe};
 
 /// The pause after the first look; doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -91,7 +91,7 @@ impl Probe {
                 }
                 judge(answer)
             }
-            Subject::Tcp(address) => match knock(address, self.limit).await {
+            Subject::Tcp(address) => match probe(address, self.limit).await {
                 tcp::Answer::Accepted => Ok(()),
                 tcp::Answer::Refused => Err(REFUSED.to_owned()),
                 tcp::Answer::Failed(why) => Err(why),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::endpoint::HttpUrl;
-use crate::plan::selection::{Care, Selection};
+use crate::plan::selection::{Requirement, Selection};
 use crate::pod::{Exit, Life, Sidecar, Snapshot, list};
 
 /// What follows from a snapshot.
@@ -94,13 +94,14 @@ pub fn verdict(snapshot: &Snapshot, selection: &Selection) -> Verdict {
             found: snapshot.sidecars.iter().map(|sidecar| sidecar.name.clone()).collect(),
         });
     }
-    let selected = || snapshot.sidecars.iter().filter(|sidecar| selection.care(sidecar) != Care::Nothing);
+    let selected =
+        || snapshot.sidecars.iter().filter(|sidecar| selection.requirement(sidecar) != Requirement::None);
     let ended = |sidecar: &Sidecar| Some((sidecar.name.clone(), sidecar.ended_for_good()?.clone()));
     if let Some((name, exit)) = selected().find_map(ended) {
         return Verdict::Refuse(Reason::SidecarEnded { name, exit });
     }
     let unready: Vec<_> = selected()
-        .filter(|sidecar| selection.care(sidecar) == Care::Ready && !sidecar.ready)
+        .filter(|sidecar| selection.requirement(sidecar) == Requirement::Ready && !sidecar.ready)
         .map(|sidecar| Unready { name: sidecar.name.clone(), why: sidecar.why_not_ready() })
         .collect();
     if unready.is_empty() { Verdict::Open } else { Verdict::Wait(unready) }
@@ -111,7 +112,8 @@ pub fn asked_instead<'a>(
     snapshot: &'a Snapshot,
     selection: &'a Selection,
 ) -> impl Iterator<Item = (&'a str, &'a HttpUrl)> {
-    let alive = snapshot.sidecars.iter().filter(|sidecar| selection.care(sidecar) == Care::Alive);
+    let alive =
+        snapshot.sidecars.iter().filter(|sidecar| selection.requirement(sidecar) == Requirement::Alive);
     alive.filter_map(|sidecar| Some((sidecar.name.as_str(), sidecar.known.as_ref()?.ready.as_ref()?)))
 }
 

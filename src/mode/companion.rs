@@ -13,9 +13,9 @@ use crate::cluster::{Observation, OwnPod};
 use crate::exit::Outcome;
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
-use crate::peer::{Ear, Presence};
+use crate::peer::{MessageListener, Presence};
 use crate::plan::sidecar::SidecarPlan;
-use crate::pod::mains::{self, Awaited, Progress, Said};
+use crate::pod::mains::{self, Awaited, Notifications, Progress};
 use crate::pod::{Snapshot, list};
 use crate::signal::stream::Signals;
 use crate::status::board::Board;
@@ -30,8 +30,8 @@ pub(super) struct Companion<'a> {
     pub(super) board: Board,
     /// Ends with us, which is what the others wait for.
     _presence: Option<Presence>,
-    ear: Option<Ear>,
-    said: RefCell<Said>,
+    listener: Option<MessageListener>,
+    notifications: RefCell<Notifications>,
     /// The Pod's UID, where the kubelet's mounts tell it.
     pub(super) uid: Option<String>,
 }
@@ -48,9 +48,9 @@ impl<'a> Companion<'a> {
         dispensable: bool,
     ) -> Result<Self, Outcome> {
         let presence = appear(mounts)?;
-        let ear = presence.as_ref().and_then(|presence| {
+        let listener = presence.as_ref().and_then(|presence| {
             let unheard = |error: &io::Error| debug!(%error, "cannot hear the other proas of this Pod");
-            presence.hear().inspect_err(unheard).ok()
+            presence.listen().inspect_err(unheard).ok()
         });
         let server = Server::bind(plan.status, Quit::Offered).map_err(Outcome::NoStatus)?;
         let own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable)?;
@@ -61,8 +61,8 @@ impl<'a> Companion<'a> {
             server,
             board: Board::default(),
             _presence: presence,
-            ear,
-            said: RefCell::default(),
+            listener,
+            notifications: RefCell::default(),
             uid: mounts.uid.clone(),
         })
     }
@@ -79,7 +79,7 @@ impl<'a> Companion<'a> {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let api = match &self.own_pod {
                 Some(own_pod) if !gate.selection.wait_for.is_empty() => Api::Needed(own_pod.watch()),
-                _ => Api::Unasked,
+                _ => Api::NoEndpoint,
             };
             let passed = gate::pass(gate, api, &mut signals, &self.board);
             let gated = async {
@@ -88,7 +88,7 @@ impl<'a> Companion<'a> {
                     biased;
                     (snapshot, code) = self.mains_ended() => Gated::Pointless(Box::new(snapshot), code),
                     passed = passed => passed.into(),
-                    () = self.quit_asked() => Gated::Over(Outcome::AsAsked),
+                    () = self.quit_asked() => Gated::Over(Outcome::ShutDown),
                 }
             };
             anyhow::Ok(self.server.during(&self.board, gated).await)
@@ -122,8 +122,11 @@ impl<'a> Companion<'a> {
     /// Waits until another proa of the Pod, or a client of the status endpoint, asks for our end.
     pub(super) async fn quit_asked(&self) {
         let by_peer = async {
-            if let Some(ear) = &self.ear {
-                match ear.asked(|word| self.said.borrow_mut().take(word, &self.plan.mains)).await {
+            if let Some(listener) = &self.listener {
+                match listener
+                    .asked(|message| self.notifications.borrow_mut().take(message, &self.plan.mains))
+                    .await
+                {
                     Ok(()) => return,
                     Err(error) => error!(%error, "cannot hear the other proas of this Pod"),
                 }
@@ -163,7 +166,7 @@ impl From<Result<Opened, Closed>> for Gated {
             Ok(_) => Self::Open,
             Err(Closed { cause: Cause::Stopped(signal), .. }) => {
                 info!(%signal, "asked to end before the gate was open");
-                Self::Over(Outcome::AsAsked)
+                Self::Over(Outcome::ShutDown)
             }
             Err(Closed { cause, .. }) => Self::Over(cause.into()),
         }

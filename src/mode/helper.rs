@@ -16,7 +16,7 @@ use crate::cluster::{Doubt, GRACE, Observation};
 use crate::exit::Outcome;
 use crate::gate::Refusal;
 use crate::identity::Mounts;
-use crate::peer::{Peers, Word};
+use crate::peer::{Message, Peers};
 use crate::plan::sidecar::SidecarPlan;
 use crate::pod::Snapshot;
 use crate::pod::mains::{self, Progress};
@@ -94,8 +94,8 @@ impl Helper<'_> {
             Decision::End => runtime()?.block_on(async {
                 let mut signals = self.companion.signals.listen().context("cannot listen for signals")?;
                 let own_pod = self.companion.own_pod.as_ref();
-                let word = Word { container: snapshot.main.name.clone(), code };
-                let peers = Peers { word, ..Peers::default() };
+                let message = Message { container: snapshot.own.name.clone(), code };
+                let peers = Peers { message, ..Peers::default() };
                 let sight =
                     Sight { snapshot: Some(snapshot), own_pod, stopping: Stopping::No, peers: &peers };
                 let ended = shutdown::run(shutdown, sight, &mut signals, &self.companion.board);
@@ -103,13 +103,13 @@ impl Helper<'_> {
                 anyhow::Ok(())
             })?,
         }
-        Ok(Outcome::AsAsked)
+        Ok(Outcome::ShutDown)
     }
 
     /// Waits until the main containers have ended for good, or somebody asks for our end.
     async fn wait_for_mains(&self, signals: &mut Listener<'_>) -> Waited {
         let Some(own_pod) = &self.companion.own_pod else {
-            return Waited::Over(Outcome::AsAsked);
+            return Waited::Over(Outcome::ShutDown);
         };
         let mut observations = own_pod.watch();
         let mut doubt = Doubt::default();
@@ -123,7 +123,7 @@ impl Helper<'_> {
                     Ok(signal) => match signal::reaction(Phase::Shutdown { stop }, signal) {
                         Reaction::Stop => {
                             info!(%signal, "asked to end");
-                            return Waited::Over(Outcome::AsAsked);
+                            return Waited::Over(Outcome::ShutDown);
                         }
                         Reaction::Reap => {
                             reaper::reap_orphans();
@@ -133,18 +133,18 @@ impl Helper<'_> {
                     },
                     Err(error) => return Waited::Over(Outcome::Failed(error.into())),
                 },
-                () = &mut quit_asked => return Waited::Over(Outcome::AsAsked),
+                () = &mut quit_asked => return Waited::Over(Outcome::ShutDown),
                 Some(observation) = observations.next() => observation,
             };
             match observation {
-                Observation::Gone => return Waited::Over(Outcome::AsAsked),
+                Observation::Gone => return Waited::Over(Outcome::ShutDown),
                 Observation::Trouble(trouble) if doubt.about(&trouble) >= GRACE => {
                     return Waited::Over(Outcome::Refused(Refusal::Api(trouble)));
                 }
                 Observation::Trouble(_) => {}
                 Observation::Seen(snapshot) => {
                     doubt.dispel();
-                    stop = snapshot.main.stop_signal;
+                    stop = snapshot.own.stop_signal;
                     if mains.is_none() {
                         match mains::find(&snapshot, &self.companion.plan.mains) {
                             Ok(found) => mains = Some(announce(&found)),
@@ -163,7 +163,7 @@ impl Helper<'_> {
                             warn!(
                                 "`{name}` ended with {exit}: sidecars are left running (--until-exit-success)"
                             );
-                            return Waited::Over(Outcome::AsAsked);
+                            return Waited::Over(Outcome::ShutDown);
                         }
                     }
                 }

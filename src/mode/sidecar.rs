@@ -36,7 +36,7 @@ fn carry_out(
     };
     match companion.gate()? {
         Gated::Over(outcome) => Ok(outcome),
-        Gated::Pointless(..) => Ok(Outcome::AsAsked),
+        Gated::Pointless(..) => Ok(Outcome::ShutDown),
         Gated::Open => supervised(&companion, command, stop),
     }
 }

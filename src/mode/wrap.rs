@@ -11,7 +11,7 @@ use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::{self, Access, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
-use crate::peer::{Peers, Presence, Word};
+use crate::peer::{Message, Peers, Presence};
 use crate::plan::Plan;
 use crate::pod::Snapshot;
 use crate::shutdown::{self, Decision, Sight, Stopping};
@@ -78,7 +78,7 @@ impl Run<'_> {
         let passed = waiting.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let api = match &self.own_pod {
-                None => Api::Unasked,
+                None => Api::NoEndpoint,
                 Some(own_pod) if self.plan.api_is_dispensable() => Api::Dispensable(own_pod.watch()),
                 Some(own_pod) => Api::Needed(own_pod.watch()),
             };
@@ -126,7 +126,7 @@ impl Run<'_> {
             child.forward(signal);
         }
         give_memory_back();
-        let stop = snapshot.as_ref().and_then(|snapshot| snapshot.main.stop_signal);
+        let stop = snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
         let (ended, stopping) = runtime()?.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let ended = child.wait(&mut signals, stop);
@@ -148,10 +148,10 @@ impl Run<'_> {
                 let mut signals = self.signals.listen().context("cannot listen for signals")?;
                 let own_pod = self.own_pod.as_ref().filter(|_| end.access == Access::Usable);
                 let snapshot = end.snapshot.as_ref();
-                let seen = snapshot.map(|snapshot| (&snapshot.uid, &snapshot.main.name));
+                let seen = snapshot.map(|snapshot| (&snapshot.uid, &snapshot.own.name));
                 let own = seen.or(self.mounts.uid.as_ref().zip(self.mounts.container.as_ref()));
                 let peers = own.map_or_else(Peers::default, |(uid, container)| {
-                    Peers::beside(uid, Word { container: container.clone(), code: end.outcome.code() })
+                    Peers::beside(uid, Message { container: container.clone(), code: end.outcome.code() })
                 });
                 let sight = Sight { snapshot, own_pod, stopping: end.stopping, peers: &peers };
                 let ended = shutdown::run(&self.plan.shutdown, sight, &mut signals, &self.board);

@@ -12,10 +12,10 @@ use crate::endpoint::{Address, DirectWait, HttpUrl, Method, Request};
 use crate::env_file::EnvFiles;
 use crate::gate::Gate;
 use crate::identity::Claim;
-use crate::known::{Known, Named, Unasked};
+use crate::known::{Known, Named, NoEndpoint};
 use crate::plan::selection::Selection;
 use crate::policy::{AskApi, Precedence, ShutdownAuto};
-use crate::shutdown::{Action, Shutdown, Whom};
+use crate::shutdown::{Action, Processes, Shutdown};
 use crate::signal::Signal;
 
 /// Who we are, and whom to ask.
@@ -106,7 +106,7 @@ fn waits(http: Vec<HttpUrl>, tcp: Vec<Address>, file: Vec<PathBuf>) -> Vec<Direc
     asked.chain(file.into_iter().map(DirectWait::File)).collect()
 }
 
-fn known(names: Vec<Named>) -> Result<Vec<(&'static Known, HttpUrl)>, Unasked> {
+fn known(names: Vec<Named>) -> Result<Vec<(&'static Known, HttpUrl)>, NoEndpoint> {
     names.into_iter().map(|Named(known)| Ok((known, known.wait()?))).collect()
 }
 
@@ -125,7 +125,7 @@ fn actions(
         Ok(Action::Known(known, otherwise))
     });
     let http = get.chain(post).chain(known);
-    let named = kill.into_iter().map(|name| Ok(Action::Kill(Whom::Named(name), signal)));
-    let all = kill_all.then_some(Ok(Action::Kill(Whom::All, signal)));
+    let named = kill.into_iter().map(|name| Ok(Action::Kill(Processes::Named(name), signal)));
+    let all = kill_all.then_some(Ok(Action::Kill(Processes::All, signal)));
     http.chain(named).chain(all).collect()
 }

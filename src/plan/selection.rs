@@ -14,31 +14,31 @@ pub struct Selection {
 
 /// What the gate wants of a sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Care {
+pub enum Requirement {
     /// That Kubernetes calls it ready.
     Ready,
     /// That it has not ended for good: Kubernetes would call it ready too late.
     Alive,
     /// Nothing.
-    Nothing,
+    None,
 }
 
 impl Selection {
     /// What is wanted of this sidecar.
     #[must_use]
-    pub fn care(&self, sidecar: &Sidecar) -> Care {
+    pub fn requirement(&self, sidecar: &Sidecar) -> Requirement {
         let in_list = |list: &[String]| list.contains(&sidecar.name);
         let readiness = sidecar.known.as_ref().map(|recognised| recognised.readiness);
         if in_list(&self.ignore) {
-            Care::Nothing
+            Requirement::None
         } else if in_list(&self.wait_for) {
-            Care::Ready
+            Requirement::Ready
         } else if !self.wait_for.is_empty() {
-            Care::Nothing
+            Requirement::None
         } else if readiness == Some(Readiness::AfterApplication) {
-            Care::Alive
+            Requirement::Alive
         } else {
-            Care::Ready
+            Requirement::Ready
         }
     }
 }

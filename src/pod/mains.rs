@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::peer::Word;
+use crate::peer::Message;
 use crate::pod::{Exit, Role, Sidecar, Snapshot, list};
 
 /// A main container, and which end of it counts.
@@ -91,7 +91,7 @@ impl std::error::Error for Misplaced {}
 /// # Errors
 /// When there are none of these names, or not one alone.
 pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misplaced> {
-    match snapshot.main.role {
+    match snapshot.own.role {
         Role::Init => return Err(Misplaced::Init),
         // Nothing to wait for: the kubelet ends it, and in order.
         Role::NativeSidecar if named.is_empty() => return Ok(Vec::new()),
@@ -99,7 +99,7 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misp
         Role::Regular => {}
     }
     let regular: Vec<_> = snapshot.sidecars.iter().filter(|sidecar| !sidecar.native).collect();
-    if let Some(itself) = named.iter().find(|awaited| awaited.name == snapshot.main.name) {
+    if let Some(itself) = named.iter().find(|awaited| awaited.name == snapshot.own.name) {
         return Err(Misplaced::Itself(itself.name.clone()));
     }
     let list = |found: &[&Sidecar]| found.iter().map(|sidecar| sidecar.name.clone()).collect::<Vec<_>>();
@@ -111,7 +111,7 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misp
     }
     let unknown: Vec<_> = regular.into_iter().filter(|sidecar| sidecar.known.is_none()).collect();
     match unknown.as_slice() {
-        [] => Err(Misplaced::NoMain(snapshot.main.name.clone())),
+        [] => Err(Misplaced::NoMain(snapshot.own.name.clone())),
         [main] => Ok(vec![Awaited { name: main.name.clone(), end: End::ForGood }]),
         several => Err(Misplaced::WhichMain(list(several))),
     }
@@ -119,16 +119,17 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misp
 
 /// What the main containers' proas have said: each speaks for its own container alone.
 #[derive(Debug, Default)]
-pub struct Said(BTreeSet<String>);
+pub struct Notifications(BTreeSet<String>);
 
-impl Said {
+impl Notifications {
     /// Takes a word; whether that is enough to end on. Where no main container is named there is one alone.
-    pub fn take(&mut self, word: &Word, named: &[Awaited]) -> bool {
+    pub fn take(&mut self, message: &Message, named: &[Awaited]) -> bool {
         if named.is_empty() {
             return true;
         }
-        let counts =
-            |main: &&Awaited| main.name == word.container && (main.end == End::ForGood || word.code == 0);
+        let counts = |main: &&Awaited| {
+            main.name == message.container && (main.end == End::ForGood || message.code == 0)
+        };
         self.0.extend(named.iter().find(counts).map(|main| main.name.clone()));
         named.iter().all(|main| self.0.contains(&main.name))
     }
@@ -238,9 +239,9 @@ status:
     #[test]
     fn each_main_container_speaks_for_itself() {
         let ask = |mains: &[Awaited], words: &[(&str, u8)]| {
-            let mut said = Said::default();
+            let mut said = Notifications::default();
             let take = |(name, code): &(&str, u8)| {
-                said.take(&Word { container: (*name).to_owned(), code: *code }, mains)
+                said.take(&Message { container: (*name).to_owned(), code: *code }, mains)
             };
             words.iter().map(take).collect::<Vec<_>>()
         };

@@ -30,12 +30,12 @@ pub enum Action {
     /// The request that ends a well-known sidecar; this one if the Pod does not tell.
     Known(&'static Known, Request),
     /// A signal to processes in the Pod's shared process namespace.
-    Kill(Whom, Signal),
+    Kill(Processes, Signal),
 }
 
 /// Which processes a signal goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whom {
+pub enum Processes {
     /// Those with this executable name or `argv[0]` base name.
     Named(String),
     /// All others.

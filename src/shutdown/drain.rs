@@ -14,7 +14,7 @@ use crate::cluster::{Doubt, GRACE, Observation, Trouble};
 use crate::endpoint::Address;
 use crate::known::End;
 use crate::pod::{Life, Sidecar, Snapshot, State, list};
-use crate::tcp::{Answer, knock};
+use crate::tcp::{Answer, probe};
 
 /// How long the API server may be out of reach, once a sidecar was told to quit, before that counts as
 /// the sidecar's end: a mesh proxy that is gone takes our connections with it. Should the API server be
@@ -124,7 +124,7 @@ pub(super) async fn wait_for_silence(told: &[Told], deadline: Instant) {
 
 async fn refuses(address: &Address) {
     let mut pause = FIRST_PAUSE;
-    while knock(address, LAST_PAUSE).await == Answer::Accepted {
+    while probe(address, LAST_PAUSE).await == Answer::Accepted {
         sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
     }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use tracing::{debug, warn};
 
-use super::actions::Whom;
+use super::actions::Processes;
 use crate::pod::{ProcessNamespace, Snapshot};
 use crate::signal::Signal;
 use crate::signal::send::{Target, send};
@@ -58,7 +58,7 @@ impl fmt::Display for Failure {
 ///
 /// # Errors
 /// When no process was signalled.
-pub fn kill(whom: &Whom, signal: Signal, snapshot: Option<&Snapshot>) -> Result<usize, Failure> {
+pub fn kill(whom: &Processes, signal: Signal, snapshot: Option<&Snapshot>) -> Result<usize, Failure> {
     visible(snapshot)?;
     let native: Vec<_> = snapshot
         .iter()
@@ -72,8 +72,8 @@ pub fn kill(whom: &Whom, signal: Signal, snapshot: Option<&Snapshot>) -> Result<
         .collect();
     if targets.is_empty() {
         return Err(match whom {
-            Whom::Named(name) => Failure::NoSuchProcess(name.clone()),
-            Whom::All => Failure::NoOther,
+            Processes::Named(name) => Failure::NoSuchProcess(name.clone()),
+            Processes::All => Failure::NoOther,
         });
     }
     let signalled = targets.iter().filter(|process| sent(process, signal)).count();
@@ -111,14 +111,14 @@ struct Process {
 }
 
 /// Whether a process is one to signal: never proa, what runs below it, or PID 1, the Pod's pause container.
-fn chosen(process: &Process, whom: &Whom) -> bool {
+fn chosen(process: &Process, whom: &Processes) -> bool {
     let own = std::process::id().cast_signed();
     if process.pid == 1 || process.pid == own || process.parent == own {
         return false;
     }
     match whom {
-        Whom::All => true,
-        Whom::Named(name) => {
+        Processes::All => true,
+        Processes::Named(name) => {
             [&process.executable, &process.argv0].into_iter().flatten().any(|found| found == name)
         }
     }
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_name_matches_executable_or_argv0_exactly() {
-        let named = |name: &str| Whom::Named(name.to_owned());
+        let named = |name: &str| Processes::Named(name.to_owned());
         let envoy = process(Some("envoy"), "envoy-proxy");
         assert!(chosen(&envoy, &named("envoy")));
         assert!(chosen(&envoy, &named("envoy-proxy")));
@@ -206,8 +206,8 @@ mod tests {
         let own = std::process::id().cast_signed();
         for (pid, parent) in [(1, 0), (own, 1), (i32::MAX, own)] {
             let process = Process { pid, parent, ..process(Some("x"), "x") };
-            assert!(!chosen(&process, &Whom::All), "{process:?}");
-            assert!(!chosen(&process, &Whom::Named("x".into())), "{process:?}");
+            assert!(!chosen(&process, &Processes::All), "{process:?}");
+            assert!(!chosen(&process, &Processes::Named("x".into())), "{process:?}");
         }
     }
 

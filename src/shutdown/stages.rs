@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::actions::{Action, Shutdown, Whom};
+use super::actions::{Action, Processes, Shutdown};
 use crate::endpoint::Request;
 use crate::known::{self, End, Known, Recognised, Traffic};
-use crate::peer::{Peer, Peers, Word};
+use crate::peer::{Message, Peer, Peers};
 use crate::pod::{Sidecar, Snapshot};
 use crate::policy::ShutdownAuto;
 use crate::signal::Signal;
@@ -23,7 +23,7 @@ pub struct Stages {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
     /// What is done.
-    pub order: Order,
+    pub order: Step,
     /// The sidecar that it ends.
     pub known: Option<&'static Known>,
     /// Whose connections go through that.
@@ -32,27 +32,27 @@ pub struct Task {
 
 /// How a sidecar is ended, once it is known where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum Step {
     /// An HTTP request.
     Http(Request),
     /// A signal to processes in the Pod's shared process namespace.
-    Kill(Whom, Signal),
+    Kill(Processes, Signal),
     /// A word to the proa that wraps a sidecar.
-    Tell {
+    Notify {
         /// That proa.
         peer: Peer,
         /// What is said to it.
-        word: Word,
+        message: Message,
     },
 }
 
-impl fmt::Display for Order {
+impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(request) => write!(f, "{request}"),
-            Self::Kill(Whom::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
-            Self::Kill(Whom::All, signal) => write!(f, "{signal} to all other processes"),
-            Self::Tell { peer, .. } => write!(f, "`{}` told to end", peer.container),
+            Self::Kill(Processes::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
+            Self::Kill(Processes::All, signal) => write!(f, "{signal} to all other processes"),
+            Self::Notify { peer, .. } => write!(f, "`{}` told to end", peer.container),
         }
     }
 }
@@ -122,11 +122,11 @@ pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)
 fn given(action: &Action, snapshot: Option<&Snapshot>) -> Vec<Task> {
     let http = |request: &Request, known: Option<&'static Known>| {
         let traffic = known.map_or(Traffic::Own, |known| known.traffic);
-        Task { order: Order::Http(request.clone()), known, traffic }
+        Task { order: Step::Http(request.clone()), known, traffic }
     };
     match action {
         Action::Kill(whom, signal) => {
-            vec![Task { order: Order::Kill(whom.clone(), *signal), known: None, traffic: Traffic::Own }]
+            vec![Task { order: Step::Kill(whom.clone(), *signal), known: None, traffic: Traffic::Own }]
         }
         Action::Http(request) => {
             vec![http(request, in_pod(request, snapshot).or_else(|| known::ended_by(request)))]
@@ -141,17 +141,20 @@ fn given(action: &Action, snapshot: Option<&Snapshot>) -> Vec<Task> {
 }
 
 fn told(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
-    let tell =
-        |peer, traffic| Task { order: Order::Tell { peer, word: peers.word.clone() }, known: None, traffic };
+    let tell = |peer, traffic| Task {
+        order: Step::Notify { peer, message: peers.message.clone() },
+        known: None,
+        traffic,
+    };
     let Some(Snapshot { uid, sidecars, .. }) = snapshot else {
-        return peers.hearing.iter().map(|peer| tell(peer.clone(), Traffic::Own)).collect();
+        return peers.listening.iter().map(|peer| tell(peer.clone(), Traffic::Own)).collect();
     };
     let regular = sidecars.iter().filter(|sidecar| !sidecar.native);
     let tasks = regular.filter_map(|sidecar| {
         let recognised = sidecar.known.as_ref();
         let by_command = recognised.is_some_and(|recognised| recognised.known.end == End::Peer);
         // Under another name, or behind a shell, its socket tells.
-        let by_socket = peers.hearing.iter().any(|peer| peer.container == sidecar.name);
+        let by_socket = peers.listening.iter().any(|peer| peer.container == sidecar.name);
         let peer = Peer { uid: uid.clone(), container: sidecar.name.clone() };
         let traffic = recognised.map_or(Traffic::Own, |recognised| recognised.traffic);
         (by_command || by_socket).then(|| tell(peer, traffic))
@@ -169,12 +172,12 @@ fn in_pod(request: &Request, snapshot: Option<&Snapshot>) -> Option<&'static Kno
 fn automatic(snapshot: Option<&Snapshot>, given: &[Task]) -> Vec<Task> {
     let requests = regular(snapshot).filter_map(|(_, found)| Some((found.known, found.end.as_ref()?)));
     let asked = |request: &Request| {
-        given.iter().any(|task| matches!(&task.order, Order::Http(other) if other.goes_where(request)))
+        given.iter().any(|task| matches!(&task.order, Step::Http(other) if other.goes_where(request)))
     };
     requests
         .filter(|(_, request)| !asked(request))
         .map(|(known, request)| Task {
-            order: Order::Http(request.clone()),
+            order: Step::Http(request.clone()),
             known: Some(known),
             traffic: known.traffic,
         })
@@ -231,7 +234,7 @@ spec:
 
     #[test]
     fn an_action_turns_that_off_unless_both_are_asked_for() {
-        let kill = || vec![Action::Kill(Whom::All, Signal::TERM)];
+        let kill = || vec![Action::Kill(Processes::All, Signal::TERM)];
         let alone = stages(&shutdown(ShutdownAuto::Otherwise, kill()), Some(&pod()), &Peers::default());
         assert_eq!((alone.first.len(), alone.last.len()), (1, 0));
         let both = stages(&shutdown(ShutdownAuto::Too, kill()), Some(&pod()), &Peers::default());
@@ -267,16 +270,16 @@ spec:
         let pod = snapshot(
             "spec: {containers: [{name: web, image: w, command: [/entry]}, {name: main, image: m}]}",
         );
-        let hearing = ["web", "gone"].map(|name| Peer { uid: pod.uid.clone(), container: name.into() });
-        let peers = Peers { hearing: hearing.into(), ..Peers::default() };
+        let listening = ["web", "gone"].map(|name| Peer { uid: pod.uid.clone(), container: name.into() });
+        let peers = Peers { listening: listening.into(), ..Peers::default() };
         let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod), &peers);
         assert_eq!(shown(&stages.first), ["`web` told to end"]);
     }
 
     #[test]
     fn without_sight_of_the_pod_the_proas_that_are_there_are_told() {
-        let hearing = vec![Peer { uid: "u".into(), container: "web".into() }];
-        let peers = Peers { hearing, ..Peers::default() };
+        let listening = vec![Peer { uid: "u".into(), container: "web".into() }];
+        let peers = Peers { listening, ..Peers::default() };
         let told = |auto| shown(&stages(&shutdown(auto, Vec::new()), None, &peers).first);
         assert_eq!(told(ShutdownAuto::Otherwise), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Off), Vec::<String>::new());

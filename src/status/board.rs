@@ -19,7 +19,7 @@ pub enum Phase {
 
 /// What came of an action that ends sidecars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Taken {
+pub enum ActionResult {
     /// The order was taken.
     Accepted,
     /// It was not.
@@ -56,7 +56,7 @@ pub struct Board {
     drain: Cell<Option<Span>>,
     sidecars: RefCell<BTreeMap<String, Duration>>,
     direct: RefCell<BTreeMap<String, Duration>>,
-    actions: RefCell<BTreeMap<(String, Taken), u64>>,
+    actions: RefCell<BTreeMap<(String, ActionResult), u64>>,
 }
 
 impl Default for Board {
@@ -114,7 +114,7 @@ impl Board {
     }
 
     /// An action was carried out.
-    pub fn action(&self, action: String, taken: Taken) {
+    pub fn action(&self, action: String, taken: ActionResult) {
         *self.actions.borrow_mut().entry((action, taken)).or_default() += 1;
     }
 
@@ -159,7 +159,7 @@ impl Board {
         self.direct.borrow().clone()
     }
 
-    pub(super) fn actions(&self) -> BTreeMap<(String, Taken), u64> {
+    pub(super) fn actions(&self) -> BTreeMap<(String, ActionResult), u64> {
         self.actions.borrow().clone()
     }
 }

@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::board::{Board, Phase, Taken};
+use super::board::{ActionResult, Board, Phase};
 
 /// The format's media type.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -58,8 +58,8 @@ fn actions(board: &Board) -> Family<Labels, Counter> {
     let actions = Family::<Labels, Counter>::default();
     for ((action, taken), count) in board.actions() {
         let result = match taken {
-            Taken::Accepted => "accepted",
-            Taken::Failed => "failed",
+            ActionResult::Accepted => "accepted",
+            ActionResult::Failed => "failed",
         };
         actions.get_or_create(&vec![("action", action), ("result", result.to_owned())]).inc_by(count);
     }

@@ -176,7 +176,7 @@ impl Watch<'_, '_> {
     /// Whether this is how the runtime stops the container. An image's own `STOPSIGNAL` the Pod does not show; it is
     /// what `--stop-signal` names.
     fn is_stop(&self, signal: Signal) -> bool {
-        let own = self.snapshot.as_ref().and_then(|snapshot| snapshot.main.stop_signal);
+        let own = self.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
         signal == Signal::TERM || signal == self.stop.signal || Some(signal) == own
     }
 
@@ -342,7 +342,7 @@ impl Watch<'_, '_> {
         info!("command ended: {ended}");
         match self.stage {
             Stage::Asked(Why::Failed(outcome), _) => outcome,
-            Stage::Asked(Why::Wanted, _) => Outcome::AsAsked,
+            Stage::Asked(Why::Wanted, _) => Outcome::ShutDown,
             Stage::Running | Stage::Held(..) => Outcome::Ended(ended),
         }
     }
