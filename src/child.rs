@@ -3,19 +3,20 @@
 pub mod exec;
 pub mod terminal;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as NixSignal, killpg};
-use nix::unistd::Pid;
-use tokio::time::Instant;
+use nix::unistd::{Pid, chdir};
 use tracing::{debug, warn};
 
-use crate::env_file::{EnvFiles, Variables};
+use crate::budget::StopRequests;
 use crate::policy::ForwardTo;
 use crate::signal::origin::Origin;
 use crate::signal::send::{Target, send, suspend_self};
@@ -33,9 +34,10 @@ pub struct Command {
     pub args: Vec<OsString>,
     /// Who gets the signals that proa receives.
     pub forward_to: ForwardTo,
-    /// Variables that are read once the gate is open.
-    pub env_files: EnvFiles,
 }
+
+/// Variables by name.
+pub type Variables = BTreeMap<String, String>;
 
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub enum NotStarted {
     NotFound(io::Error),
     /// There, but not to be executed.
     NotExecutable(io::Error),
+    /// Arguments and environment together are larger than the system takes.
+    TooLarge,
     /// The system could not make a process.
     NoProcess(io::Error),
 }
@@ -81,6 +85,11 @@ impl fmt::Display for NotStarted {
             Self::NotExecutable(error) => {
                 write!(f, "{error}; expected a file that this user may execute, built for this machine")
             }
+            Self::TooLarge => write!(
+                f,
+                "arguments and environment together are larger than the system takes (execve(2), E2BIG); expected fewer \
+                 variables: see --env-file, and enableServiceLinks: false in the Pod's spec"
+            ),
             Self::NoProcess(error) => write!(f, "{error}"),
         }
     }
@@ -109,11 +118,18 @@ pub fn spawn(command: &Command, variables: &Variables) -> Result<Child, NotStart
         terminal => fork(image, origin, terminal.as_ref()),
     };
     match spawned {
-        Ok(pid) => Ok(Child { pid, forward_to: command.forward_to, terminal }),
+        Ok(pid) => {
+            // Ours would keep a volume busy for as long as the command runs; the command has its own by now.
+            if let Err(error) = chdir("/") {
+                debug!(%error, "cannot leave the working directory");
+            }
+            Ok(Child { pid, forward_to: command.forward_to, terminal })
+        }
         Err(error) => {
             take_back(terminal.as_ref());
             Err(match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::ENOENT | Errno::ENOTDIR) => NotStarted::NotFound(error),
+                Some(Errno::E2BIG) => NotStarted::TooLarge,
                 Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => {
                     NotStarted::NoProcess(error)
                 }
@@ -176,8 +192,8 @@ impl Child {
     }
 
     /// Waits for the command's end, forwarding signals and collecting orphans meanwhile. `stop` is the
-    /// container's own stop signal, where the Pod tells it. Returns how the command ended, and when the
-    /// container was first asked to stop, if it was.
+    /// container's own stop signal, where the Pod shows it. Returns how the command ended, and when the
+    /// container was asked to stop.
     ///
     /// # Errors
     /// When signals can no longer be received.
@@ -185,23 +201,23 @@ impl Child {
         self,
         signals: &mut Listener<'_>,
         stop: Option<Signal>,
-    ) -> io::Result<(Ended, Option<Instant>)> {
-        let mut stopping = None;
+    ) -> io::Result<(Ended, StopRequests)> {
+        let mut asked = StopRequests::default();
         loop {
-            let signal = signals.next().await?;
-            match signal::reaction(Phase::Command, signal) {
+            let received = signals.next().await?;
+            match signal::reaction(Phase::Command, received) {
                 Reaction::Reap => {
                     if let Some(ended) = self.collect() {
-                        return Ok((ended, stopping));
+                        return Ok((ended, asked));
                     }
                 }
                 Reaction::Forward => {
-                    if signal == stop.unwrap_or(Signal::TERM) {
-                        stopping.get_or_insert_with(Instant::now);
+                    if received.is_stop(stop) {
+                        asked.note(Instant::now());
                     }
-                    self.forward(signal);
+                    self.forward(received.signal);
                 }
-                Reaction::Stop | Reaction::Hold | Reaction::Suspend | Reaction::Ignore => {}
+                Reaction::Stop | Reaction::Suspend | Reaction::Ignore | Reaction::Drop => {}
             }
         }
     }
@@ -221,6 +237,7 @@ impl Child {
             let exited = status.code().map(|code| Ended::Exited(u8::try_from(code).unwrap_or(u8::MAX)));
             if let Some(ended) = exited.or_else(|| status.signal().map(Ended::Signaled)) {
                 take_back(self.terminal.as_ref());
+                self.end_leftovers();
                 return Some(ended);
             }
             if status.stopped_signal().is_some() {
@@ -228,6 +245,15 @@ impl Child {
             }
         }
         None
+    }
+
+    /// What the command has left in its process group has no one to pass it signals any more.
+    fn end_leftovers(&self) {
+        if self.forward_to == ForwardTo::Group {
+            // ESRCH: nothing is left.
+            let sent = send(Target::Group(self.pid), Signal::TERM);
+            debug!(?sent, "SIGTERM to what is left of the command's process group");
+        }
     }
 
     /// The command has stopped. On a terminal with job control proa stops too, so that the shell gets its

@@ -2,12 +2,14 @@
 
 pub mod flags;
 
+use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::endpoint::without_secrets;
 use crate::known;
 use flags::{Ending, Environment, Output, Stopping, Until, Waiting, Who};
 
@@ -21,7 +23,7 @@ Exit codes:
 
 Every flag has a variable: --ready-timeout is PROA_READY_TIMEOUT. Where a flag
 repeats, a value of it, or of its variable, may be several separated by spaces.
-Durations read 500ms, 30s, 5m, 1h. RUST_LOG sets what is logged.";
+Durations read 500ms, 30s, 5m, 1h; 0 is no limit. RUST_LOG sets what is logged.";
 
 /// Entrypoint of a Kubernetes container that runs beside sidecars: waits until
 /// they are ready, runs COMMAND, ends them, and exits with its exit code.
@@ -165,7 +167,7 @@ pub enum Answer {
 /// When there is nothing to do: help was asked for, or the command line is wrong.
 pub fn read() -> Result<Task, Answer> {
     let arguments = Arguments::try_parse().map_err(|error| {
-        let text = error.to_string();
+        let text = without_secrets_of(error.to_string(), given());
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Answer::Asked(text),
             ErrorKind::MissingRequiredArgument | ErrorKind::UnknownArgument if !text.contains("<DEST>") => {
@@ -180,6 +182,31 @@ pub fn read() -> Result<Task, Answer> {
         Some(Other::Install { destination, .. }) => Ok(Task::Install(destination)),
         Some(Other::Known { .. }) => Err(Answer::Asked(known::table())),
     }
+}
+
+/// What was given: every word, and what stands behind its `=`; every variable of ours.
+fn given() -> impl Iterator<Item = String> {
+    let words = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let ours = |name: &OsString| name.to_string_lossy().starts_with("PROA_");
+    let variables = env::vars_os().filter(move |(name, _)| ours(name));
+    let values = words.chain(variables.map(|(_, value)| value.to_string_lossy().into_owned()));
+    values.flat_map(|value| {
+        let behind = value.split_once('=').map(|(_, rest)| rest.to_owned());
+        // One word may hold several values.
+        let parts: Vec<_> = value.split_whitespace().map(str::to_owned).collect();
+        [Some(value), behind].into_iter().flatten().chain(parts)
+    })
+}
+
+/// An error quotes what it is about, which may be a URL with a password or a token in it.
+fn without_secrets_of(mut text: String, given: impl Iterator<Item = String>) -> String {
+    let mut secret: Vec<_> = given.filter(|value| value.contains(['?', '#', '@'])).collect();
+    // The whole before its parts.
+    secret.sort_by_key(|value| std::cmp::Reverse(value.len()));
+    for value in secret {
+        text = text.replace(&value, &without_secrets(&value));
+    }
+    text
 }
 
 #[cfg(test)]

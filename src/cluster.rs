@@ -2,33 +2,40 @@
 //!
 //! One request serves list and watch: a watch by name from resourceVersion 0 begins with the Pod as it is
 //! ("Get State and Start at Any", Kubernetes API Concepts), so that the Role needs `watch` alone. The
-//! first event may be stale, which only makes us wait; the watch brings the newer state. Whatever ends a
-//! watch, the next one begins from scratch and so misses nothing.
+//! first event may be stale; [`crate::pod::Run`] shows whether it is of use, and the watch brings the newer state. Whatever
+//! ends a watch, the next one begins from scratch and so misses nothing.
+
+mod client;
+pub mod trouble;
 
 use std::collections::hash_map::RandomState;
-use std::fmt;
-use std::fs;
 use std::hash::BuildHasher;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
 
 use futures::stream::{BoxStream, StreamExt, unfold};
-use http::header::{HeaderValue, USER_AGENT};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
-use kube::config::AuthInfo;
-use kube::{Client, Config};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 use tracing::debug;
 
 use crate::causes::causes;
 use crate::identity::{Identity, PodName};
-use crate::pod::{Snapshot, Unreadable};
-use crate::policy::AskApi;
+use crate::pod::Snapshot;
+pub use client::{ApiServer, Cluster, NoApi};
+use client::{Connection, bounded};
+use trouble::{Trouble, Verb};
 
-/// The server ends a watch after this long. A connection that has gone silent without being closed is
-/// found out by that, so it bounds how long a change can go unseen.
+/// The API server's address, set by the kubelet.
+pub const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
+/// The API server's port, set by the kubelet.
+pub const SERVICE_PORT: &str = "KUBERNETES_SERVICE_PORT";
+
+/// The server ends a watch after this long, and up to [`SPREAD`] more, so that Pods that started together do not come back
+/// together. A connection that has gone silent without being closed is found out by that, so it bounds how long a
+/// change can go unseen.
 const WATCH: Duration = Duration::from_secs(30);
+const SPREAD: Duration = Duration::from_secs(5);
 /// How much later than that the end must have come.
 const SLACK: Duration = Duration::from_secs(5);
 /// How long an answer may take at first. Doubles up to [`WATCH`] while it takes longer: a proxy that
@@ -39,29 +46,19 @@ const ANSWER: Duration = Duration::from_secs(4);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause between attempts.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause while the API server refuses us: somebody has to change something first.
+const LAST_REFUSED_PAUSE: Duration = Duration::from_secs(30);
+/// How long refusals are answered by quick attempts: rights may come a little later than the Pod.
+const QUICK: Duration = Duration::from_secs(12);
+/// Watches that an API server ends together are opened anew within this.
+const REOPEN: Duration = Duration::from_millis(250);
 /// A hostname that names no Pod shows no event. How long a first event may take before we look for the
 /// Pod by UID: it is the first thing that a watch sends.
 const FIRST_EVENT: Duration = Duration::from_secs(2);
-/// How the API server's audit log knows us.
-const AGENT: &str = concat!("proa/", env!("CARGO_PKG_VERSION"));
 /// Pods a page while looking for a UID: some hundred kilobytes of metadata.
 const PAGE: u32 = 100;
-
-/// The API server's address, set by the kubelet.
-pub const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
-/// The API server's port, set by the kubelet.
-pub const SERVICE_PORT: &str = "KUBERNETES_SERVICE_PORT";
-
-/// How the API server is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiServer {
-    /// Whether it is asked.
-    pub ask: AskApi,
-    /// The service account's mount: `token`, `ca.crt`, `namespace`.
-    pub service_account: PathBuf,
-    /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, which the kubelet gives every container.
-    pub address: Option<(String, u16)>,
-}
+/// An error's text is not longer, whatever a proxy answers.
+const LONGEST_TEXT: usize = 300;
 
 /// What came of watching.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,151 +71,15 @@ pub enum Observation {
     Trouble(Trouble),
 }
 
-/// What stands in the way of seeing the Pod.
+/// What a look at the Pod came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// No connection, no answer, or none that makes sense.
-    Unreachable(String),
-    /// The API server does not know the token (401).
-    Unauthorized(String),
-    /// RBAC does not allow it (403).
-    Forbidden {
-        /// `watch`, or `list` where the Pod must be found by UID.
-        verb: &'static str,
-        /// The namespace.
-        namespace: String,
-        /// The API server's own words.
-        message: String,
-    },
-    /// The namespace has no such Pod.
-    NoSuchPod(String),
-    /// The Pod of that name is not the one this container belongs to.
-    OtherPod {
-        /// `namespace/name`.
-        pod: String,
-        /// The UID that the kubelet's mounts tell.
-        own: String,
-        /// The UID of the Pod of that name.
-        found: String,
-    },
-    /// The Pod does not tell which container is ours.
-    Unreadable(Unreadable),
-}
-
-impl Trouble {
-    /// Whether the API server knows us not, or does not let us.
-    #[must_use]
-    pub fn is_denial(&self) -> bool {
-        matches!(self, Self::Unauthorized(_) | Self::Forbidden { .. })
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable(why) => write!(f, "the API server cannot be reached: {why}"),
-            Self::Unauthorized(why) => write!(
-                f,
-                "the API server does not accept the service account token ({why}); expected a token of this \
-                 cluster in --service-account-dir"
-            ),
-            Self::Forbidden { verb, namespace, message } => {
-                write!(
-                    f,
-                    "{message}; bind this Pod's service account to a Role in namespace `{namespace}` with the rule \
-                     {{apiGroups: [\"\"], resources: [\"pods\"], verbs: [\"{verb}\"]}}"
-                )?;
-                if *verb == "list" {
-                    write!(
-                        f,
-                        ", or set POD_NAME from metadata.name, since the hostname is not this Pod's name"
-                    )?;
-                }
-                Ok(())
-            }
-            Self::NoSuchPod(pod) => write!(
-                f,
-                "there is no Pod `{pod}`; set --pod-name (POD_NAME) from metadata.name and --namespace \
-                 (POD_NAMESPACE) from metadata.namespace"
-            ),
-            Self::OtherPod { pod, own, found } => write!(
-                f,
-                "the Pod `{pod}` has UID {found}, but this container belongs to the Pod with UID {own}; \
-                 correct --pod-name (POD_NAME)"
-            ),
-            Self::Unreadable(why) => write!(f, "{why}"),
-        }
-    }
-}
-
-/// How long the API server may deny what we ask, or know no such Pod, before we believe it. A RoleBinding
-/// created together with the Pod may come later than the Pod, a cache may lag, and an API server that has
-/// just started knows no Roles yet.
-pub const GRACE: Duration = Duration::from_secs(10);
-
-/// Whether to believe that something stands in the way for good: after [`GRACE`].
-#[derive(Debug, Default)]
-pub struct Doubt {
-    since: Option<Instant>,
-}
-
-impl Doubt {
-    /// For how long this trouble has been doubted. An API server out of reach is none for good.
-    pub fn about(&mut self, trouble: &Trouble) -> Duration {
-        match trouble {
-            Trouble::Unreachable(_) => Duration::ZERO,
-            Trouble::Unreadable(_) => Duration::MAX,
-            Trouble::Unauthorized(_)
-            | Trouble::Forbidden { .. }
-            | Trouble::NoSuchPod(_)
-            | Trouble::OtherPod { .. } => self.since.get_or_insert_with(Instant::now).elapsed(),
-        }
-    }
-
-    /// The Pod was seen: all is well again.
-    pub fn dispel(&mut self) {
-        self.since = None;
-    }
-}
-
-/// Why there is no way to ask an API server at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoApi {
-    /// The kubelet's variables are missing.
-    Server,
-    /// The service account is not mounted.
-    ServiceAccount {
-        /// The file.
-        file: String,
-        /// Why it cannot be read.
-        error: String,
-    },
-}
-
-impl fmt::Display for NoApi {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Server => write!(
-                f,
-                "{} and {} are not set; proa runs as the entrypoint of a container in a Kubernetes Pod",
-                SERVICE_HOST, SERVICE_PORT
-            ),
-            Self::ServiceAccount { file, error } => write!(
-                f,
-                "no service account: {file}: {error}; mount its token (automountServiceAccountToken, or a \
-                 projected volume named by --service-account-dir)"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for NoApi {}
-
-/// The API server, as this Pod's service account reaches it.
-#[derive(Debug, Clone)]
-pub struct Cluster {
-    api: ApiServer,
-    url: String,
+pub enum Looked {
+    /// The Pod as it is.
+    Seen(Snapshot),
+    /// It no longer exists.
+    Gone,
+    /// What stood in the way until time was up.
+    Not(Trouble),
 }
 
 /// Where to see the own Pod.
@@ -230,61 +91,56 @@ pub struct OwnPod {
     pub identity: Identity,
 }
 
-impl Cluster {
-    /// Checks that there is a server and a service account to ask it with.
-    ///
-    /// # Errors
-    /// When the kubelet's variables or files are missing.
-    pub fn new(api: &ApiServer) -> Result<Self, NoApi> {
-        let (host, port) = api.address.as_ref().ok_or(NoApi::Server)?;
-        // An IPv6 address stands in brackets.
-        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let cluster = Self { api: api.clone(), url: format!("https://{host}:{port}") };
-        cluster.config()?;
-        Ok(cluster)
-    }
-
-    /// Token and CA are read anew for every attempt: both rotate (KEP-1205).
-    fn config(&self) -> Result<Config, NoApi> {
-        let file = |name: &str| self.api.service_account.join(name);
-        let unreadable = |name: &str, error: &dyn fmt::Display| NoApi::ServiceAccount {
-            file: file(name).display().to_string(),
-            error: error.to_string(),
-        };
-        let token = fs::read_to_string(file("token")).map_err(|error| unreadable("token", &error))?;
-        fs::File::open(file("ca.crt")).map_err(|error| unreadable("ca.crt", &error))?;
-        let mut config = Config::new(self.url.parse().map_err(|_| NoApi::Server)?);
-        config.root_cert_file = Some(file("ca.crt"));
-        // Without any certificate here kube would look for the system's, of which an empty image has none,
-        // before it turns to the file.
-        config.root_cert = Some(Vec::new());
-        config.auth_info = AuthInfo { token: Some(token.trim().to_owned().into()), ..AuthInfo::default() };
-        config.headers = vec![(USER_AGENT, HeaderValue::from_static(AGENT))];
-        // Time limits and retries are this file's own.
-        config.connect_timeout = None;
-        config.read_timeout = None;
-        config.write_timeout = None;
-        config.default_retry = false;
-        Ok(config)
-    }
-
-    fn client(&self) -> Result<Client, Trouble> {
-        let config = self.config().map_err(|error| Trouble::Unreachable(error.to_string()))?;
-        Client::try_from(config).map_err(|error| Trouble::Unreachable(causes(&error)))
-    }
-}
-
 impl OwnPod {
     /// Watches the Pod. The stream goes on until it is dropped, and holds at most one connection.
     #[must_use]
     pub fn watch(&self) -> BoxStream<'static, Observation> {
+        self.observe(Start::Cached)
+    }
+
+    /// Looks at the Pod once, for so long at most. What is seen is not older than the request: without a resourceVersion the
+    /// API server asks its store ("Get State and Start at Most Recent"). `denial_is_final`: not to be asked again.
+    pub async fn look(&self, limit: Duration, denial_is_final: bool) -> Looked {
+        let mut observations = self.observe(Start::Consistent);
+        let mut last = Trouble::NoConnection("no answer in time".to_owned());
+        let looking = async {
+            while let Some(observation) = observations.next().await {
+                match observation {
+                    Observation::Seen(snapshot) => return Looked::Seen(snapshot),
+                    Observation::Gone => return Looked::Gone,
+                    Observation::Trouble(trouble) => {
+                        if trouble.is_denial() && denial_is_final {
+                            return Looked::Not(trouble);
+                        }
+                        last = trouble;
+                    }
+                }
+            }
+            // The stream has no end.
+            std::future::pending().await
+        };
+        match timeout(limit, looking).await {
+            Ok(looked) => looked,
+            Err(_) => Looked::Not(last),
+        }
+    }
+
+    /// The same, by the name that was found out: the search for it need not be made again.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        let identity = Identity { pod: PodName::Given(name.to_owned()), ..self.identity.clone() };
+        Self { cluster: self.cluster.clone(), identity }
+    }
+
+    fn observe(&self, start: Start) -> BoxStream<'static, Observation> {
         let watcher = Watcher {
             cluster: self.cluster.clone(),
             identity: self.identity.clone(),
+            start,
             verified: false,
             events: None,
             answer: ANSWER,
-            pause: Duration::ZERO,
+            pause: Pause::default(),
             opened: None,
         };
         unfold(watcher, |mut watcher| async move {
@@ -295,17 +151,82 @@ impl OwnPod {
     }
 }
 
+/// How new the first event is at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// From the API server's cache, which may lag.
+    Cached,
+    /// From its store.
+    Consistent,
+}
+
+impl Start {
+    fn resource_version(self) -> &'static str {
+        match self {
+            Self::Cached => "0",
+            Self::Consistent => "",
+        }
+    }
+}
+
+/// How long until the next attempt.
+#[derive(Debug, Default)]
+struct Pause {
+    next: Duration,
+    /// What the API server asked for.
+    asked: Duration,
+    refused_since: Option<Instant>,
+}
+
+impl Pause {
+    /// A watch lived for a while and ended, as every watch does: the next one follows soon.
+    fn after_a_good_watch(&mut self) {
+        *self = Self { next: scattered(Duration::ZERO, REOPEN), ..Self::default() };
+    }
+
+    /// Something stood in the way.
+    fn after(&mut self, trouble: &Trouble, now: Instant) {
+        if trouble.is_passing() {
+            self.refused_since = None;
+        } else {
+            self.refused_since.get_or_insert(now);
+        }
+        let quick = self.refused_since.is_none_or(|since| now.saturating_duration_since(since) < QUICK);
+        let longest = if quick { LAST_PAUSE } else { LAST_REFUSED_PAUSE };
+        self.next = (self.next * 2).clamp(FIRST_PAUSE, longest);
+        self.asked = trouble.retry_after().unwrap_or_default();
+    }
+
+    /// What a watch that ended at once comes to: it must not be opened anew in a tight loop.
+    fn grow(&mut self) {
+        self.next = (self.next * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+    }
+
+    async fn pass(&self) {
+        // Pods that lost the API server together do not come back together.
+        sleep(self.asked + scattered(self.next * 3 / 4, self.next / 4)).await;
+    }
+}
+
+/// The first, and up to the second more.
+fn scattered(least: Duration, more: Duration) -> Duration {
+    let random = RandomState::new().hash_one(()) % 256;
+    least + more * u32::try_from(random).unwrap_or(0) / 256
+}
+
 type Events = BoxStream<'static, kube::Result<WatchEvent<Pod>>>;
 
 struct Watcher {
     cluster: Cluster,
     identity: Identity,
+    start: Start,
     /// Whether the Pod's name is known to be right.
     verified: bool,
     events: Option<Events>,
     answer: Duration,
-    pause: Duration,
-    opened: Option<Instant>,
+    pause: Pause,
+    /// When the open watch was opened, and when its end must have come.
+    opened: Option<(Instant, Instant)>,
 }
 
 impl Watcher {
@@ -320,6 +241,11 @@ impl Watcher {
                 Ok(None) => {}
                 Err(trouble) => {
                     debug!(%trouble, "watch failed");
+                    self.events = None;
+                    if self.opened.take().is_some_and(|(opened, _)| opened.elapsed() > LAST_PAUSE) {
+                        self.pause.after_a_good_watch();
+                    }
+                    self.pause.after(&trouble, Instant::now());
                     return Observation::Trouble(trouble);
                 }
             }
@@ -328,39 +254,42 @@ impl Watcher {
 
     /// Pauses if there is reason to, then opens a watch.
     async fn open(&mut self) -> Result<Option<Observation>, Trouble> {
-        // A watch that lived for a while was a good one; one that ends at once must not be reopened in a
-        // tight loop.
-        if self.opened.take().is_some_and(|opened| opened.elapsed() > LAST_PAUSE) {
-            self.pause = Duration::ZERO;
+        // A watch that lived for a while was a good one.
+        match self.opened.take() {
+            Some((opened, _)) if opened.elapsed() > LAST_PAUSE => self.pause.after_a_good_watch(),
+            Some(_) => self.pause.grow(),
+            None => {}
         }
-        sleep(jittered(self.pause)).await;
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+        self.pause.pass().await;
         if !self.verified && self.identity.uid.is_some() && self.identity.pod.is_doubtful() {
             self.find_by_uid().await?;
         }
-        let pods = self.pods()?;
+        let lifetime = scattered(WATCH, SPREAD);
         let selector = format!("metadata.name={}", self.identity.pod.as_str());
-        let seconds = u32::try_from(WATCH.as_secs()).unwrap_or(u32::MAX);
+        let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
         let params = WatchParams::default().fields(&selector).timeout(seconds);
-        let events = match timeout(self.answer, pods.watch(&params, "0")).await {
+        let connection = self.connect()?;
+        let pods = self.pods(&connection);
+        let events = match timeout(self.answer, pods.watch(&params, self.start.resource_version())).await {
             Err(_) => {
                 let waited = self.answer;
                 self.answer = (self.answer * 2).min(WATCH);
-                return Err(Trouble::Unreachable(format!("no answer within {}s", waited.as_secs())));
+                return Err(no_answer(waited));
             }
-            Ok(answer) => answer.map_err(|error| self.trouble("watch", &error))?,
+            Ok(answer) => answer.map_err(|error| self.trouble(Verb::Watch, &error, &connection))?,
         };
         self.answer = ANSWER;
-        self.opened = Some(Instant::now());
+        let opened = Instant::now();
+        let first_by = if self.verified { lifetime + SLACK } else { FIRST_EVENT };
+        self.opened = Some((opened, opened + first_by));
         self.events = Some(events.boxed());
         Ok(None)
     }
 
     /// The next event of the open watch; the watch is kept unless it has come to its end.
     async fn read(&mut self, mut events: Events) -> Result<Option<Observation>, Trouble> {
-        let opened = self.opened.unwrap_or_else(Instant::now);
-        let patience = if self.verified { WATCH + SLACK } else { FIRST_EVENT };
-        match timeout_at(opened + patience, events.next()).await {
+        let by = self.opened.map_or_else(Instant::now, |(_, by)| by);
+        match timeout_at(by.into(), events.next()).await {
             // Silent for longer than the server lets a watch live, or ended as every watch does.
             Err(_) | Ok(None) if self.verified => Ok(None),
             Err(_) | Ok(None) => {
@@ -371,7 +300,7 @@ impl Watcher {
                 self.events = Some(events);
                 self.event(event).await
             }
-            Ok(Some(Err(error))) => Err(self.trouble("watch", &error)),
+            Ok(Some(Err(error))) => Err(trouble_of(&error, Verb::Watch, &self.identity.namespace, None)),
         }
     }
 
@@ -383,8 +312,11 @@ impl Watcher {
                     self.other_pod(own, found).await?;
                     return Ok(None);
                 }
-                self.verified = true;
-                Snapshot::of(&pod, self.identity.container.as_deref())
+                if !self.verified {
+                    self.verified = true;
+                    self.opened = self.opened.map(|(opened, _)| (opened, opened + WATCH + SPREAD + SLACK));
+                }
+                Snapshot::of(&pod, self.identity.container.as_deref(), self.identity.started)
                     .map(|snapshot| Some(Observation::Seen(snapshot)))
                     .map_err(Trouble::Unreadable)
             }
@@ -429,20 +361,20 @@ impl Watcher {
     /// Finds the Pod's name by its UID, for which the API has no selector: reads the metadata of the
     /// namespace's live Pods page by page, so that a large namespace costs time but no memory.
     async fn find_by_uid(&mut self) -> Result<(), Trouble> {
-        let pods = self.pods()?;
+        let connection = self.connect()?;
+        let pods = self.pods(&connection);
         let mut params =
             ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed").limit(PAGE);
         loop {
             let page = timeout(WATCH, pods.list_metadata(&params))
                 .await
-                .map_err(|_| Trouble::Unreachable(format!("no answer within {}s", WATCH.as_secs())))?
-                .map_err(|error| self.trouble("list", &error))?;
+                .map_err(|_| no_answer(WATCH))?
+                .map_err(|error| self.trouble(Verb::List, &error, &connection))?;
             let own = page.items.into_iter().find(|pod| pod.metadata.uid == self.identity.uid);
             if let Some(name) = own.and_then(|pod| pod.metadata.name) {
                 debug!(name, "found this Pod by its UID");
                 self.identity.pod = PodName::Given(name);
-                self.verified = true;
-                self.pause = Duration::ZERO;
+                self.pause = Pause::default();
                 return Ok(());
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -452,30 +384,104 @@ impl Watcher {
         }
     }
 
-    fn pods(&self) -> Result<Api<Pod>, Trouble> {
-        Ok(Api::namespaced(self.cluster.client()?, &self.identity.namespace))
+    fn connect(&self) -> Result<Connection, Trouble> {
+        self.cluster.connect().map_err(|error| Trouble::Account(error.to_string()))
     }
 
-    fn trouble(&self, verb: &'static str, error: &kube::Error) -> Trouble {
-        match error {
-            kube::Error::Api(status) if status.code == 401 => Trouble::Unauthorized(status.message.clone()),
-            kube::Error::Api(status) if status.code == 403 => Trouble::Forbidden {
-                verb,
-                namespace: self.identity.namespace.clone(),
-                message: status.message.clone(),
-            },
-            kube::Error::Api(status) => {
-                Trouble::Unreachable(format!("{} {} {}", status.code, status.reason, status.message))
-            }
-            other => Trouble::Unreachable(causes(other)),
-        }
+    fn pods(&self, connection: &Connection) -> Api<Pod> {
+        Api::namespaced(connection.client.clone(), &self.identity.namespace)
+    }
+
+    fn trouble(&self, verb: Verb, error: &kube::Error, connection: &Connection) -> Trouble {
+        trouble_of(error, verb, &self.identity.namespace, connection.retry_after())
     }
 }
 
-/// Between three quarters of the pause and all of it, so that Pods that lost the API server together do
-/// not come back together.
-fn jittered(pause: Duration) -> Duration {
-    let random = RandomState::new().hash_one(()) % 256;
-    let thousandths = 750 + u32::try_from(random).unwrap_or(0) * 250 / 256;
-    pause * thousandths / 1000
+fn no_answer(waited: Duration) -> Trouble {
+    Trouble::NoConnection(format!("no answer within {}s", waited.as_secs()))
+}
+
+/// What an error means.
+fn trouble_of(error: &kube::Error, verb: Verb, namespace: &str, retry_after: Option<Duration>) -> Trouble {
+    let status = match error {
+        kube::Error::Api(status) => status,
+        kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_) => {
+            return match tls_failure(error) {
+                Some(failure) => Trouble::Tls(failure.to_string()),
+                None => Trouble::NoConnection(short(&causes(error))),
+            };
+        }
+        other => return Trouble::ServerError(short(&causes(other)), None),
+    };
+    let in_body = status.details.as_ref().map(|details| u64::from(details.retry_after_seconds));
+    let retry_after = retry_after.or(in_body.filter(|seconds| *seconds > 0).map(bounded));
+    let message = short(&status.message);
+    match status.code {
+        401 => Trouble::Unauthorized(message),
+        403 => Trouble::Forbidden { verb, namespace: namespace.to_owned(), message },
+        429 => Trouble::Throttled(message, retry_after),
+        code => Trouble::ServerError(format!("{code} {} {message}", status.reason), retry_after),
+    }
+}
+
+/// The failure to establish TLS, if that is at the bottom of this: what answers is not the API server. A connection that
+/// breaks while it is being secured is no connection.
+fn tls_failure<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        // An I/O error's source is its inner error's source: the inner error itself is passed over.
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
+        if found.is_some() {
+            return found;
+        }
+        next = cause.source();
+    }
+    None
+}
+
+/// The beginning of a text, on one line.
+fn short(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST_TEXT) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_slow_the_attempts_down_and_nothing_else_does() {
+        let start = Instant::now();
+        let denial = Trouble::Unauthorized("x".into());
+        let down = Trouble::NoConnection("x".into());
+        let mut pause = Pause::default();
+        for _ in 0..20 {
+            pause.after(&denial, start);
+        }
+        assert_eq!(pause.next, LAST_PAUSE);
+        for _ in 0..20 {
+            pause.after(&denial, start + QUICK);
+        }
+        assert_eq!(pause.next, LAST_REFUSED_PAUSE);
+        pause.after(&down, start + QUICK);
+        assert_eq!(pause.next, LAST_PAUSE, "the way may be open in a moment");
+    }
+
+    #[test]
+    fn the_server_may_ask_for_more() {
+        let mut pause = Pause::default();
+        pause.after(&Trouble::Throttled("x".into(), Some(Duration::from_secs(7))), Instant::now());
+        assert_eq!(pause.asked, Duration::from_secs(7));
+    }
+
+    #[test]
+    fn an_error_is_told_in_a_line() {
+        let page = format!("<html>\n  <b>{}</b>", "x".repeat(5_000_000));
+        assert!(short(&page).starts_with("<html> <b>xx"));
+        assert_eq!(short(&page).len(), LONGEST_TEXT + 4);
+    }
 }

@@ -1,13 +1,22 @@
 //! A moment that may never come.
 
 use std::future::pending;
+use std::time::Instant;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{sleep_until, timeout_at};
 
 /// Waits until the deadline; for ever without one.
 pub async fn until(deadline: Option<Instant>) {
     match deadline {
-        Some(deadline) => sleep_until(deadline).await,
+        Some(deadline) => sleep_until(deadline.into()).await,
         None => pending().await,
+    }
+}
+
+/// What the future comes to, unless the deadline is first.
+pub async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline.into(), future).await.ok(),
+        None => Some(future.await),
     }
 }

@@ -100,8 +100,23 @@ impl fmt::Display for HttpUrl {
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
         shown.set_query(self.0.query().map(|_| "..."));
+        shown.set_fragment(None);
         shown.fmt(f)
     }
+}
+
+/// The same for a text that may be no URL at all.
+#[must_use]
+pub fn without_secrets(text: &str) -> String {
+    let (place, rest) = match text.find(['?', '#']) {
+        Some(end) => (&text[..end], "?..."),
+        None => (text, ""),
+    };
+    let start = place.find("://").map_or(0, |scheme| scheme + "://".len());
+    let path = place[start..].find('/').map_or(place.len(), |slash| start + slash);
+    // A password may hold the sign too.
+    let host = place[start..path].rfind('@').map_or(start, |at| start + at + 1);
+    format!("{}{}{rest}", &place[..start], &place[host..])
 }
 
 /// What an HTTP client is to send, with an empty body.
@@ -292,6 +307,21 @@ mod tests {
         let url = url("http://user:secret@localhost/quit?token=secret").unwrap();
         assert_eq!(url.to_string(), "http://localhost/quit?...");
         assert_eq!(url.as_str(), "http://user:secret@localhost/quit?token=secret");
+    }
+
+    #[test]
+    fn what_is_no_url_keeps_its_secrets_too() {
+        for (text, shown) in [
+            ("http://u:p@w@host:99999/quit?token=x#y", "http://host:99999/quit?..."),
+            ("localhost:1/quit?token=x", "localhost:1/quit?..."),
+            ("/login?state=x", "/login?..."),
+            ("https://host/a@b", "https://host/a@b"),
+            ("u:p@host", "host"),
+            ("http://[::1", "http://[::1"),
+            ("", ""),
+        ] {
+            assert_eq!(without_secrets(text), shown, "{text}");
+        }
     }
 
     #[test]

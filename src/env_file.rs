@@ -7,11 +7,11 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
 
 use dotenvy::Iter;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::policy::Precedence;
 
@@ -28,7 +28,7 @@ pub struct EnvFiles {
 }
 
 /// Variables by name.
-pub type Variables = BTreeMap<String, String>;
+type Variables = BTreeMap<String, String>;
 
 /// Why a file of variables cannot be used. Tells no value.
 #[derive(Debug)]
@@ -66,25 +66,24 @@ impl std::error::Error for Unusable {}
 ///
 /// # Errors
 /// When one of them is not there, not what it should be, or takes more than 10 seconds.
-pub fn read_in_time(files: &EnvFiles) -> Result<Variables, Unusable> {
+pub async fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
     let Some(first) = files.paths.first() else {
         return Ok(Variables::new());
     };
-    let (copy, (sender, receiver)) = (files.clone(), mpsc::channel());
-    thread::spawn(move || sender.send(read(&copy)));
+    let copy = files.clone();
     let failed = |why| Err(Unusable::Unread(first.clone(), why));
-    match receiver.recv_timeout(LIMIT) {
-        Ok(variables) => variables,
-        Err(RecvTimeoutError::Timeout) => {
+    match timeout(LIMIT, spawn_blocking(move || read_all(&copy))).await {
+        Ok(Ok(variables)) => variables,
+        // The thread panicked, and has said so.
+        Ok(Err(panicked)) => failed(io::Error::other(panicked)),
+        Err(_) => {
             let why = format!("not read within {}", humantime::format_duration(LIMIT));
             failed(io::Error::new(io::ErrorKind::TimedOut, why))
         }
-        // The thread panicked, and has said so.
-        Err(disconnected) => failed(io::Error::other(disconnected)),
     }
 }
 
-fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
+fn read_all(files: &EnvFiles) -> Result<Variables, Unusable> {
     let mut found = Variables::new();
     for path in &files.paths {
         let text = fs::read_to_string(path).map_err(|error| Unusable::Unread(path.clone(), error))?;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::child::{Ended, NotStarted};
-use crate::cluster::{NoApi, Trouble};
+use crate::cluster::NoApi;
 use crate::env_file::Unusable;
 use crate::gate::verdict::Reason;
 use crate::gate::waiting::{PodWait, Waiting};
@@ -106,20 +106,14 @@ impl Outcome {
                 return after_signal(Signal::TERM.number());
             }
             Self::Refused(Refusal::Pod(Reason::SidecarEnded { .. })) => Code::SidecarEnded,
-            Self::Refused(Refusal::Api(Trouble::Forbidden { .. } | Trouble::Unauthorized(_))) => {
-                Code::Forbidden
-            }
-            Self::Refused(Refusal::TimedOut {
-                waiting: Waiting { pod: PodWait::Api(trouble), .. }, ..
-            }) => match trouble {
-                Trouble::Forbidden { .. } | Trouble::Unauthorized(_) => Code::Forbidden,
-                _ => Code::NotReady,
-            },
-            Self::Refused(Refusal::TimedOut { .. } | Refusal::Api(Trouble::Unreachable(_))) => Code::NotReady,
             Self::Refused(
-                Refusal::Pod(Reason::UnknownSidecar { .. })
-                | Refusal::Impossible { .. }
-                | Refusal::Api(Trouble::NoSuchPod(_) | Trouble::OtherPod { .. } | Trouble::Unreadable(_)),
+                Refusal::Api(trouble)
+                | Refusal::TimedOut { waiting: Waiting { pod: PodWait::Api(trouble), .. }, .. },
+            ) if trouble.is_denial() => Code::Forbidden,
+            Self::Refused(Refusal::Api(trouble)) if trouble.is_passing() => Code::NotReady,
+            Self::Refused(Refusal::TimedOut { .. }) => Code::NotReady,
+            Self::Refused(
+                Refusal::Pod(Reason::UnknownSidecar { .. }) | Refusal::Impossible { .. } | Refusal::Api(_),
             )
             | Self::Usage(_)
             | Self::Invalid(_)
@@ -128,7 +122,8 @@ impl Outcome {
             | Self::EnvFile(_)
             | Self::NoStatus(_)
             | Self::Misplaced(_)
-            | Self::TwoProas(_) => Code::Usage,
+            | Self::TwoProas(_)
+            | Self::NotStarted { why: NotStarted::TooLarge, .. } => Code::Usage,
             Self::NoReadyFile(..) | Self::NotInstalled(_) => Code::CannotWrite,
             Self::NotStarted { why: NotStarted::NotFound(_), .. } => Code::NotFound,
             Self::NotStarted { why: NotStarted::NotExecutable(_), .. } => Code::NotExecutable,
@@ -190,6 +185,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    use crate::cluster::trouble::{Trouble, Verb};
     use crate::pod::Exit;
 
     #[test]
@@ -214,7 +210,7 @@ mod tests {
     fn proas_own_failures_have_codes_of_their_own() {
         let exit = Exit { code: 1, reason: "OOMKilled".into() };
         let forbidden =
-            || Trouble::Forbidden { verb: "watch", namespace: "jobs".into(), message: "no".into() };
+            || Trouble::Forbidden { verb: Verb::Watch, namespace: "jobs".into(), message: "no".into() };
         let timed_out = |pod| Refusal::TimedOut {
             after: Duration::from_secs(1),
             waiting: Waiting { pod, direct: Vec::new() },
@@ -231,10 +227,11 @@ mod tests {
             (not_started(NotStarted::NoProcess(error())), 70),
             (Outcome::Refused(timed_out(PodWait::FirstAnswer)), 75),
             (Outcome::Refused(timed_out(PodWait::Sidecars(Vec::new()))), 75),
-            (Outcome::Refused(timed_out(PodWait::Api(Trouble::Unreachable("x".into())))), 75),
+            (Outcome::Refused(timed_out(PodWait::Api(Trouble::NoConnection("x".into())))), 75),
             (Outcome::Refused(timed_out(PodWait::Api(forbidden()))), 77),
             (Outcome::Refused(Refusal::Api(forbidden())), 77),
             (Outcome::Refused(Refusal::Api(Trouble::Unauthorized("x".into()))), 77),
+            (not_started(NotStarted::TooLarge), 2),
             (not_started(NotStarted::NotExecutable(error())), 126),
             (not_started(NotStarted::NotFound(error())), 127),
             (Outcome::Refused(Refusal::Pod(Reason::Deleting)), 143),

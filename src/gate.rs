@@ -6,22 +6,23 @@ pub mod waiting;
 
 use std::fmt;
 use std::future::pending;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream::{AbortHandle, BoxStream, SelectAll, StreamExt, abortable};
-use tokio::time::{Instant, interval_at};
+use tokio::time::interval_at;
 use tracing::{info, warn};
 
-use crate::cluster::{Doubt, GRACE, Observation, Trouble};
+use crate::cluster::Observation;
+use crate::cluster::trouble::{Refused, Trouble};
 use crate::deadline::until;
 use crate::endpoint::{DirectWait, HttpUrl};
 use crate::known::Known;
 use crate::plan::selection::Selection;
+use crate::pod::run::{CLOCKS_DIFFER, Clocks};
 use crate::pod::{Sidecar, Snapshot};
 use crate::policy::OnTimeout;
-use crate::signal::send::suspend_self;
 use crate::signal::stream::Listener;
-use crate::signal::{self, Phase, Reaction, Signal, reaper};
+use crate::signal::{Phase, Signal};
 use crate::status::board::Board;
 use probe::Finding;
 use verdict::{Reason, Unready, Verdict, asked_instead, verdict};
@@ -29,10 +30,6 @@ use waiting::{PodWait, Waiting};
 
 /// How often a long wait says what it waits for.
 const REPORT: Duration = Duration::from_secs(10);
-
-/// How long the API server may deny us before direct waits go on without it. Long enough for one that has just
-/// started and knows no Roles yet.
-const DENIED: Duration = Duration::from_secs(2);
 
 /// How long it may be out of reach once every direct wait holds before they go on without it.
 const OUT_OF_REACH: Duration = Duration::from_secs(5);
@@ -64,10 +61,6 @@ impl Gate {
 pub struct Opened {
     /// The Pod as last seen; `None` if it never was.
     pub snapshot: Option<Snapshot>,
-    /// Whether the API server is to be asked again.
-    pub access: Access,
-    /// Signals that are meant for the command, in the order in which they came.
-    pub held: Vec<Signal>,
     /// To be dropped once the command runs.
     pub waits: Waits,
 }
@@ -82,8 +75,6 @@ type Findings = SelectAll<BoxStream<'static, (usize, Finding)>>;
 pub struct Closed {
     /// The Pod as last seen.
     pub snapshot: Option<Snapshot>,
-    /// Whether the API server is to be asked again.
-    pub access: Access,
     /// Why.
     pub cause: Cause,
 }
@@ -145,16 +136,7 @@ pub enum Api {
     /// The direct waits make do without it.
     Dispensable(BoxStream<'static, Observation>),
     /// It is not asked.
-    NoEndpoint,
-}
-
-/// Whether the API server is to be asked again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// It may be.
-    Usable,
-    /// It denied us, was out of reach for too long, or was never asked.
-    None,
+    NotAsked,
 }
 
 /// Waits until the command may start.
@@ -168,8 +150,9 @@ pub async fn pass(
     board: &Board,
 ) -> Result<Opened, Closed> {
     let started = Instant::now();
-    let deadline = gate.timeout.map(|timeout| started + timeout);
-    let mut report = interval_at(started + REPORT, REPORT);
+    // What is later than the clock can tell never comes.
+    let deadline = gate.timeout.and_then(|timeout| started.checked_add(timeout));
+    let mut report = interval_at((started + REPORT).into(), REPORT);
     let mut wait = Wait::new(gate, api, board);
     let mut step = wait.next();
     loop {
@@ -177,27 +160,21 @@ pub async fn pass(
             Step::On => {}
             Step::Open => {
                 info!(after = %seconds(started), "gate open");
-                return Ok(Opened {
-                    access: wait.access(),
-                    snapshot: wait.snapshot,
-                    held: wait.held,
-                    waits: Waits(wait.findings),
-                });
+                return Ok(Opened { snapshot: wait.snapshot, waits: Waits(wait.findings) });
             }
-            Step::Shut(cause) => {
-                // A server that has never answered is not asked for the sidecars' exit either.
-                let access = if wait.snapshot.is_some() { wait.access() } else { Access::None };
-                return Err(Closed { access, snapshot: wait.snapshot, cause });
-            }
+            Step::Shut(cause) => return Err(Closed { snapshot: wait.snapshot, cause }),
         }
-        let going_without = wait.going_without;
+        let (going_without, settled_at) =
+            (wait.going_without, wait.clocks.settled_at(wait.snapshot.as_ref()));
+        let phase =
+            Phase::Gate { stop: wait.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal) };
         step = tokio::select! {
             // Signals first: whoever asks us to end is not kept waiting by news of the Pod.
             biased;
-            received = signals.next() => match received {
-                Ok(signal) => wait.signal(signal),
-                Err(error) => Step::Shut(Cause::Failed(error.into())),
-            },
+            stopped = signals.stop(phase) => Step::Shut(match stopped {
+                Ok(signal) => Cause::Stopped(signal),
+                Err(error) => Cause::Failed(error.into()),
+            }),
             observation = wait.api.next() => wait.observe(observation),
             Some((number, finding)) = wait.findings.next() => wait.found(number, finding),
             () = until(deadline) => wait.time_out(),
@@ -205,6 +182,7 @@ pub async fn pass(
                 wait.go_without("it cannot be reached");
                 wait.next()
             }
+            () = until(settled_at) => wait.again(),
             _ = report.tick() => {
                 info!(after = %seconds(started), "still waiting for {}", wait.waiting());
                 Step::On
@@ -260,14 +238,14 @@ struct Wait<'a> {
     going_without: Option<Instant>,
     /// What was last said.
     said: Option<Waiting>,
-    held: Vec<Signal>,
-    doubt: Doubt,
+    refused: Refused,
+    clocks: Clocks,
 }
 
 impl<'a> Wait<'a> {
     fn new(gate: &'a Gate, api: Api, board: &'a Board) -> Self {
         let pod = match api {
-            Api::NoEndpoint => PodWait::Nothing,
+            Api::NotAsked => PodWait::Nothing,
             Api::Needed(_) | Api::Dispensable(_) => PodWait::FirstAnswer,
         };
         let mut wait = Self {
@@ -281,8 +259,8 @@ impl<'a> Wait<'a> {
             findings: SelectAll::new(),
             going_without: None,
             said: None,
-            held: Vec::new(),
-            doubt: Doubt::default(),
+            refused: Refused::default(),
+            clocks: Clocks::default(),
         };
         for direct in &gate.waits {
             wait.follow(direct.to_string(), direct);
@@ -310,14 +288,6 @@ impl<'a> Wait<'a> {
         self.direct.iter().filter(|direct| !direct.end.is_aborted())
     }
 
-    fn access(&self) -> Access {
-        match (&self.api, &self.pod) {
-            (Api::NoEndpoint, _) => Access::None,
-            (_, PodWait::Api(trouble)) if trouble.is_denial() => Access::None,
-            (Api::Needed(_) | Api::Dispensable(_), _) => Access::Usable,
-        }
-    }
-
     fn is_dispensable(&self) -> bool {
         matches!(self.api, Api::Dispensable(_))
     }
@@ -343,7 +313,11 @@ impl<'a> Wait<'a> {
         if waiting.is_over() {
             return Step::Open;
         }
-        let unseen = matches!(waiting.pod, PodWait::FirstAnswer | PodWait::Api(Trouble::Unreachable(_)));
+        let unseen = match &waiting.pod {
+            PodWait::FirstAnswer => true,
+            PodWait::Api(trouble) => trouble.is_passing(),
+            PodWait::Nothing | PodWait::Sidecars(_) | PodWait::PresentRun(_) => false,
+        };
         let alone = waiting.direct.is_empty() && unseen && self.snapshot.is_none();
         self.going_without = (alone && self.is_dispensable())
             .then(|| self.going_without.unwrap_or_else(|| Instant::now() + OUT_OF_REACH));
@@ -368,22 +342,6 @@ impl<'a> Wait<'a> {
         self.said = Some(waiting);
     }
 
-    fn signal(&mut self, signal: Signal) -> Step {
-        let stop = self.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-        match signal::reaction(Phase::Gate { stop }, signal) {
-            Reaction::Stop => return Step::Shut(Cause::Stopped(signal)),
-            Reaction::Hold => {
-                if !self.held.contains(&signal) {
-                    self.held.push(signal);
-                }
-            }
-            Reaction::Reap => reaper::reap_orphans(),
-            Reaction::Suspend => suspend_self(),
-            Reaction::Forward | Reaction::Ignore => {}
-        }
-        Step::On
-    }
-
     fn observe(&mut self, observation: Observation) -> Step {
         match observation {
             Observation::Seen(snapshot) => self.seen(snapshot),
@@ -393,7 +351,7 @@ impl<'a> Wait<'a> {
     }
 
     fn seen(&mut self, snapshot: Snapshot) -> Step {
-        self.doubt.dispel();
+        self.refused.pod_seen();
         if self.snapshot.is_none() {
             introduce(&snapshot);
             self.move_to(&snapshot);
@@ -404,12 +362,27 @@ impl<'a> Wait<'a> {
                 self.follow(format!("{name} at {url}"), &DirectWait::Http(url.clone()));
             }
         }
-        for sidecar in snapshot.sidecars.iter().filter(|sidecar| sidecar.ready) {
-            self.board.sidecar_ready(&sidecar.name);
+        self.judge(snapshot)
+    }
+
+    fn judge(&mut self, mut snapshot: Snapshot) -> Step {
+        if self.clocks.settle(&mut snapshot, Instant::now()) {
+            warn!(
+                "the Pod's status calls this container running from before it was started; believed after {}, since the \
+                 clocks of node and container seem to differ",
+                humantime::format_duration(CLOCKS_DIFFER)
+            );
         }
         let verdict = verdict(&snapshot, &self.gate.selection);
+        if verdict != Verdict::Outdated {
+            for sidecar in snapshot.sidecars.iter().filter(|sidecar| sidecar.ready) {
+                self.board.sidecar_ready(&sidecar.name);
+            }
+        }
+        let own = snapshot.own.name.clone();
         self.snapshot = Some(snapshot);
         self.pod = match verdict {
+            Verdict::Outdated => PodWait::PresentRun(own),
             Verdict::Open => PodWait::Nothing,
             Verdict::Refuse(reason) => return Step::Shut(Cause::Refused(Refusal::Pod(reason))),
             Verdict::Wait(unready) => PodWait::Sidecars(unready),
@@ -422,7 +395,7 @@ impl<'a> Wait<'a> {
         // Numbered as they were followed: after the waits that are given by URL, which stay where they are.
         for (number, (known, usual)) in (self.gate.waits.len()..).zip(&self.gate.known) {
             let places: Vec<_> =
-                snapshot.recognised(known).filter_map(|recognised| recognised.ready.as_ref()).collect();
+                snapshot.recognised(known).filter_map(|(_, recognised)| recognised.ready.as_ref()).collect();
             if places.is_empty() || places.contains(&usual) {
                 continue;
             }
@@ -446,12 +419,15 @@ impl<'a> Wait<'a> {
     }
 
     fn trouble(&mut self, trouble: Trouble) -> Step {
-        let doubted = self.doubt.about(&trouble);
-        if trouble.is_denial() && doubted >= DENIED && self.is_dispensable() {
+        let now = Instant::now();
+        if self.is_dispensable()
+            && self.snapshot.is_none()
+            && self.refused.is_enough_to_go_without(&trouble, now)
+        {
             self.go_without(&trouble.to_string());
             return self.next();
         }
-        if doubted >= GRACE {
+        if self.refused.is_final(&trouble, now) {
             self.pod = PodWait::Api(trouble.clone());
             return Step::Shut(Cause::Refused(Refusal::Api(trouble)));
         }
@@ -459,9 +435,17 @@ impl<'a> Wait<'a> {
         self.next()
     }
 
+    /// Judges the snapshot once more, which time has made another.
+    fn again(&mut self) -> Step {
+        match self.snapshot.take() {
+            Some(snapshot) => self.judge(snapshot),
+            None => Step::On,
+        }
+    }
+
     fn go_without(&mut self, why: &str) {
         warn!("going on without the API server, by what is asked directly alone: {why}");
-        self.api = Api::NoEndpoint;
+        self.api = Api::NotAsked;
         self.pod = PodWait::Nothing;
     }
 

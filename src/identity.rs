@@ -1,12 +1,18 @@
 //! Who am I: the own Pod and container, from flags, the kubelet's mounts and the hostname.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::unistd::gethostname;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{SysconfVar, gethostname, sysconf};
+
+use crate::procfs::Stat;
 
 /// What flags and variables say of who we are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +36,8 @@ pub struct Identity {
     pub uid: Option<String>,
     /// Our container's name, if a flag or a mount tells it.
     pub container: Option<String>,
+    /// When our container's first process started, if the system tells it.
+    pub started: Option<SystemTime>,
 }
 
 /// The Pod's name and what it is worth.
@@ -110,6 +118,7 @@ impl Identity {
             pod,
             uid: mounts.uid.clone(),
             container: claim.container.clone().or_else(|| mounts.container.clone()),
+            started: container_start(),
         })
     }
 }
@@ -129,7 +138,7 @@ impl Mounts {
     /// Reads this process's mounts; nothing is known where they cannot be read.
     #[must_use]
     pub fn of_this_process() -> Self {
-        fs::read_to_string("/proc/self/mountinfo").map_or_else(|_| Self::default(), |text| Self::parse(&text))
+        fs::read("/proc/self/mountinfo").map_or_else(|_| Self::default(), |bytes| Self::parse(&bytes))
     }
 
     /// Reads mountinfo (`proc_pid_mountinfo(5)`): the fourth field of a line is the path within the source
@@ -138,10 +147,11 @@ impl Mounts {
     /// The kubelet binds `<root>/pods/<uid>/containers/<name>/<8 hex digits>` on the termination message
     /// path and `<root>/pods/<uid>/etc-hosts` on /etc/hosts (`pkg/kubelet/kubelet_pods.go`,
     /// `pkg/kubelet/kuberuntime/kuberuntime_container.go`). Only the end of the path can be relied on: the
-    /// kubelet's root directory is configurable, and where it is a mount of its own the prefix is missing.
+    /// kubelet's root directory is configurable, and where it is a mount of its own the prefix is missing. Paths are
+    /// bytes: one that is no text hides no other.
     #[must_use]
-    pub fn parse(mountinfo: &str) -> Self {
-        let binds: Vec<_> = mountinfo.lines().filter_map(Bind::parse).collect();
+    pub fn parse(mountinfo: &[u8]) -> Self {
+        let binds: Vec<_> = mountinfo.split(|byte| *byte == b'\n').filter_map(Bind::parse).collect();
         let message = binds.iter().find_map(|bind| match bind {
             Bind::TerminationMessage { uid, container, path } => Some((uid, container, path)),
             Bind::Hosts { .. } => None,
@@ -153,33 +163,34 @@ impl Mounts {
         Self {
             uid: message.map(|(uid, _, _)| uid).or(hosts).cloned(),
             container: message.map(|(_, container, _)| container.clone()),
-            termination_message_path: message.map(|(_, _, path)| PathBuf::from(path)),
+            termination_message_path: message.map(|(_, _, path)| path.clone()),
         }
     }
 }
 
 /// A bind mount by which the kubelet says who a container is.
 enum Bind {
-    TerminationMessage { uid: String, container: String, path: String },
+    TerminationMessage { uid: String, container: String, path: PathBuf },
     Hosts { uid: String },
 }
 
 impl Bind {
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split(' ').skip(3);
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ').skip(3);
         let (root, mount_point) = (unescape(fields.next()?), unescape(fields.next()?));
+        let root = String::from_utf8_lossy(&root);
         let segments: Vec<_> = root.split('/').collect();
         match segments.as_slice() {
             [.., "pods", uid, "containers", container, file] if is_uid(uid) && is_hex(file, 8) => {
                 Some(Self::TerminationMessage {
                     uid: (*uid).to_owned(),
                     container: (*container).to_owned(),
-                    path: mount_point,
+                    path: PathBuf::from(OsString::from_vec(mount_point)),
                 })
             }
             // A container that has the node's directories mounted may see other Pods' files, but only its
             // own at /etc/hosts.
-            [.., "pods", uid, "etc-hosts"] if is_uid(uid) && mount_point == "/etc/hosts" => {
+            [.., "pods", uid, "etc-hosts"] if is_uid(uid) && mount_point == b"/etc/hosts" => {
                 Some(Self::Hosts { uid: (*uid).to_owned() })
             }
             _ => None,
@@ -199,9 +210,9 @@ fn is_hex(text: &str, length: usize) -> bool {
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits (`\040`).
-fn unescape(text: &str) -> String {
+fn unescape(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some((&first, after)) = rest.split_first() {
         let octal = after
             .get(..3)
@@ -210,7 +221,31 @@ fn unescape(text: &str) -> String {
         bytes.push(octal.unwrap_or(first));
         rest = if octal.is_some() { &after[3..] } else { after };
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
+}
+
+/// When our container's first process started: the one among our ancestors whose parent is out of sight, since it was
+/// started from outside. The runtime makes it before it reports the container's start, by the same clock.
+fn container_start() -> Option<SystemTime> {
+    let mut process = "self".to_owned();
+    // More ancestors than that has nobody; a cycle is impossible, but costs nothing to rule out.
+    for _ in 0..64 {
+        let stat = Stat::of(&process)?;
+        if stat.parent == 0 {
+            return since_boot(stat.start_ticks);
+        }
+        process = stat.parent.to_string();
+    }
+    None
+}
+
+/// The moment so many clock ticks after the system's start; None where that would be in the future.
+fn since_boot(ticks: u64) -> Option<SystemTime> {
+    let hertz = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok().filter(|hertz| *hertz > 0)?;
+    let started = Duration::from_secs(ticks / hertz)
+        + Duration::from_secs(ticks % hertz) / u32::try_from(hertz).ok()?;
+    let up = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
+    SystemTime::now().checked_sub(up.checked_sub(started)?)
 }
 
 #[cfg(test)]
@@ -238,7 +273,7 @@ mod tests {
 822 811 259:1 /var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/9d/hostname /etc/hostname rw,relatime - ext4 /dev/nvme0n1p1 rw,discard
 824 811 0:96 / /run/secrets/kubernetes.io/serviceaccount ro,relatime - tmpfs tmpfs rw,size=65536k
 ";
-        assert_eq!(Mounts::parse(text), found("main", "/dev/termination-log"));
+        assert_eq!(Mounts::parse(text.as_bytes()), found("main", "/dev/termination-log"));
     }
 
     #[test]
@@ -249,7 +284,7 @@ mod tests {
 1730 1712 8:33 /pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/containers/job/a1b2c3d4 /dev/termination-log rw,relatime - xfs /dev/sdc1 rw,attr2,inode64,noquota
 1733 1712 8:33 /pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/etc-hosts /etc/hosts rw,relatime - xfs /dev/sdc1 rw,attr2,inode64,noquota
 ";
-        assert_eq!(Mounts::parse(text), found("job", "/dev/termination-log"));
+        assert_eq!(Mounts::parse(text.as_bytes()), found("job", "/dev/termination-log"));
     }
 
     #[test]
@@ -259,7 +294,7 @@ mod tests {
 641 620 252:3 /srv/k8s/kubelet/pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/etc-hosts /etc/hosts rw,relatime - xfs /dev/vda3 rw,seclabel
 642 620 252:3 /srv/k8s/kubelet/pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/containers/web/0badcafe /tmp/my\\040message rw,relatime - xfs /dev/vda3 rw,seclabel
 ";
-        assert_eq!(Mounts::parse(text), found("web", "/tmp/my message"));
+        assert_eq!(Mounts::parse(text.as_bytes()), found("web", "/tmp/my message"));
     }
 
     #[test]
@@ -267,7 +302,7 @@ mod tests {
         let text = "\
 9 8 0:45 /@/var/lib/docker/volumes/2f/_data/lib/kubelet/pods/3b5e8a3c-52ce-4f2a-9d0b-0a8e6a4cf2d1/containers/main/00c0ffee /dev/termination-log rw - btrfs /dev/sda2 rw,subvol=/@
 ";
-        assert_eq!(Mounts::parse(text), found("main", "/dev/termination-log"));
+        assert_eq!(Mounts::parse(text.as_bytes()), found("main", "/dev/termination-log"));
     }
 
     #[test]
@@ -275,7 +310,7 @@ mod tests {
         let text =
             format!("1 2 8:1 /var/lib/kubelet/pods/{UID}/etc-hosts /etc/hosts rw - ext4 /dev/sda1 rw\n");
         let expected = Mounts { uid: Some(UID.into()), ..Mounts::default() };
-        assert_eq!(Mounts::parse(&text), expected);
+        assert_eq!(Mounts::parse(text.as_bytes()), expected);
     }
 
     #[test]
@@ -290,8 +325,28 @@ mod tests {
                 .into_iter()
                 .chain([other_pods_file.as_str(), &volume, &subpath, no_uid])
         {
-            assert_eq!(Mounts::parse(text), Mounts::default(), "{text}");
+            assert_eq!(Mounts::parse(text.as_bytes()), Mounts::default(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_mount_point_that_is_no_text_hides_no_other() {
+        let own = format!("3 2 8:1 /pods/{UID}/containers/main/5f0c6d11 /tmp/\\377 rw - ext4 x rw\n");
+        let text = [b"1 2 8:1 /a/\xff /data/\xff\xfe rw - ext4 x rw\n", own.as_bytes()].concat();
+        let mounts = Mounts::parse(&text);
+        assert_eq!((mounts.uid.as_deref(), mounts.container.as_deref()), (Some(UID), Some("main")));
+        let path = mounts.termination_message_path.unwrap();
+        assert_eq!(
+            path.into_os_string().into_vec(),
+            b"/tmp/\xff",
+            "the file itself can be opened all the same"
+        );
+    }
+
+    #[test]
+    fn the_containers_start_is_in_the_past() {
+        assert!(container_start().is_some_and(|start| start < SystemTime::now()));
+        assert_eq!(since_boot(u64::MAX), None);
     }
 
     #[test]

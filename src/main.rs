@@ -1,12 +1,14 @@
 //! Parses, runs, reports, exits.
 
 use std::env;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use proa::cli::{self, Answer, Cli, SidecarCli, Task};
-use proa::exit::Outcome;
+use proa::exit::{Code, Outcome};
 use proa::identity::Mounts;
+use proa::mode::sidecar::CommandDuty;
 use proa::mode::{helper, install, sidecar, wrap};
 use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::{self, Environment, Plan};
@@ -21,22 +23,31 @@ fn main() -> ExitCode {
         Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
         Ok(Task::Install(destination)) => match install::install(&destination) {
             Ok(target) => {
-                print!("{}", install::said(&target));
-                return ExitCode::SUCCESS;
+                return print(&install::said(&target));
             }
             Err(error) => {
                 telemetry::set_up(LogFormat::Text);
                 (Outcome::NotInstalled(error), message_path())
             }
         },
-        Err(Answer::Asked(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
+        Err(Answer::Asked(text)) => return print(&text),
         Err(Answer::Usage(text)) => (Outcome::Usage(text), message_path()),
     };
     report::report(&outcome, message_path.as_deref(), &mounts);
     ExitCode::from(outcome.code())
+}
+
+/// Says what was asked for. A reader who has seen enough is none who has not seen it.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            // With luck this can be seen.
+            let _ = writeln!(io::stderr(), "error: cannot write to stdout: {error}");
+            ExitCode::from(Code::CannotWrite as u8)
+        }
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
+    }
 }
 
 fn main_container(cli: Cli, mounts: &Mounts) -> (Outcome, Option<PathBuf>) {
@@ -57,7 +68,10 @@ fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Outcome, Option<PathB
         (Err(invalid), _) => Outcome::Invalid(invalid),
         (_, Err(error)) => Outcome::Failed(error.into()),
         (Ok(plan), Ok(signals)) => match &plan.duty {
-            Duty::Command(command, stop) => sidecar::run(&plan, command, *stop, mounts, &signals),
+            Duty::Command(command, env_files, stop) => {
+                let duty = CommandDuty { command, env_files, stop: *stop };
+                sidecar::run(&plan, duty, mounts, &signals)
+            }
             Duty::Help { ready_file, shutdown } => {
                 helper::run(&plan, ready_file.as_deref(), shutdown, mounts, &signals)
             }

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::cluster::{ApiServer, Cluster, OwnPod};
 use crate::exit::Outcome;
@@ -19,11 +19,17 @@ use crate::peer::{Peer, Presence, Unannounced};
 use crate::policy::AskApi;
 use crate::signal::reaper;
 
-/// A bug of ours has an exit code of its own too; the panic itself is on stderr by then.
-fn guarded(task: impl FnOnce() -> anyhow::Result<Outcome>) -> Outcome {
+/// Makes a bug of ours a failure like others; the panic itself is on stderr by then.
+fn guarded<T>(task: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     catch_unwind(AssertUnwindSafe(task))
         .unwrap_or_else(|_| Err(anyhow!("proa panicked, which is a bug; its log has the place")))
-        .unwrap_or_else(Outcome::Failed)
+}
+
+/// What comes after the command. Whatever happens in it changes no exit code: the command's is decided by then.
+fn afterwards(task: impl FnOnce() -> anyhow::Result<()>) {
+    if let Err(error) = guarded(task) {
+        error!("ending the sidecars failed: {error:#}");
+    }
 }
 
 /// Takes up the place of a container's entrypoint: collects orphans, and is there for the other proas of the Pod.
@@ -39,6 +45,10 @@ fn appear(mounts: &Mounts) -> Result<Option<Presence>, Outcome> {
     match (Peer { uid, container }).announce() {
         Ok(presence) => Ok(Some(presence)),
         Err(taken @ Unannounced::Taken(_)) => Err(Outcome::TwoProas(taken)),
+        Err(stranger @ Unannounced::Stranger(_)) => {
+            warn!("{stranger}");
+            Ok(None)
+        }
         Err(failed) => {
             debug!("{failed}");
             Ok(None)

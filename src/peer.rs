@@ -1,93 +1,62 @@
-//! What the proas of one Pod tell one another: that they are there, and that a wrapped sidecar is to end.
+//! How the proas of one Pod know of one another: that they are there, and that a wrapped sidecar is to shut down.
 //!
 //! Over abstract Unix sockets (unix(7)), whose names belong to the network namespace, which the containers of a
 //! Pod share. So nothing has to be set up for it: no port, no volume, no flag, no rights. And the kernel closes
 //! a socket with its process, so that an end is known however it came about.
+//!
+//! Whoever is in the network namespace can take a name or say that a main container has ended; with `hostNetwork` that is
+//! every process of the node. Where the kernel shows that a process is of another Pod it is not heeded, and a name that
+//! somebody else has taken stops nobody.
+
+pub mod message;
+mod sender;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use crate::crowd::Crowd;
+pub use message::{Message, Peer, Peers, Reply};
+use sender::Sender;
 
 /// How long a peer may take to answer, or to say what it wants.
 const LIMIT: Duration = Duration::from_secs(1);
-/// How long until a peer whose queue is full is tried again.
-const FULL: Duration = Duration::from_secs(1);
-/// What a word begins with.
-const QUIT: &str = "quit";
+/// How often it is asked, where it is there and does not answer.
+const ATTEMPTS: usize = 3;
+/// How long until a peer whose queue is full, or that cannot be reached for want of resources, is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How long until messages are taken again after a failure to.
+const RECOVER: Duration = Duration::from_millis(100);
+/// How many are listened to at once.
+const CLIENTS: usize = 16;
 const DONE: &[u8] = b"done\n";
 const WAIT: &[u8] = b"wait\n";
 /// The longest line to expect: a container's name has 63 characters at most (RFC 1123, DNS label).
 const LONGEST: u64 = 128;
 
-/// A container of this Pod in which proa may run. Its Pod's UID keeps it apart from those of other Pods where
-/// they share the node's network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// The Pod's UID.
-    pub uid: String,
-    /// The container's name.
-    pub container: String,
-}
-
-/// That a main container has ended: `quit NAME CODE` and a line's end.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Message {
-    /// The container.
-    pub container: String,
-    /// Its exit code.
-    pub code: u8,
-}
-
-impl Message {
-    fn parse(line: &str) -> Option<Self> {
-        let mut parts = line.strip_suffix('\n')?.split(' ');
-        let word = (parts.next()?, parts.next()?, parts.next()?, parts.next());
-        let (QUIT, container, code, None) = word else {
-            return None;
-        };
-        Some(Self { container: container.to_owned(), code: code.parse().ok()? })
-    }
-}
-
-impl fmt::Display for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{QUIT} {} {}", self.container, self.code)
-    }
-}
-
-/// The other proas of this Pod, as one of them sees them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Peers {
-    /// What is said to them.
-    pub message: Message,
-    /// Those that take words.
-    pub listening: Vec<Peer>,
-}
-
 impl Peers {
-    /// Looks around in the container that the word is of. Finds nobody where the system does not tell
+    /// Looks around in the container that the message is of. Finds nobody where the system does not tell
     /// (`proc_net(5)`, /proc/net/unix).
     #[must_use]
     pub fn beside(uid: &str, message: Message) -> Self {
-        let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        let sockets = fs::read("/proc/net/unix").unwrap_or_default();
         // A socket is listed once for itself and once for each connection that waits for it.
-        let names: BTreeSet<_> = listening(&sockets, uid).filter(|name| *name != message.container).collect();
+        let names: BTreeSet<_> =
+            message::listening(&sockets, uid).filter(|name| *name != message.container).collect();
         let peers = names.into_iter().map(|name| Peer { uid: uid.to_owned(), container: name.to_owned() });
-        Self { message, listening: peers.collect() }
+        Self { listening: peers.collect(), message }
     }
-}
-
-fn listening<'a>(sockets: &'a str, uid: &'a str) -> impl Iterator<Item = &'a str> {
-    let names = sockets.lines().filter_map(|line| line.split_whitespace().nth(7)?.strip_prefix("@proa/"));
-    names.filter_map(move |name| name.strip_prefix(uid)?.strip_prefix('/')?.strip_suffix("/q"))
 }
 
 impl Peer {
@@ -96,51 +65,85 @@ impl Peer {
         format!("proa/{}/{}", self.uid, self.container)
     }
 
-    /// Where it takes words; only a sidecar's does. A name may have 107 bytes: with a UID's 36 and a container
+    /// Where it takes messages; only a sidecar's does. A name may have 107 bytes: with a UID's 36 and a container
     /// name's 63 this one has them all.
     fn inbox(&self) -> String {
         format!("proa/{}/{}/q", self.uid, self.container)
     }
 
-    /// Says that proa runs in this container, as long as the result lives.
+    /// Shows that proa runs in this container, as long as the result lives.
     ///
     /// # Errors
     /// [`Unannounced::Taken`] when another proa does.
     pub fn announce(self) -> Result<Presence, Unannounced> {
         match listen(&self.presence()) {
             Ok(listener) => Ok(Presence { peer: self, _listener: listener }),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Unannounced::Taken(self.container)),
-            Err(error) => Err(Unannounced::Failed(error)),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(Unannounced::Failed(error)),
+            Err(_) => match owner(&self.presence()) {
+                Ok(owner) if owner.is_in_our_container() => Err(Unannounced::Taken(self.container)),
+                _ => Err(Unannounced::Stranger(self.container)),
+            },
         }
     }
 
     /// Waits until no proa runs in this container: at once, if none does.
     pub async fn gone(&self) {
-        let mut stream = loop {
+        loop {
             match connect(&self.presence()).await {
-                Ok(stream) => break stream,
-                // It is there, and somebody has filled its queue up.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL).await,
-                Err(_) => return,
+                Ok(mut stream) => {
+                    if closed(&mut stream).await {
+                        return;
+                    }
+                }
+                // Nobody listens: the kernel has closed the socket with its process.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return,
+                // Somebody has filled its queue up (listen(2), connect(2) `EAGAIN`), or we are short of something. Neither
+                // is an end.
+                Err(error) => debug!(%error, container = self.container, "cannot tell whether proa is there"),
             }
-        };
-        // Nothing is ever said; what comes is the end.
-        while stream.read(&mut [0; 16]).await.is_ok_and(|count| count > 0) {}
+            sleep(AGAIN).await;
+        }
     }
 
-    /// Asks the sidecar that proa wraps in this container to end.
+    /// Notifies the sidecar that proa wraps in this container.
     ///
     /// # Errors
-    /// When no proa is there, none that wraps a sidecar, or none that answers.
-    pub async fn quit(&self, message: &Message) -> io::Result<Reply> {
+    /// When no proa is there ([`io::ErrorKind::ConnectionRefused`]), none that wraps a sidecar, or none that answers.
+    pub async fn notify(&self, message: &Message) -> io::Result<Reply> {
+        let mut last = io::Error::from(io::ErrorKind::TimedOut);
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                sleep(AGAIN).await;
+            }
+            // Saying it twice does no harm.
+            match timeout(LIMIT, self.converse(message)).await {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(error),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn converse(&self, message: &Message) -> io::Result<Reply> {
         let mut stream = connect(&self.inbox()).await?;
         let mut answer = [0; DONE.len()];
-        let ask = async {
-            stream.write_all(message.to_string().as_bytes()).await?;
-            stream.read_exact(&mut answer).await
-        };
-        timeout(LIMIT, ask).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.write_all(message.to_string().as_bytes()).await?;
+        stream.read_exact(&mut answer).await?;
         Ok(if answer == *WAIT { Reply::NotYet } else { Reply::Stopping })
+    }
+}
+
+/// Waits for the other end to close a connection on which nothing is ever said. Whether it did: other failures say
+/// nothing of that.
+async fn closed(stream: &mut UnixStream) -> bool {
+    loop {
+        match stream.read(&mut [0; 16]).await {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+        }
     }
 }
 
@@ -155,20 +158,21 @@ fn listen(name: &str) -> io::Result<StdListener> {
     StdListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
-/// What a wrapped sidecar made of the word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reply {
-    /// It ends.
-    Stopping,
-    /// It serves others too.
-    NotYet,
+/// Who listens under this name. Never waits, however full its queue is.
+fn owner(name: &str) -> io::Result<Sender> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let client: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    nix::sys::socket::connect(client.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
+    Ok(Sender::of(&client))
 }
 
-/// Why it could not be said that proa runs here.
+/// Why it could not be shown that proa runs here.
 #[derive(Debug)]
 pub enum Unannounced {
     /// Another proa runs in this container.
     Taken(String),
+    /// Somebody outside of this container has taken its name.
+    Stranger(String),
     /// The system does not let us.
     Failed(io::Error),
 }
@@ -179,6 +183,11 @@ impl fmt::Display for Unannounced {
             Self::Taken(container) => write!(
                 f,
                 "another proa runs in container `{container}` already; expected one, as the parent of everything else"
+            ),
+            Self::Stranger(container) => write!(
+                f,
+                "a process outside of this container holds the socket by which wrapped sidecars see that `{container}` runs; \
+                 going on without it: with --hold-term they wait as long as their grace period allows"
             ),
             Self::Failed(error) => write!(f, "cannot be seen by other proas of this Pod: {error}"),
         }
@@ -195,44 +204,74 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Takes words from now on.
+    /// Takes messages from now on.
     ///
     /// # Errors
     /// When the system does not allow it.
     pub fn listen(&self) -> io::Result<MessageListener> {
         let listener = listen(&self.peer.inbox())?;
         listener.set_nonblocking(true)?;
-        Ok(MessageListener(listener))
+        Ok(MessageListener { listener, uid: self.peer.uid.clone() })
     }
 }
 
 /// Takes the messages of other proas.
 #[derive(Debug)]
-pub struct MessageListener(StdListener);
+pub struct MessageListener {
+    listener: StdListener,
+    uid: String,
+}
 
 impl MessageListener {
-    /// Waits for the next word that is `enough` to end on.
-    ///
-    /// # Errors
-    /// When the socket cannot be listened on.
-    pub async fn asked(&self, mut enough: impl FnMut(&Message) -> bool) -> io::Result<()> {
-        let listener = UnixListener::from_std(self.0.try_clone()?)?;
+    /// Waits for the next message that is `enough` to shut down on. Nobody can keep the others waiting, and no failure is
+    /// for good.
+    pub async fn asked(&self, mut enough: impl FnMut(&Message) -> bool) {
+        let listener = loop {
+            let copy = self.listener.try_clone().and_then(UnixListener::from_std);
+            match copy {
+                Ok(listener) => break listener,
+                Err(error) => debug!(%error, "cannot listen for other proas of this Pod"),
+            }
+            sleep(RECOVER).await;
+        };
+        let mut clients = Crowd::new(CLIENTS);
         loop {
-            let (stream, _) = listener.accept().await?;
-            let mut stream = BufReader::new(stream);
-            let mut line = String::new();
-            let heard = timeout(LIMIT, (&mut stream).take(LONGEST).read_line(&mut line)).await;
-            let Some(word) = Message::parse(&line).filter(|_| matches!(heard, Ok(Ok(_)))) else {
-                continue;
+            let (mut stream, message) = tokio::select! {
+                accepted = listener.accept() => {
+                    match accepted {
+                        Ok((stream, _)) => clients.enter(take(stream, &self.uid)),
+                        Err(error) => {
+                            debug!(%error, "cannot accept a message");
+                            sleep(RECOVER).await;
+                        }
+                    }
+                    continue;
+                }
+                taken = clients.next() => match taken {
+                    Some(taken) => taken,
+                    None => continue,
+                },
             };
-            let ending = enough(&word);
-            // Whoever asked may be gone already.
-            let _ = stream.write_all(if ending { DONE } else { WAIT }).await;
-            if ending {
-                return Ok(());
+            let stopping = enough(&message);
+            // Whoever asked may be gone already. The answer has room in the socket: this never waits.
+            let _ = timeout(LIMIT, stream.write_all(if stopping { DONE } else { WAIT })).await;
+            if stopping {
+                return;
             }
         }
     }
+}
+
+/// Takes a message; `None` where there is none, or where it is of another Pod's process.
+async fn take(stream: UnixStream, uid: &str) -> Option<(UnixStream, Message)> {
+    if Sender::of(&stream).is_of_another_pod(uid) {
+        debug!("a process of another Pod is not heeded");
+        return None;
+    }
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    timeout(LIMIT, (&mut stream).take(LONGEST).read_until(b'\n', &mut line)).await.ok()?.ok()?;
+    Some((stream.into_inner(), Message::parse(&line)?))
 }
 
 #[cfg(test)]
@@ -256,22 +295,22 @@ mod tests {
         assert!(peer("one").announce().is_ok());
     }
 
-    fn word(container: &str) -> Message {
+    fn from(container: &str) -> Message {
         Message { container: container.into(), code: 0 }
     }
 
     #[test]
-    fn who_takes_words_is_seen() {
+    fn who_takes_messages_is_seen() {
         let uid = peer("").uid;
         let there = ["seen-1", "seen-2", "seen-main"].map(|name| peer(name).announce().unwrap());
-        let _ears = [there[0].listen().unwrap(), there[1].listen().unwrap()];
+        let _listeners = [there[0].listen().unwrap(), there[1].listen().unwrap()];
         let names = |own| -> Vec<_> {
-            let found = Peers::beside(&uid, word(own)).listening.into_iter().map(|peer| peer.container);
+            let found = Peers::beside(&uid, from(own)).listening.into_iter().map(|peer| peer.container);
             found.filter(|name| name.starts_with("seen-")).collect()
         };
         assert_eq!(names("seen-main"), ["seen-1", "seen-2"]);
         assert_eq!(names("seen-1"), ["seen-2"]);
-        assert!(Peers::beside("another", word("")).listening.is_empty());
+        assert!(Peers::beside("another", from("")).listening.is_empty());
     }
 
     #[test]
@@ -311,49 +350,62 @@ mod tests {
     }
 
     #[test]
-    fn an_order_to_quit_is_taken_and_confirmed() {
+    fn a_message_is_taken_and_confirmed() {
         let there = peer("quitting").announce().unwrap();
-        let ear = there.listen().unwrap();
-        let quit = async |word| peer("quitting").quit(&word).await.unwrap();
+        let listener = there.listen().unwrap();
+        let notify = async |message| peer("quitting").notify(&message).await.unwrap();
         block_on(async {
-            let mut heard = Vec::new();
+            let mut taken = Vec::new();
             let second = |message: &Message| {
-                heard.push(message.clone());
-                heard.len() == 2
+                taken.push(message.clone());
+                taken.len() == 2
             };
-            let said = [Message { container: "a".into(), code: 3 }, word("b")];
-            let (asked, answers) = tokio::join!(ear.asked(second), async {
-                [quit(said[0].clone()).await, quit(said[1].clone()).await]
+            let sent = [Message { container: "a".into(), code: 3 }, from("b")];
+            let ((), replies) = tokio::join!(listener.asked(second), async {
+                [notify(sent[0].clone()).await, notify(sent[1].clone()).await]
             });
-            asked.unwrap();
-            assert_eq!(answers, [Reply::NotYet, Reply::Stopping]);
-            assert_eq!(heard, said);
+            assert_eq!(replies, [Reply::NotYet, Reply::Stopping]);
+            assert_eq!(taken, sent);
         });
-        assert!(block_on(peer("nobody").quit(&word("a"))).is_err());
+        assert!(block_on(peer("nobody").notify(&from("a"))).is_err());
     }
 
     #[test]
-    fn what_is_no_order_is_passed_over() {
+    fn what_is_no_message_is_passed_over_and_the_silent_keep_nobody_waiting() {
         let there = peer("pestered").announce().unwrap();
-        let ear = there.listen().unwrap();
+        let listener = there.listen().unwrap();
         block_on(async {
-            for said in [
-                "",
-                "quit",
-                "quit a 0",
-                "quit a\n",
-                "quit a x\n",
-                "quit a 0 0\n",
-                "QUIT a 0\n",
-                "\u{0}\n",
-                &"x".repeat(500),
-            ] {
-                connect(&peer("pestered").inbox()).await.unwrap().write_all(said.as_bytes()).await.unwrap();
+            let mut silent = Vec::new();
+            for sent in ["", "quit a x\n", &"x".repeat(500)] {
+                let mut stream = connect(&peer("pestered").inbox()).await.unwrap();
+                stream.write_all(sent.as_bytes()).await.unwrap();
             }
-            let (asked, told) =
-                tokio::join!(ear.asked(|_| true), async { peer("pestered").quit(&word("a")).await });
-            asked.unwrap();
-            assert_eq!(told.unwrap(), Reply::Stopping);
+            for _ in 0..50 {
+                silent.push(connect(&peer("pestered").inbox()).await.unwrap());
+            }
+            let ((), reply) =
+                tokio::join!(listener.asked(|_| true), async { peer("pestered").notify(&from("a")).await });
+            assert_eq!(reply.unwrap(), Reply::Stopping);
         });
+    }
+
+    #[test]
+    fn a_message_that_gets_no_answer_is_sent_again() {
+        let there = peer("deaf").announce().unwrap();
+        let inbox = listen(&peer("deaf").inbox()).unwrap();
+        inbox.set_nonblocking(true).unwrap();
+        block_on(async {
+            let inbox = UnixListener::from_std(inbox).unwrap();
+            let answering = async {
+                // The first connection breaks without an answer.
+                drop(inbox.accept().await.unwrap());
+                let (mut stream, _) = inbox.accept().await.unwrap();
+                stream.write_all(DONE).await.unwrap();
+                stream
+            };
+            let (_stream, reply) = tokio::join!(answering, async { peer("deaf").notify(&from("a")).await });
+            assert_eq!(reply.unwrap(), Reply::Stopping);
+        });
+        drop(there);
     }
 }

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use crate::child::Command;
 use crate::cli::Cli;
 use crate::cluster::{ApiServer, SERVICE_HOST, SERVICE_PORT};
+use crate::env_file::EnvFiles;
 use crate::gate::Gate;
 use crate::identity::Claim;
 use crate::known::NoEndpoint;
@@ -28,6 +29,8 @@ pub struct Plan {
     pub gate: Gate,
     /// What is run.
     pub command: Command,
+    /// Variables for it, which are read once the gate is open.
+    pub env_files: EnvFiles,
     /// How the sidecars are ended.
     pub shutdown: Shutdown,
     /// Where to tell what proa is doing.
@@ -110,12 +113,13 @@ impl Plan {
     ///
     /// # Errors
     /// When values that are fine on their own make no sense together.
-    pub fn new(cli: Cli, environment: &Environment) -> Result<Self, Invalid> {
+    pub fn new(mut cli: Cli, environment: &Environment) -> Result<Self, Invalid> {
         let (claim, api) = lower::who(cli.who, environment)?;
         let gate = lower::gate(cli.waiting, api.ask)?;
         Ok(Self {
             claim,
-            command: lower::command(cli.command, cli.environment)?,
+            env_files: lower::env_files(&mut cli.environment),
+            command: lower::command(cli.command, &cli.environment)?,
             shutdown: lower::shutdown(cli.ending, gate.selection.ignore.clone())?,
             status: cli.output.status_address,
             api,

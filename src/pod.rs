@@ -2,6 +2,7 @@
 
 pub mod mains;
 mod recognise;
+pub mod run;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -13,9 +14,10 @@ use k8s_openapi::api::core::v1::{
 use crate::known::{Known, Recognised};
 use crate::signal::Signal;
 use recognise::recognise;
+use run::Run;
 
 /// `terminationGracePeriodSeconds` of a Pod that sets none (Pod API reference).
-const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
 /// The Pod as one watch event showed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,16 +28,43 @@ pub struct Snapshot {
     pub uid: String,
     /// Whether the Pod is on its way out.
     pub life: Life,
-    /// How long the containers may take to end once asked to.
-    pub grace: Duration,
-    /// When a Pod that is being deleted is to be gone, by the API server's clock.
-    pub gone_by: Option<SystemTime>,
+    /// How long our container has once it is asked to stop.
+    pub termination: Termination,
     /// Whether processes of the Pod's containers see one another.
     pub processes: ProcessNamespace,
     /// Our own container.
     pub own: Own,
     /// Every other container that runs beside it.
     pub sidecars: Vec<Sidecar>,
+}
+
+/// What the Pod says of the time between a container's stop signal and its SIGKILL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Termination {
+    /// The deletion's own grace period, else the Pod's.
+    pub grace: Duration,
+    /// The shortest grace period that a liveness or startup probe of our container has for itself (KEP-2238).
+    pub probe_grace: Option<Duration>,
+    /// When a Pod that is being deleted is to be gone, by the API server's clock.
+    pub gone_by: Option<SystemTime>,
+    /// From when on the kubelet counts.
+    pub countdown: Countdown,
+}
+
+/// From when on the kubelet counts a container's grace period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Countdown {
+    /// From its stop signal.
+    FromSignal,
+    /// From before that: a preStop hook runs first, or a native sidecar waits for the main containers.
+    Earlier,
+}
+
+impl Default for Termination {
+    /// That of a Pod that was never seen.
+    fn default() -> Self {
+        Self { grace: DEFAULT_GRACE, probe_grace: None, gone_by: None, countdown: Countdown::FromSignal }
+    }
 }
 
 /// Where the Pod is in its life.
@@ -71,6 +100,8 @@ pub struct Own {
     pub stop_signal: Option<Signal>,
     /// What the container is to the Pod.
     pub role: Role,
+    /// Which run of it the status is of.
+    pub run: Run,
 }
 
 /// What a container is to its Pod.
@@ -297,40 +328,27 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 impl Snapshot {
     /// The sidecars that are this row of the table.
-    pub fn recognised(&self, known: &'static Known) -> impl Iterator<Item = &Recognised> {
-        let recognised = self.sidecars.iter().filter_map(|sidecar| sidecar.known.as_ref());
-        recognised.filter(move |recognised| recognised.known == known)
+    pub fn recognised(&self, known: &'static Known) -> impl Iterator<Item = (&Sidecar, &Recognised)> {
+        let recognised = self.sidecars.iter().filter_map(|sidecar| Some((sidecar, sidecar.known.as_ref()?)));
+        recognised.filter(move |(_, recognised)| recognised.known == known)
     }
 
-    /// What is left of the grace period of a Pod that is being deleted. Clocks may differ, but it is never more
-    /// than the whole.
-    #[must_use]
-    pub fn grace_left(&self, now: SystemTime) -> Option<Duration> {
-        let left = self.gone_by?.duration_since(now).unwrap_or(Duration::ZERO);
-        Some(left.min(self.grace))
-    }
-
-    /// Reads the Pod. `container` is our own container's name, where flags or mounts told it.
+    /// Reads the Pod. `container`: our own container's name, where flags or mounts say it. `started`: when its first
+    /// process started, where the system says it.
     ///
     /// # Errors
     /// When our own container cannot be told from the others.
-    pub fn of(pod: &Pod, container: Option<&str>) -> Result<Self, Unreadable> {
+    pub fn of(pod: &Pod, container: Option<&str>, started: Option<SystemTime>) -> Result<Self, Unreadable> {
         let no_spec = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&no_spec);
         let policy = spec.restart_policy.as_deref().map_or(RestartPolicy::Always, RestartPolicy::of);
         let (own, role) = own_container(pod, spec, container)?;
+        let own_status = status(pod, &own.name);
         Ok(Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             life: life(pod),
-            // What a deletion asked for wins.
-            grace: pod
-                .metadata
-                .deletion_grace_period_seconds
-                .or(spec.termination_grace_period_seconds)
-                .and_then(|seconds| u64::try_from(seconds).ok())
-                .map_or(DEFAULT_GRACE, Duration::from_secs),
-            gone_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0.into()),
+            termination: termination(pod, spec, own, role),
             processes: if spec.host_pid == Some(true) {
                 ProcessNamespace::Host
             } else if spec.share_process_namespace == Some(true) {
@@ -344,11 +362,31 @@ impl Snapshot {
                     Role::Init => init_restart(own, policy),
                     Role::Regular | Role::NativeSidecar => Restart::of(own, policy),
                 },
-                stop_signal: stop_signal(own, status(pod, &own.name)),
+                stop_signal: stop_signal(own, own_status),
                 role,
+                run: Run::of(own_status, started),
             },
             sidecars: sidecars(pod, spec, &own.name, role, policy),
         })
+    }
+}
+
+fn termination(pod: &Pod, spec: &PodSpec, own: &Container, role: Role) -> Termination {
+    // Less than 0 counts as 1 (Pod API validation and defaults).
+    let duration = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(1));
+    let grace = pod.metadata.deletion_grace_period_seconds.or(spec.termination_grace_period_seconds);
+    let probes = [&own.liveness_probe, &own.startup_probe].into_iter().flatten();
+    let probe_grace = probes.filter_map(|probe| probe.termination_grace_period_seconds).min();
+    let has_hook = own.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.pre_stop.is_some());
+    Termination {
+        grace: grace.map_or(DEFAULT_GRACE, duration),
+        probe_grace: probe_grace.map(duration),
+        gone_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0.into()),
+        countdown: if has_hook || role == Role::NativeSidecar {
+            Countdown::Earlier
+        } else {
+            Countdown::FromSignal
+        },
     }
 }
 
@@ -431,14 +469,14 @@ fn stop_signal(container: &Container, status: Option<&ContainerStatus>) -> Optio
     in_status.or_else(in_spec)?.parse().ok()
 }
 
-/// The containers that run beside ours. An init container runs beside the native sidecars listed before
-/// it and nothing else: those after it, and the regular containers, start once it has ended.
+/// The containers that run beside ours, as far as it may wait for them. An init container runs beside the native
+/// sidecars listed before it and nothing else: those after it, and the regular containers, start once it has ended, or
+/// where it is a native sidecar itself, once it has started.
 fn sidecars(pod: &Pod, spec: &PodSpec, own: &str, role: Role, policy: RestartPolicy) -> Vec<Sidecar> {
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let (native, regular) = match role {
         Role::Regular => (init, spec.containers.as_slice()),
-        Role::NativeSidecar => (init, [].as_slice()),
-        Role::Init => {
+        Role::Init | Role::NativeSidecar => {
             let before = init.iter().position(|container| container.name == own).unwrap_or(init.len());
             (&init[..before], [].as_slice())
         }
@@ -496,7 +534,7 @@ pub(crate) mod tests {
 
     /// A snapshot of such a Pod, with `main` as our own container.
     pub(crate) fn snapshot(yaml: &str) -> Snapshot {
-        Snapshot::of(&pod(yaml), Some("main")).expect("a readable Pod")
+        Snapshot::of(&pod(yaml), Some("main"), None).expect("a readable Pod")
     }
 
     /// As an injector leaves it: the proxy first, a native sidecar, an init container that is done, a
@@ -540,7 +578,7 @@ status:
         let snapshot = snapshot(INJECTED);
         let names: Vec<_> = snapshot.sidecars.iter().map(|s| (s.name.as_str(), s.native)).collect();
         assert_eq!(names, [("vault", true), ("proxy", false)]);
-        assert_eq!(snapshot.grace, Duration::from_secs(45));
+        assert_eq!(snapshot.termination.grace, Duration::from_secs(45));
         assert_eq!(snapshot.processes, ProcessNamespace::Pod);
         assert_eq!(snapshot.life, Life::Active);
         assert_eq!(snapshot.sidecars[0].id.as_deref(), Some("abc"));
@@ -582,21 +620,21 @@ spec:
 
     #[test]
     fn without_a_name_the_annotation_or_the_only_container_decides() {
-        let own = |yaml: &str| Snapshot::of(&pod(yaml), None).map(|snapshot| snapshot.own.name);
+        let own = |yaml: &str| Snapshot::of(&pod(yaml), None, None).map(|snapshot| snapshot.own.name);
         let one = "spec: {containers: [{name: app, image: a}]}";
         assert_eq!(own(one), Ok("app".into()));
         let two = "spec: {containers: [{name: proxy, image: a}, {name: app, image: a}]}";
         assert_eq!(own(two), Err(Unreadable::WhichContainer { found: vec!["proxy".into(), "app".into()] }));
         let annotated = format!("metadata: {{annotations: {{{DEFAULT_CONTAINER}: app}}}}\n{two}");
         assert_eq!(own(&annotated), Ok("app".into()));
-        let wrong = Snapshot::of(&pod(two), Some("web"));
+        let wrong = Snapshot::of(&pod(two), Some("web"), None);
         assert!(matches!(wrong, Err(Unreadable::NoSuchContainer { .. })), "{wrong:?}");
     }
 
     #[test]
     fn an_empty_pod_is_no_reason_to_panic() {
         assert_eq!(
-            Snapshot::of(&Pod::default(), None),
+            Snapshot::of(&Pod::default(), None, None),
             Err(Unreadable::WhichContainer { found: Vec::new() })
         );
     }
@@ -627,15 +665,39 @@ metadata: {deletionTimestamp: '2026-11-21T00:00:10Z', deletionGracePeriodSeconds
 spec: {terminationGracePeriodSeconds: 30, containers: [{name: main, image: a}]}
 ",
         );
-        assert_eq!(deleted.grace, Duration::from_secs(5));
-        let left =
-            |before: u64| deleted.grace_left(deleted.gone_by.unwrap() - Duration::from_secs(before)).unwrap();
-        assert_eq!(left(3), Duration::from_secs(3));
-        assert_eq!(left(60), Duration::from_secs(5), "the clocks differ");
-        assert_eq!(
-            deleted.grace_left(deleted.gone_by.unwrap() + Duration::from_secs(1)),
-            Some(Duration::ZERO)
-        );
+        assert_eq!(deleted.termination.grace, Duration::from_secs(5));
+        assert!(deleted.termination.gone_by.is_some());
+        assert_eq!(deleted.termination.countdown, Countdown::FromSignal);
+    }
+
+    #[test]
+    fn what_uses_up_the_grace_period_before_the_signal_is_seen() {
+        let termination = |yaml: &str| snapshot(yaml).termination;
+        let hook =
+            "spec: {containers: [{name: main, image: m, lifecycle: {preStop: {sleep: {seconds: 5}}}}]}";
+        assert_eq!(termination(hook).countdown, Countdown::Earlier);
+        let native = "spec: {initContainers: [{name: main, image: m, restartPolicy: Always}], containers: [{name: a, image: a}]}";
+        assert_eq!(termination(native).countdown, Countdown::Earlier);
+        let odd = "spec: {terminationGracePeriodSeconds: -5, containers: [{name: main, image: m, livenessProbe: {terminationGracePeriodSeconds: 3}}]}";
+        assert_eq!(termination(odd).grace, Duration::from_secs(1));
+        assert_eq!(termination(odd).probe_grace, Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_native_sidecar_runs_beside_those_listed_before_it() {
+        let yaml = "
+spec:
+  initContainers:
+  - {name: first, image: a, restartPolicy: Always}
+  - {name: main, image: a, restartPolicy: Always}
+  - {name: later, image: a, restartPolicy: Always}
+  containers:
+  - {name: app, image: a}
+";
+        let snapshot = snapshot(yaml);
+        assert_eq!(snapshot.own.role, Role::NativeSidecar);
+        let names: Vec<_> = snapshot.sidecars.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["first"]);
     }
 
     #[test]

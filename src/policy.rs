@@ -83,3 +83,24 @@ pub enum HoldTerm {
     /// No longer than this either.
     For(Duration),
 }
+
+/// A limit of time that a flag sets. 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Not set: as the Pod says.
+    Default,
+    /// No limit of the flag's own.
+    None,
+    /// This long.
+    For(Duration),
+}
+
+impl From<Option<Duration>> for Limit {
+    fn from(flag: Option<Duration>) -> Self {
+        match flag {
+            None => Self::Default,
+            Some(Duration::ZERO) => Self::None,
+            Some(limit) => Self::For(limit),
+        }
+    }
+}

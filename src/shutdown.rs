@@ -1,38 +1,34 @@
-//! Ending the sidecars: whether, then how, all within one deadline.
+//! Ending the sidecars: whether, then how, all within one budget of time.
 
 pub mod actions;
+pub mod awaited;
 pub mod drain;
 pub mod http;
 pub mod kill;
 pub mod stages;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::pin::pin;
-use std::time::Duration;
+use std::time::{Instant, SystemTime};
 
 use futures::future::join_all;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::cluster::OwnPod;
-use crate::endpoint::Address;
-use crate::peer::{Peer, Peers, Reply};
-use crate::pod::{Role, Snapshot};
+use crate::budget::{Budget, Now, ShutdownBudget, StopRequests, budget};
+use crate::cluster::trouble::Trouble;
+use crate::cluster::{Looked, OwnPod};
+use crate::deadline::until;
+use crate::peer::{Peers, Reply};
+use crate::pod::{Life, Role, Snapshot, Termination};
 use crate::policy::{ShutdownAuto, ShutdownWhen};
-use crate::signal::send::suspend_self;
 use crate::signal::stream::Listener;
-use crate::signal::{self, Phase, Reaction, Signal, reaper};
+use crate::signal::{Phase, Signal};
 use crate::status::board::{ActionResult, Board};
 pub use actions::{Action, Processes, Shutdown};
-use drain::{Look, Patience, Silence};
-use stages::{Stages, Step, Task, carriers, stages, unasked, wrapped};
-
-/// How long ending the sidecars may take where neither a flag nor the Pod says.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long before the kubelet kills what is left proa is done, so that the exit code is the command's.
-const MARGIN: Duration = Duration::from_secs(1);
+use awaited::{Pointless, Scope, Seen, TaskResult, awaited, carrier_leaves};
+use drain::{Named, Terms};
+use stages::{Stages, Step, Task, stages, unasked};
 
 /// Whether the sidecars are ended, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,46 +79,111 @@ pub fn decide(when: ShutdownWhen, code: u8, snapshot: Option<&Snapshot>) -> Deci
     }
 }
 
-/// Whether the container was asked to stop, and when.
+/// What the sidecars are shut down after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stopping {
-    /// It was not.
-    No,
-    /// Before the command: whoever asked wants proa itself to end, and no sidecar's exit is waited for.
-    BeforeCommand(Instant),
-    /// While the command ran, which was told and has ended.
-    DuringCommand(Instant),
+pub enum After {
+    /// The command, or a refusal to start it.
+    Command,
+    /// A signal before the command: whoever asked wants proa itself to stop, and no sidecar's exit is waited for.
+    EarlyStop,
 }
 
-impl Stopping {
-    fn since(self) -> Option<Instant> {
-        match self {
-            Self::No => None,
-            Self::BeforeCommand(since) | Self::DuringCommand(since) => Some(since),
+/// The Pod, as far as it is known when the command is over.
+#[derive(Debug)]
+pub struct Sight {
+    /// As it was last seen.
+    pub snapshot: Option<Snapshot>,
+    /// Whether that was just now.
+    pub fresh: bool,
+    /// Where its status is to be seen, if anywhere.
+    pub own_pod: Option<OwnPod>,
+}
+
+impl Sight {
+    /// Neither the Pod nor a way to see it.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { snapshot: None, fresh: false, own_pod: None }
+    }
+
+    /// The budget for what is left. That a Pod goes is never undone; that it stays is true for the moment, and no longer once
+    /// the container was asked to stop since.
+    fn budget(&self, asked: &StopRequests, asked_since: bool) -> Budget {
+        let termination = self.snapshot.as_ref().map_or_else(Termination::default, |seen| seen.termination);
+        let current = self.fresh && !asked_since;
+        let life =
+            self.snapshot.as_ref().map(|seen| seen.life).filter(|life| current || *life != Life::Active);
+        budget(&termination, life, asked, Now { instant: Instant::now(), wall: SystemTime::now() })
+    }
+}
+
+/// Looks at the Pod once more: what was true when the gate opened may be hours old. `before`: as it was seen then, if it was.
+pub async fn look(
+    own_pod: Option<&OwnPod>,
+    before: Option<Snapshot>,
+    asked: &mut StopRequests,
+    signals: &mut Listener<'_>,
+) -> Sight {
+    let Some(own_pod) = own_pod else {
+        return Sight { snapshot: before, ..Sight::none() };
+    };
+    let own_pod = before.as_ref().map_or_else(|| own_pod.clone(), |before| own_pod.named(&before.name));
+    let seen = before.is_some();
+    let stop = before.as_ref().and_then(|before| before.own.stop_signal);
+    let mut sight = Sight { snapshot: before, fresh: false, own_pod: None };
+    let limit = sight.budget(asked, false).look(seen);
+    let looked = tokio::select! {
+        looked = own_pod.look(limit, !seen) => looked,
+        signal = stopped(signals, stop) => {
+            // There is less time than there was.
+            info!(%signal, "asked to stop");
+            asked.note(Instant::now());
+            let limit = sight.budget(asked, false).look(seen);
+            own_pod.look(limit, !seen).await
+        }
+    };
+    match looked {
+        Looked::Seen(snapshot) => Sight { snapshot: Some(snapshot), fresh: true, own_pod: Some(own_pod) },
+        Looked::Gone => {
+            if let Some(before) = &mut sight.snapshot {
+                before.life = Life::Deleting;
+            }
+            sight
+        }
+        Looked::Not(trouble) => {
+            report_blindness(&trouble, seen);
+            // Who denies us now will do so again; everything else may pass.
+            sight.own_pod = (seen && trouble.is_passing()).then_some(own_pod);
+            sight
         }
     }
 }
 
-/// What is known as the sidecars are to end.
-#[derive(Debug, Clone, Copy)]
-pub struct Sight<'a> {
-    /// The Pod as the gate last saw it.
-    pub snapshot: Option<&'a Snapshot>,
-    /// Where to see it again, if anywhere.
-    pub own_pod: Option<&'a OwnPod>,
-    /// Whether the container was asked to stop.
-    pub stopping: Stopping,
-    /// The other proas of the Pod.
-    pub peers: &'a Peers,
+fn report_blindness(trouble: &Trouble, seen: bool) {
+    // A denial was said before the command.
+    let why = if trouble.is_denial() && !seen { String::new() } else { format!(": {trouble}") };
+    if seen {
+        warn!("cannot look at the Pod again, so going by what it was like before the command{why}");
+    } else {
+        info!(
+            "the Pod was never seen, so its restart policy is unknown{why}; --shutdown-when=success keeps the sidecars for a \
+             retry"
+        );
+    }
 }
 
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
-/// decided by now. Where others' traffic goes through a sidecar it is told last, once the others have ended.
-pub async fn run(shutdown: &Shutdown, sight: Sight<'_>, signals: &mut Listener<'_>, board: &Board) {
-    let Sight { snapshot, own_pod, stopping, peers } = sight;
-    let grace = snapshot.map_or(DEFAULT_TIMEOUT, |snapshot| snapshot.grace);
-    let deadline = deadline(shutdown.timeout.unwrap_or(grace), stopping.since().map(|since| since + grace));
-    let stop = snapshot.and_then(|snapshot| snapshot.own.stop_signal);
+/// decided by now. Where others' traffic goes through a sidecar it is notified last, once the others have exited.
+pub async fn run(
+    shutdown: &Shutdown,
+    sight: &Sight,
+    after: After,
+    asked: StopRequests,
+    peers: &Peers,
+    signals: &mut Listener<'_>,
+    board: &Board,
+) {
+    let snapshot = sight.snapshot.as_ref();
     let Stages { first, last } = stages(shutdown, snapshot, peers);
     if shutdown.auto == ShutdownAuto::Otherwise && shutdown.actions.is_empty() {
         if snapshot.is_none() && first.is_empty() {
@@ -134,199 +195,196 @@ pub async fn run(shutdown: &Shutdown, sight: Sight<'_>, signals: &mut Listener<'
             info!("`{name}` cannot be asked to end: {helps}");
         }
     }
-    let mut interrupts =
-        Interrupts { signals, stop, asked_to_end: matches!(stopping, Stopping::BeforeCommand(_)) };
-
-    let Some(mut results) = interrupts.during_actions(act(&first, snapshot, deadline, board)).await else {
-        return;
+    let mut named = Named::default();
+    if let Some(snapshot) = snapshot.filter(|_| sight.fresh) {
+        named.name_failures(snapshot);
+    }
+    let mut ending = Ending {
+        shutdown,
+        sight,
+        signals,
+        board,
+        time: sight.budget(&asked, false).shutdown(shutdown.timeout),
+        extent: if after == After::EarlyStop { Extent::ActionsOnly } else { Extent::All },
+        asked,
+        named,
+        done: Vec::new(),
     };
+    ending.act(first).await;
     board.drain_begins();
     if !last.is_empty() {
-        // Those too that nobody told: they may end by themselves, and need the network for it.
-        let ignore = [results.left_alone(shutdown, snapshot), carriers(snapshot)].concat();
-        let patience = Patience {
-            ignore: &ignore,
-            silence: Silence::Trouble,
-            deadline: two_thirds(deadline),
+        // Those too that nobody asked: they may exit by themselves, and need the network for it.
+        let terms = Terms {
+            asked_by: ending.time.others_by,
+            unasked_by: Some(ending.time.unasked_by),
             done: "the others have ended",
-            look: Look::No,
         };
-        interrupts.during_drain(drain(own_pod, snapshot, &results.told, patience)).await;
-        let Some(more) = interrupts.during_actions(act(&last, snapshot, deadline, board)).await else {
-            return;
-        };
-        results.told.extend(more.told);
-        results.heard.extend(more.heard);
+        ending.drain(Scope::Others, terms).await;
+        ending.act(last).await;
     }
-    let patience = Patience {
-        ignore: &results.left_alone(shutdown, snapshot),
-        silence: if results.told.is_empty() { Silence::Trouble } else { Silence::Success },
-        deadline,
-        done: "every sidecar has ended",
-        // A wrapped sidecar that is not waited for may have ended by itself.
-        look: if results.heard.len() < wrapped(snapshot).len() { Look::Once } else { Look::No },
-    };
-    interrupts.during_drain(drain(own_pod, snapshot, &results.told, patience)).await;
+    let by = ending.time.by;
+    ending.drain(Scope::All, Terms { asked_by: by, unasked_by: by, done: "every sidecar has ended" }).await;
     board.drain_ends();
 }
 
-async fn drain(own_pod: Option<&OwnPod>, snapshot: Option<&Snapshot>, told: &[Told], patience: Patience<'_>) {
-    match own_pod {
-        Some(own_pod) => drain::wait(own_pod.watch(), snapshot, patience).await,
-        None => drain::wait_for_silence(told, patience.deadline).await,
-    }
+/// What is still worth while. Each signal that asks us to stop takes one away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    All,
+    ActionsOnly,
+    Nothing,
 }
 
-/// How long those may take that end before the one that carries their traffic, so that it has its time too.
-fn two_thirds(deadline: Instant) -> Instant {
-    let now = Instant::now();
-    now + deadline.saturating_duration_since(now) * 2 / 3
-}
-
-/// Signals that come while the sidecars are ended: the first gives up the wait for their exit, the second the
-/// actions too.
-struct Interrupts<'a, 'b> {
+/// The end of the sidecars under way.
+struct Ending<'a, 'b> {
+    shutdown: &'a Shutdown,
+    sight: &'a Sight,
     signals: &'a mut Listener<'b>,
-    stop: Option<Signal>,
-    asked_to_end: bool,
+    board: &'a Board,
+    time: ShutdownBudget,
+    extent: Extent,
+    asked: StopRequests,
+    named: Named,
+    done: Vec<(Task, TaskResult)>,
 }
 
-impl Interrupts<'_, '_> {
-    async fn during_actions<T>(&mut self, actions: impl Future<Output = T>) -> Option<T> {
-        let mut actions = pin!(actions);
-        loop {
-            tokio::select! {
-                told = &mut actions => return Some(told),
-                signal = stopped(self.signals, self.stop) => {
-                    if self.asked_to_end {
-                        warn!(%signal, "asked to end again: giving up on the sidecars");
-                        return None;
-                    }
-                    self.asked_to_end = true;
-                    info!(%signal, "asked to end: not waiting for the sidecars to exit");
+impl Ending<'_, '_> {
+    /// Carries the tasks out side by side.
+    async fn act(&mut self, tasks: Vec<Task>) {
+        let results = RefCell::new(vec![None; tasks.len()]);
+        let snapshot = self.sight.snapshot.as_ref();
+        let (board, by) = (self.board, self.time.by);
+        {
+            let mut work = Box::pin(join_all(tasks.iter().enumerate().map(|(place, task)| {
+                let results = &results;
+                async move {
+                    let result = carry_out(task, snapshot, by, board).await;
+                    results.borrow_mut()[place] = Some(result);
+                }
+            })));
+            while self.extent != Extent::Nothing {
+                let (stop, by) = (self.stop(), self.time.by);
+                tokio::select! {
+                    biased;
+                    _ = &mut work => break,
+                    signal = stopped(self.signals, stop) => self.interrupt(signal, "not waiting"),
+                    () = until(by) => break,
                 }
             }
         }
+        for (task, result) in tasks.into_iter().zip(results.into_inner()) {
+            if result.is_none() {
+                warn!("{task}: no answer before --shutdown-timeout ran out, or the grace period");
+                board.action(task.to_string(), ActionResult::Failed);
+            }
+            self.done.push((task, result.unwrap_or(TaskResult::Failed)));
+        }
     }
 
-    async fn during_drain(&mut self, drain: impl Future<Output = ()>) {
-        if self.asked_to_end {
+    /// Waits for the sidecars to exit.
+    async fn drain(&mut self, scope: Scope, terms: Terms) {
+        if self.extent != Extent::All {
             return;
         }
-        tokio::select! {
-            () = drain => {}
-            signal = stopped(self.signals, self.stop) => {
-                self.asked_to_end = true;
-                info!(%signal, "asked to end: no longer waiting for the sidecars to exit");
-            }
+        if !self.time.waits {
+            info!("not waiting for the sidecars to exit: {}", Pointless::Leaving);
+            self.extent = Extent::ActionsOnly;
+            return;
         }
+        let own_pod = self.sight.own_pod.as_ref();
+        let visible = self.sight.snapshot.as_ref().filter(|_| own_pod.is_some());
+        let awaited = awaited(&self.done, visible, scope, &self.shutdown.ignore);
+        let seen = Seen {
+            carrier_leaves: carrier_leaves(&self.done),
+            stopping: !self.asked.is_empty(),
+            ..Seen::default()
+        };
+        let stop = self.stop();
+        let signal = tokio::select! {
+            () = drain::wait(own_pod, &awaited, terms, seen, &mut self.named) => return,
+            signal = stopped(self.signals, stop) => signal,
+        };
+        self.interrupt(signal, "no longer waiting");
     }
-}
 
-/// When all must be over. Once the runtime has asked the container to stop, the grace period runs from
-/// there, whoever has used it up: what is left at its end is killed, and the command's exit code with it.
-fn deadline(limit: Duration, killed: Option<Instant>) -> Instant {
-    let end = Instant::now() + limit;
-    match killed {
-        Some(killed) => end.min(killed.checked_sub(MARGIN).unwrap_or(killed)),
-        None => end,
-    }
-}
-
-/// A sidecar took an order to end; and how its end shows without the API server.
-enum Told {
-    /// It no longer listens there.
-    At(Address),
-    /// Its proa is gone.
-    Peer(Peer),
-    /// Not at all.
-    Unseen,
-}
-
-/// What came of the actions.
-#[derive(Default)]
-struct Results {
-    told: Vec<Told>,
-    /// Wrapped sidecars that took the word.
-    heard: Vec<String>,
-}
-
-impl Results {
-    /// Whose exit is not waited for: whom the user names, and wrapped sidecars that wait for ours.
-    fn left_alone(&self, shutdown: &Shutdown, snapshot: Option<&Snapshot>) -> Vec<String> {
-        let waiting = wrapped(snapshot).into_iter().filter(|name| !self.heard.contains(name));
-        shutdown.ignore.iter().cloned().chain(waiting).collect()
-    }
-}
-
-async fn act(tasks: &[Task], snapshot: Option<&Snapshot>, deadline: Instant, board: &Board) -> Results {
-    let results = join_all(tasks.iter().map(|task| async move {
-        let result = carry_out(&task.order, snapshot, deadline).await;
-        match &result {
-            Ok((done, _)) => {
-                board.action(task.to_string(), ActionResult::Accepted);
-                info!("{task}: {done}");
+    /// The container is asked to stop: what it was going to do at its leisure it has no time for any more.
+    fn interrupt(&mut self, signal: Signal, waiting: &str) {
+        self.extent = match self.extent {
+            Extent::All => {
+                info!(%signal, "asked to end: {waiting} for the sidecars to exit");
+                Extent::ActionsOnly
             }
-            Err(error) => {
-                board.action(task.to_string(), ActionResult::Failed);
-                let needs = task.needs().map(|needs| format!("; {needs}")).unwrap_or_default();
-                warn!("{task}: {error}{needs}");
+            Extent::ActionsOnly | Extent::Nothing => {
+                warn!(%signal, "asked to end again: giving up on the sidecars");
+                Extent::Nothing
             }
-        }
-        Some((&task.order, result.ok()?.1))
-    }))
-    .await;
-    let mut all = Results::default();
-    for (order, told) in results.into_iter().flatten() {
-        if let (Step::Notify { peer, .. }, Told::Peer(_)) = (order, &told) {
-            all.heard.push(peer.container.clone());
-        }
-        all.told.push(told);
+        };
+        self.asked.note(Instant::now());
+        let hurried = self.sight.budget(&self.asked, true).shutdown(self.shutdown.timeout).by;
+        self.time.by = match (self.time.by, hurried) {
+            (Some(by), Some(hurried)) => Some(by.min(hurried)),
+            (by, hurried) => by.or(hurried),
+        };
     }
-    all
+
+    fn stop(&self) -> Option<Signal> {
+        self.sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal)
+    }
 }
 
 async fn carry_out(
-    order: &Step,
+    task: &Task,
     snapshot: Option<&Snapshot>,
-    deadline: Instant,
-) -> Result<(String, Told), String> {
-    match order {
+    by: Option<Instant>,
+    board: &Board,
+) -> TaskResult {
+    match perform(&task.step, snapshot, by).await {
+        Ok((text, result)) => {
+            board.action(task.to_string(), ActionResult::Accepted);
+            info!("{task}: {text}");
+            result
+        }
+        Err(error) => {
+            board.action(task.to_string(), ActionResult::Failed);
+            let needs = task.needs().map(|needs| format!("; {needs}")).unwrap_or_default();
+            warn!("{task}: {error}{needs}");
+            TaskResult::Failed
+        }
+    }
+}
+
+async fn perform(
+    step: &Step,
+    snapshot: Option<&Snapshot>,
+    by: Option<Instant>,
+) -> Result<(String, TaskResult), String> {
+    match step {
         Step::Http(request) => {
-            let done = http::ask(request, deadline).await.map_err(|error| error.to_string())?;
-            // What is not in this Pod does not end with it.
-            let listens = request.url.is_loopback().then(|| request.url.address());
-            Ok((done.to_string(), listens.map_or(Told::Unseen, Told::At)))
+            let done = http::ask(request, by).await.map_err(|error| error.to_string())?;
+            Ok((done.to_string(), TaskResult::Accepted))
         }
-        Step::Kill(whom, signal) => {
-            let count = kill::kill(whom, *signal, snapshot).map_err(|error| error.to_string())?;
-            Ok((format!("{count} signalled"), Told::Unseen))
+        Step::Kill(processes, signal) => {
+            let count = kill::kill(processes, *signal, snapshot).map_err(|error| error.to_string())?;
+            Ok((format!("{count} signalled"), TaskResult::Accepted))
         }
-        Step::Notify { peer, message } => match peer.quit(message).await {
-            Ok(Reply::Stopping) => Ok(("it will".to_owned(), Told::Peer(peer.clone()))),
-            Ok(Reply::NotYet) => Ok(("it waits for other containers too".to_owned(), Told::Unseen)),
+        Step::Notify { peer, message } => match peer.notify(message).await {
+            Ok(Reply::Stopping) => Ok(("it will".to_owned(), TaskResult::Accepted)),
+            Ok(Reply::NotYet) => Ok(("it waits for other containers too".to_owned(), TaskResult::NotYet)),
             // It has ended, or is being started again.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                Ok(("no proa is there".to_owned(), Told::Unseen))
+                Ok(("no proa is there".to_owned(), TaskResult::Absent))
             }
             Err(error) => Err(format!("its proa does not answer: {error}")),
         },
     }
 }
 
-/// The next signal that asks proa to end.
+/// The next signal that asks proa to stop.
 async fn stopped(signals: &mut Listener<'_>, stop: Option<Signal>) -> Signal {
-    loop {
-        let Ok(signal) = signals.next().await else {
-            // Without signals there is nothing to listen for; the deadline still holds.
-            return std::future::pending().await;
-        };
-        match signal::reaction(Phase::Shutdown { stop }, signal) {
-            Reaction::Stop => return signal,
-            Reaction::Reap => reaper::reap_orphans(),
-            Reaction::Suspend => suspend_self(),
-            Reaction::Hold | Reaction::Forward | Reaction::Ignore => {}
-        }
+    match signals.stop(Phase::Shutdown { stop }).await {
+        Ok(signal) => signal,
+        // Without signals there is nothing to listen for; the budget still holds.
+        Err(_) => std::future::pending().await,
     }
 }
 

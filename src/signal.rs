@@ -157,6 +157,38 @@ fn realtime_offset(text: &str, sign: char) -> Option<i32> {
     digits.parse().ok().filter(|n| *n <= REALTIME_LAST)
 }
 
+/// A signal that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Which.
+    pub signal: Signal,
+    /// Who sent it.
+    pub sender: Sender,
+}
+
+/// Who sent a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// A process of this PID namespace, or the kernel.
+    Inside,
+    /// A process that is not in sight from here, which in a container is its runtime: whoever signals by `kubectl exec` is
+    /// inside.
+    Outside,
+}
+
+impl Received {
+    /// Whether this is how the runtime stops the container, as far as can be told. An image's own `STOPSIGNAL`, SIGQUIT or
+    /// SIGWINCH say, the Pod shows only where the runtime reports it (KEP-4960).
+    #[must_use]
+    pub fn is_stop(self, stop: Option<Signal>) -> bool {
+        let may_be_one = match self.signal {
+            Signal::CHLD | Signal::CONT | Signal::TSTP | Signal::TTIN | Signal::TTOU => false,
+            Signal(number) => number != libc::SIGURG,
+        };
+        self.signal == stop.unwrap_or(Signal::TERM) || (self.sender == Sender::Outside && may_be_one)
+    }
+}
+
 /// What proa is doing when a signal arrives. `stop` is the container's own stop signal once the Pod has
 /// told it: an image or the Pod (KEP-4960) may have chosen another than `SIGTERM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,8 +212,6 @@ pub enum Phase {
 pub enum Reaction {
     /// Give up what is under way and end.
     Stop,
-    /// Keep it for the command, which does not exist yet.
-    Hold,
     /// Pass it to the command.
     Forward,
     /// Collect children that have changed state.
@@ -190,25 +220,28 @@ pub enum Reaction {
     Suspend,
     /// Nothing: its default action is to be ignored too.
     Ignore,
+    /// Nothing, and to say so: the command that it is for does not exist yet, or no longer. As the container's first process
+    /// it would have been protected from what it has no handler for (`pid_namespaces(7)`), and so it is here; a handler
+    /// it cannot have before it runs.
+    Drop,
 }
 
 /// What a signal means in a phase.
 #[must_use]
-pub fn reaction(phase: Phase, signal: Signal) -> Reaction {
+pub fn reaction(phase: Phase, received: Received) -> Reaction {
+    let signal = received.signal;
     if signal == Signal::CHLD {
         return Reaction::Reap;
     }
     match phase {
         Phase::Command => Reaction::Forward,
-        Phase::Gate { stop } | Phase::Shutdown { stop } if stop == Some(signal) => Reaction::Stop,
+        Phase::Gate { stop } | Phase::Shutdown { stop } if received.is_stop(stop) => Reaction::Stop,
         Phase::Gate { .. } | Phase::Shutdown { .. } => match signal {
             Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP => Reaction::Stop,
             Signal::TSTP | Signal::TTIN | Signal::TTOU => Reaction::Suspend,
-            // signal(7): ignored by default. A held SIGWINCH would tell a command that has only just read
-            // the size of its terminal; a held SIGCONT would undo a stop that came later.
+            // signal(7): ignored by default.
             Signal::CONT | Signal(libc::SIGWINCH | libc::SIGURG) => Reaction::Ignore,
-            _ if matches!(phase, Phase::Gate { .. }) => Reaction::Hold,
-            _ => Reaction::Ignore,
+            _ => Reaction::Drop,
         },
     }
 }
@@ -249,7 +282,7 @@ mod tests {
     fn while_the_command_runs_everything_but_child_events_is_forwarded() {
         for signal in Signal::all() {
             let expected = if signal == Signal::CHLD { Reaction::Reap } else { Reaction::Forward };
-            assert_eq!(reaction(Phase::Command, signal), expected, "{signal}");
+            assert_eq!(reaction(Phase::Command, inside(signal)), expected, "{signal}");
         }
     }
 
@@ -258,25 +291,47 @@ mod tests {
         let gate = Phase::Gate { stop: None };
         for signal in Signal::all() {
             let stops = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP].contains(&signal);
-            assert_eq!(reaction(gate, signal) == Reaction::Stop, stops, "{signal}");
+            assert_eq!(reaction(gate, inside(signal)) == Reaction::Stop, stops, "{signal}");
         }
-        assert_eq!(reaction(gate, Signal(libc::SIGUSR1)), Reaction::Hold);
-        assert_eq!(reaction(gate, Signal(libc::SIGWINCH)), Reaction::Ignore);
+        assert_eq!(reaction(gate, inside(Signal(libc::SIGUSR1))), Reaction::Drop);
+        assert_eq!(reaction(gate, inside(Signal(libc::SIGWINCH))), Reaction::Ignore);
     }
 
     #[test]
     fn the_containers_own_stop_signal_stops_the_wait_too() {
         for stop in Signal::all().filter(|s| *s != Signal::CHLD) {
-            assert_eq!(reaction(Phase::Gate { stop: Some(stop) }, stop), Reaction::Stop, "{stop}");
-            assert_eq!(reaction(Phase::Shutdown { stop: Some(stop) }, stop), Reaction::Stop, "{stop}");
+            assert_eq!(reaction(Phase::Gate { stop: Some(stop) }, inside(stop)), Reaction::Stop, "{stop}");
+            assert_eq!(
+                reaction(Phase::Shutdown { stop: Some(stop) }, inside(stop)),
+                Reaction::Stop,
+                "{stop}"
+            );
+        }
+    }
+
+    fn inside(signal: Signal) -> Received {
+        Received { signal, sender: Sender::Inside }
+    }
+
+    #[test]
+    fn what_the_runtime_sends_is_a_stop_whatever_the_image_calls_for() {
+        let outside = |number| Received { signal: Signal(number), sender: Sender::Outside };
+        for number in [libc::SIGTERM, libc::SIGQUIT, libc::SIGUSR1, libc::SIGWINCH, 37] {
+            assert!(outside(number).is_stop(None), "{number}");
+            assert_eq!(reaction(Phase::Gate { stop: None }, outside(number)), Reaction::Stop, "{number}");
+            let is_default = number == libc::SIGTERM;
+            assert_eq!(inside(Signal(number)).is_stop(None), is_default, "{number}");
+        }
+        for number in [libc::SIGCONT, libc::SIGCHLD, libc::SIGTSTP, libc::SIGURG] {
+            assert!(!outside(number).is_stop(None), "{number}");
         }
     }
 
     #[test]
     fn after_the_command_nothing_is_kept_for_it() {
         for signal in Signal::all() {
-            let found = reaction(Phase::Shutdown { stop: None }, signal);
-            assert!(!matches!(found, Reaction::Hold | Reaction::Forward), "{signal}: {found:?}");
+            let found = reaction(Phase::Shutdown { stop: None }, inside(signal));
+            assert_ne!(found, Reaction::Forward, "{signal}");
         }
     }
 }

@@ -14,8 +14,7 @@ use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::unistd::{AccessFlags, Pid, access, execve};
 
-use super::Command;
-use crate::env_file::Variables;
+use super::{Command, Variables};
 use crate::signal::origin::Origin;
 
 /// Where programs are looked for without `PATH`; confstr(3), `_CS_PATH`.

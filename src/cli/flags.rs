@@ -1,7 +1,7 @@
 //! The flags, in groups that the main container's wrapper and `proa sidecar` share.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub struct Waiting {
     #[arg(long, env = "PROA_WAIT_KNOWN", value_name = "NAME", hide_env = true)]
     pub wait_known: Vec<List<Named>>,
 
-    /// How long sidecars may take to become ready; 0: for ever [default: 10m]
+    /// How long sidecars may take to become ready [default: 10m]
     #[arg(long, env = "PROA_READY_TIMEOUT", value_name = "DURATION", value_parser = duration,
         default_value = "10m", hide_env = true, hide_default_value = true)]
     pub ready_timeout: Duration,
@@ -142,8 +142,8 @@ pub struct Ending {
     #[arg(long, env = "PROA_NO_SHUTDOWN_AUTO", hide_env = true)]
     pub no_shutdown_auto: bool,
 
-    /// How long ending the sidecars and their exit may take together
-    /// [default: the Pod's termination grace period, else 30s]
+    /// How long ending the sidecars and their exit may take together [default:
+    /// the Pod's termination grace period, but at least 30s]
     #[arg(long, env = "PROA_SHUTDOWN_TIMEOUT", value_name = "DURATION", value_parser = duration, hide_env = true)]
     pub shutdown_timeout: Option<Duration>,
 }
@@ -184,6 +184,7 @@ pub struct Who {
         env = "PROA_SERVICE_ACCOUNT_DIR",
         value_name = "DIR",
         default_value = "/var/run/secrets/kubernetes.io/serviceaccount",
+        value_parser = absolute,
         hide_env = true,
         hide_default_value = true
     )]
@@ -212,7 +213,7 @@ pub struct Output {
 
     /// Where proa's own failures are written for `kubectl describe pod`
     /// [default: as the kubelet's mounts tell, else /dev/termination-log]
-    #[arg(long, env = "PROA_TERMINATION_MESSAGE_PATH", value_name = "PATH", hide_env = true)]
+    #[arg(long, env = "PROA_TERMINATION_MESSAGE_PATH", value_name = "PATH", value_parser = absolute, hide_env = true)]
     pub termination_message_path: Option<PathBuf>,
 
     /// Print this help
@@ -250,8 +251,8 @@ pub struct Stopping {
     )]
     pub stop_signal: Signal,
 
-    /// How long it may take until SIGKILL follows
-    /// [default: the Pod's termination grace period, else 30s]
+    /// How long it may take until SIGKILL follows [default: the Pod's termination
+    /// grace period, but at least 30s]
     #[arg(long, env = "PROA_STOP_TIMEOUT", value_name = "DURATION", value_parser = duration, hide_env = true)]
     pub stop_timeout: Option<Duration>,
 
@@ -284,6 +285,11 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
     address.ok_or_else(|| "expected IP:PORT, for instance 0.0.0.0:9400 or [::]:9400".to_owned())
 }
 
+/// proa leaves its working directory once the command runs; what is given means the same afterwards.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    path::absolute(text).map_err(|error| error.to_string())
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     if text.trim() == "0" {
         return Ok(Duration::ZERO);
@@ -292,5 +298,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn hold(text: &str) -> Result<HoldTerm, String> {
-    if matches!(text, "grace" | "true") { Ok(HoldTerm::Grace) } else { duration(text).map(HoldTerm::For) }
+    if matches!(text, "grace" | "true") {
+        return Ok(HoldTerm::Grace);
+    }
+    duration(text).map(|limit| if limit.is_zero() { HoldTerm::Grace } else { HoldTerm::For(limit) })
 }

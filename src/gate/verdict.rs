@@ -15,6 +15,8 @@ pub enum Verdict {
     Open,
     /// It will never open.
     Refuse(Reason),
+    /// Not by this snapshot, which shows an earlier run of our own container and what was beside that.
+    Outdated,
 }
 
 /// A sidecar that is not ready, and why.
@@ -94,6 +96,9 @@ pub fn verdict(snapshot: &Snapshot, selection: &Selection) -> Verdict {
             found: snapshot.sidecars.iter().map(|sidecar| sidecar.name.clone()).collect(),
         });
     }
+    if snapshot.own.run.is_outdated() {
+        return Verdict::Outdated;
+    }
     let selected =
         || snapshot.sidecars.iter().filter(|sidecar| selection.requirement(sidecar) != Requirement::None);
     let ended = |sidecar: &Sidecar| Some((sidecar.name.clone(), sidecar.ended_for_good()?.clone()));
@@ -120,6 +125,7 @@ pub fn asked_instead<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::run::Run;
     use crate::pod::tests::snapshot;
 
     /// A Pod with our container, `web`, and what else is given: a state and readiness for `web`.
@@ -245,6 +251,19 @@ status:
         let by_name = Selection { wait_for: vec!["daprd".into()], ..all() };
         assert!(waits(&verdict(&running, &by_name)), "asked for by name, Kubernetes decides");
         assert_eq!(asked_instead(&running, &by_name).count(), 0);
+    }
+
+    #[test]
+    fn what_was_beside_an_earlier_run_decides_nothing() {
+        let ended = beside_web("Never", false, "terminated: {exitCode: 1}");
+        for mut outdated in [beside_web("Never", true, "running: {}"), ended] {
+            for run in [Run::Over, Run::Older] {
+                outdated.own.run = run;
+                assert_eq!(verdict(&outdated, &all()), Verdict::Outdated);
+            }
+            outdated.life = Life::Deleting;
+            assert_eq!(verdict(&outdated, &all()), Verdict::Refuse(Reason::Deleting), "that is never undone");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::verdict::Unready;
-use crate::cluster::Trouble;
+use crate::cluster::trouble::Trouble;
 
 /// What the gate waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum PodWait {
     FirstAnswer,
     /// That these are ready.
     Sidecars(Vec<Unready>),
+    /// This container's present run, in the status that it shows so far for an earlier one.
+    PresentRun(String),
     /// It cannot be asked.
     Api(Trouble),
 }
@@ -38,7 +40,7 @@ impl Waiting {
     /// yet refuses dozens of connections, as it should.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
-        let out_of_reach = |pod: &PodWait| matches!(pod, PodWait::Api(Trouble::Unreachable(_)));
+        let out_of_reach = |pod: &PodWait| matches!(pod, PodWait::Api(trouble) if trouble.is_passing());
         let names =
             |waiting: &Self| -> Vec<_> { waiting.direct.iter().map(|wait| wait.name.clone()).collect() };
         let same_pod = self.pod == other.pod || (out_of_reach(&self.pod) && out_of_reach(&other.pod));
@@ -54,7 +56,10 @@ impl fmt::Display for Waiting {
             PodWait::Nothing => None,
             PodWait::FirstAnswer => Some("the API server's first answer".to_owned()),
             PodWait::Sidecars(unready) => Some(list(unready)),
-            PodWait::Api(Trouble::Unreachable(why)) => {
+            PodWait::PresentRun(own) => {
+                Some(format!("the Pod's status to show this run of container `{own}`, not an earlier one"))
+            }
+            PodWait::Api(Trouble::NoConnection(why)) => {
                 Some(format!("the API server (it cannot be reached: {why})"))
             }
             PodWait::Api(trouble) => Some(format!("the API server ({trouble})")),

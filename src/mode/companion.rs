@@ -1,25 +1,46 @@
 //! What `proa sidecar` does with and without a command: the wait before it, and whose end it listens for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::future::pending;
-use futures::stream::{self, StreamExt};
-use tracing::{debug, error, info};
+use futures::stream::StreamExt;
+use tracing::{debug, info};
 
 use super::{appear, own_pod, runtime};
-use crate::cluster::{Observation, OwnPod};
+use crate::cluster::trouble::{Refused, Trouble};
+use crate::cluster::{Looked, Observation, OwnPod};
 use crate::exit::Outcome;
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
-use crate::peer::{MessageListener, Presence};
+use crate::peer::{Message, MessageListener, Presence};
 use crate::plan::sidecar::SidecarPlan;
-use crate::pod::mains::{self, Awaited, Notifications, Progress};
-use crate::pod::{Snapshot, list};
+use crate::pod::mains::{self, Awaited, Misplaced, Notifications, Progress};
+use crate::pod::run::Clocks;
+use crate::pod::{Exit, Snapshot, list};
+use crate::signal::Signal;
 use crate::signal::stream::Signals;
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
+
+/// How long a look may take that confirms the main containers' end.
+pub(super) const CONFIRM: Duration = Duration::from_secs(5);
+
+/// What there is to say of the main containers.
+pub(super) enum Mains {
+    /// They have ended; the Pod as it was then, and the worst of their exit codes.
+    Ended(Box<Snapshot>, i32),
+    /// This one ended otherwise than it should, for good.
+    Failed(String, Exit),
+    /// The Pod no longer exists.
+    Gone,
+    /// `proa sidecar` is out of place.
+    Misplaced(Misplaced),
+    /// They will not be seen.
+    Unseen(Trouble),
+}
 
 /// What every phase needs.
 pub(super) struct Companion<'a> {
@@ -32,6 +53,8 @@ pub(super) struct Companion<'a> {
     _presence: Option<Presence>,
     listener: Option<MessageListener>,
     notifications: RefCell<Notifications>,
+    /// How the runtime stops this container, where the Pod shows it.
+    pub(super) stop_signal: Cell<Option<Signal>>,
     /// The Pod's UID, where the kubelet's mounts tell it.
     pub(super) uid: Option<String>,
 }
@@ -49,8 +72,8 @@ impl<'a> Companion<'a> {
     ) -> Result<Self, Outcome> {
         let presence = appear(mounts)?;
         let listener = presence.as_ref().and_then(|presence| {
-            let unheard = |error: &io::Error| debug!(%error, "cannot hear the other proas of this Pod");
-            presence.listen().inspect_err(unheard).ok()
+            let failed = |error: &io::Error| debug!(%error, "cannot listen for the other proas of this Pod");
+            presence.listen().inspect_err(failed).ok()
         });
         let server = Server::bind(plan.status, Quit::Offered).map_err(Outcome::NoStatus)?;
         let own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable)?;
@@ -63,6 +86,7 @@ impl<'a> Companion<'a> {
             _presence: presence,
             listener,
             notifications: RefCell::default(),
+            stop_signal: Cell::default(),
             uid: mounts.uid.clone(),
         })
     }
@@ -79,14 +103,14 @@ impl<'a> Companion<'a> {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let api = match &self.own_pod {
                 Some(own_pod) if !gate.selection.wait_for.is_empty() => Api::Needed(own_pod.watch()),
-                _ => Api::NoEndpoint,
+                _ => Api::NotAsked,
             };
             let passed = gate::pass(gate, api, &mut signals, &self.board);
             let gated = async {
                 tokio::select! {
                     // First: what else is waited for may have ended with them, which is no failure then.
                     biased;
-                    (snapshot, code) = self.mains_ended() => Gated::Pointless(Box::new(snapshot), code),
+                    (snapshot, code) = self.mains_ended() => Gated::Pointless(snapshot, code),
                     passed = passed => passed.into(),
                     () = self.quit_asked() => Gated::Over(Outcome::ShutDown),
                 }
@@ -97,39 +121,92 @@ impl<'a> Companion<'a> {
         Ok(gated)
     }
 
-    /// Waits until the main containers have ended, whatever else is waited for. Never ends where that cannot be seen.
-    async fn mains_ended(&self) -> (Snapshot, i32) {
-        let mut observations = match &self.own_pod {
-            Some(own_pod) => own_pod.watch(),
-            None => stream::pending().boxed(),
+    /// Waits until the main containers have ended, whatever else is waited for. What else there is to say of them is
+    /// said once it matters.
+    async fn mains_ended(&self) -> (Box<Snapshot>, i32) {
+        match self.watch_mains(|_| {}).await {
+            Mains::Ended(snapshot, code) => (snapshot, code),
+            Mains::Failed(..) | Mains::Gone | Mains::Misplaced(_) | Mains::Unseen(_) => pending().await,
+        }
+    }
+
+    /// Watches the main containers until there is something to say of them. Never returns where they cannot be seen, or have no
+    /// end. `found`: called once, with those whose end is waited for.
+    pub(super) async fn watch_mains(&self, found: impl Fn(&[Awaited])) -> Mains {
+        let Some(own_pod) = &self.own_pod else {
+            return pending().await;
         };
+        let mut observations = own_pod.watch();
+        let mut refused = Refused::default();
+        let mut clocks = Clocks::default();
+        let mut mains = None;
         while let Some(observation) = observations.next().await {
-            let Observation::Seen(snapshot) = observation else { continue };
-            // What is wrong with the names is said once it matters.
-            let Ok(mains) = mains::find(&snapshot, &self.plan.mains) else { continue };
-            match mains::progress(&snapshot, &mains) {
-                Progress::Ended(code) => {
-                    info!("the main containers have ended");
-                    return (snapshot, code);
+            let mut snapshot = match observation {
+                Observation::Seen(snapshot) => snapshot,
+                Observation::Gone => return Mains::Gone,
+                Observation::Trouble(trouble) if refused.is_final(&trouble, Instant::now()) => {
+                    return Mains::Unseen(trouble);
                 }
+                Observation::Trouble(_) => continue,
+            };
+            refused.pod_seen();
+            clocks.settle(&mut snapshot, Instant::now());
+            self.stop_signal.set(snapshot.own.stop_signal);
+            if mains.is_none() {
+                match mains::find(&snapshot, &self.plan.mains) {
+                    Ok(these) => {
+                        found(&these);
+                        mains = Some(these);
+                    }
+                    Err(misplaced) => return Mains::Misplaced(misplaced),
+                }
+            }
+            let mains = mains.as_deref().unwrap_or_default();
+            match mains::progress(&snapshot, mains) {
+                Progress::Running(_) | Progress::Outdated => {}
                 Progress::Endless => break,
-                Progress::Running(_) | Progress::Failed(..) => {}
+                Progress::Ended(_) | Progress::Failed(..) => {
+                    if let Some(end) = self.confirmed(own_pod, &snapshot, mains).await {
+                        return end;
+                    }
+                }
             }
         }
+        // No connection is kept for what will not come.
+        drop(observations);
         pending().await
+    }
+
+    /// Looks once more, from the API server's store: what seems to be the main containers' end is final for us. `None`: it
+    /// was none.
+    async fn confirmed(&self, own_pod: &OwnPod, seen: &Snapshot, mains: &[Awaited]) -> Option<Mains> {
+        let snapshot = match own_pod.named(&seen.name).look(CONFIRM, false).await {
+            Looked::Seen(snapshot) => snapshot,
+            Looked::Gone => return Some(Mains::Gone),
+            // What was seen is all there is.
+            Looked::Not(trouble) => {
+                debug!(%trouble, "cannot look at the Pod again");
+                seen.clone()
+            }
+        };
+        match mains::progress(&snapshot, mains) {
+            Progress::Ended(code) => {
+                info!("the main containers have ended");
+                Some(Mains::Ended(Box::new(snapshot), code))
+            }
+            Progress::Failed(name, exit) => Some(Mains::Failed(name, exit)),
+            Progress::Running(_) | Progress::Endless | Progress::Outdated => None,
+        }
     }
 
     /// Waits until another proa of the Pod, or a client of the status endpoint, asks for our end.
     pub(super) async fn quit_asked(&self) {
         let by_peer = async {
             if let Some(listener) = &self.listener {
-                match listener
-                    .asked(|message| self.notifications.borrow_mut().take(message, &self.plan.mains))
-                    .await
-                {
-                    Ok(()) => return,
-                    Err(error) => error!(%error, "cannot hear the other proas of this Pod"),
-                }
+                let enough = |message: &Message| {
+                    self.notifications.borrow_mut().take(&message.container, message.code, &self.plan.mains)
+                };
+                return listener.asked(enough).await;
             }
             pending::<()>().await;
         };
@@ -141,14 +218,13 @@ impl<'a> Companion<'a> {
 }
 
 /// Says whose end is waited for.
-pub(super) fn announce(mains: &[Awaited]) -> Vec<Awaited> {
+pub(super) fn announce(mains: &[Awaited]) {
     let names: Vec<_> = mains.iter().map(|main| main.name.as_str()).collect();
     if names.is_empty() {
         info!("this is a native sidecar, which the kubelet ends");
     } else {
         info!("until {} has ended", list(&names));
     }
-    mains.to_vec()
 }
 
 /// What came of the gate.

@@ -4,23 +4,20 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
-use std::pin::pin;
 
 use anyhow::Context;
-use futures::stream::{self, StreamExt};
 use tracing::{info, warn};
 
-use super::companion::{Companion, Gated, announce};
-use super::{guarded, runtime};
-use crate::cluster::{Doubt, GRACE, Observation};
+use super::companion::{Companion, Gated, Mains, announce};
+use super::{afterwards, guarded, runtime};
+use crate::budget::StopRequests;
 use crate::exit::Outcome;
 use crate::gate::Refusal;
 use crate::identity::Mounts;
 use crate::peer::{Message, Peers};
 use crate::plan::sidecar::SidecarPlan;
 use crate::pod::Snapshot;
-use crate::pod::mains::{self, Progress};
-use crate::shutdown::{self, Decision, Shutdown, Sight, Stopping};
+use crate::shutdown::{self, After, Decision, Shutdown, Sight};
 use crate::signal::stream::{Listener, Signals};
 use crate::signal::{self, Phase, Reaction, reaper};
 
@@ -33,7 +30,7 @@ pub fn run(
     mounts: &Mounts,
     signals: &Signals,
 ) -> Outcome {
-    guarded(|| carry_out(plan, ready_file, shutdown, mounts, signals))
+    guarded(|| carry_out(plan, ready_file, shutdown, mounts, signals)).unwrap_or_else(Outcome::Failed)
 }
 
 fn carry_out(
@@ -56,7 +53,7 @@ fn carry_out(
     let helper = Helper { companion };
     match helper.companion.gate()? {
         Gated::Over(outcome) => Ok(outcome),
-        Gated::Pointless(snapshot, code) => helper.end_others(&snapshot, code, shutdown),
+        Gated::Pointless(snapshot, code) => Ok(helper.end_others(*snapshot, code, shutdown)),
         Gated::Open => helper.help(ready_file, shutdown),
     }
 }
@@ -81,101 +78,77 @@ impl Helper<'_> {
         })?;
         self.companion.board.helping(false);
         match waited {
-            Waited::Ended(snapshot, code) => self.end_others(&snapshot, code, shutdown),
+            Waited::Ended(snapshot, code) => Ok(self.end_others(*snapshot, code, shutdown)),
             Waited::Over(outcome) => Ok(outcome),
         }
     }
 
     /// Ends the other sidecars, once the main containers have ended. `code`: the worst of theirs.
-    fn end_others(&self, snapshot: &Snapshot, code: i32, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
+    fn end_others(&self, snapshot: Snapshot, code: i32, shutdown: &Shutdown) -> Outcome {
         let code = u8::try_from(code).unwrap_or(u8::MAX);
         match shutdown::decide(shutdown.when, code, None) {
             Decision::Keep(why) => info!("sidecars are left running: {why}"),
-            Decision::End => runtime()?.block_on(async {
-                let mut signals = self.companion.signals.listen().context("cannot listen for signals")?;
-                let own_pod = self.companion.own_pod.as_ref();
-                let message = Message { container: snapshot.own.name.clone(), code };
-                let peers = Peers { message, ..Peers::default() };
-                let sight =
-                    Sight { snapshot: Some(snapshot), own_pod, stopping: Stopping::No, peers: &peers };
-                let ended = shutdown::run(shutdown, sight, &mut signals, &self.companion.board);
-                self.companion.server.during(&self.companion.board, ended).await;
-                anyhow::Ok(())
-            })?,
+            Decision::End => afterwards(|| {
+                runtime()?.block_on(async {
+                    let mut signals = self.companion.signals.listen().context("cannot listen for signals")?;
+                    let message = Message { container: snapshot.own.name.clone(), code };
+                    let peers = Peers { message, ..Peers::default() };
+                    let own_pod =
+                        self.companion.own_pod.as_ref().map(|own_pod| own_pod.named(&snapshot.name));
+                    let sight = Sight { snapshot: Some(snapshot), fresh: true, own_pod };
+                    let (after, board) = (After::Command, &self.companion.board);
+                    let asked = StopRequests::default();
+                    let ended = shutdown::run(shutdown, &sight, after, asked, &peers, &mut signals, board);
+                    self.companion.server.during(board, ended).await;
+                    Ok(())
+                })
+            }),
         }
-        Ok(Outcome::ShutDown)
+        Outcome::ShutDown
     }
 
-    /// Waits until the main containers have ended for good, or somebody asks for our end.
+    /// Waits until the main containers have ended for good, or somebody asks us to stop.
     async fn wait_for_mains(&self, signals: &mut Listener<'_>) -> Waited {
-        let Some(own_pod) = &self.companion.own_pod else {
-            return Waited::Over(Outcome::ShutDown);
-        };
-        let mut observations = own_pod.watch();
-        let mut doubt = Doubt::default();
-        let mut mains = None;
-        let mut stop = None;
-        let mut quit_asked = pin!(self.companion.quit_asked());
-        loop {
-            let observation = tokio::select! {
-                biased;
-                received = signals.next() => match received {
-                    Ok(signal) => match signal::reaction(Phase::Shutdown { stop }, signal) {
-                        Reaction::Stop => {
-                            info!(%signal, "asked to end");
-                            return Waited::Over(Outcome::ShutDown);
-                        }
-                        Reaction::Reap => {
-                            reaper::reap_orphans();
-                            continue;
-                        }
-                        _ => continue,
-                    },
-                    Err(error) => return Waited::Over(Outcome::Failed(error.into())),
-                },
-                () = &mut quit_asked => return Waited::Over(Outcome::ShutDown),
-                Some(observation) = observations.next() => observation,
-            };
-            match observation {
-                Observation::Gone => return Waited::Over(Outcome::ShutDown),
-                Observation::Trouble(trouble) if doubt.about(&trouble) >= GRACE => {
-                    return Waited::Over(Outcome::Refused(Refusal::Api(trouble)));
-                }
-                Observation::Trouble(_) => {}
-                Observation::Seen(snapshot) => {
-                    doubt.dispel();
-                    stop = snapshot.own.stop_signal;
-                    if mains.is_none() {
-                        match mains::find(&snapshot, &self.companion.plan.mains) {
-                            Ok(found) => mains = Some(announce(&found)),
-                            Err(misplaced) => return Waited::Over(Outcome::Misplaced(misplaced)),
-                        }
+        let stop = async {
+            loop {
+                let received = match signals.next().await {
+                    Ok(received) => received,
+                    Err(error) => return Outcome::Failed(error.into()),
+                };
+                // The Pod may show only now how the runtime stops this container.
+                match signal::reaction(Phase::Shutdown { stop: self.companion.stop_signal.get() }, received) {
+                    Reaction::Stop => {
+                        info!(signal = %received.signal, "asked to end");
+                        return Outcome::ShutDown;
                     }
-                    match mains::progress(&snapshot, mains.as_deref().unwrap_or_default()) {
-                        Progress::Running(_) => {}
-                        // No connection is kept for what will not come.
-                        Progress::Endless => observations = stream::pending().boxed(),
-                        Progress::Ended(code) => {
-                            info!("the main containers have ended");
-                            return Waited::Ended(snapshot, code);
-                        }
-                        Progress::Failed(name, exit) => {
-                            warn!(
-                                "`{name}` ended with {exit}: sidecars are left running (--until-exit-success)"
-                            );
-                            return Waited::Over(Outcome::ShutDown);
-                        }
-                    }
+                    Reaction::Reap => reaper::reap_orphans(),
+                    _ => {}
                 }
             }
-        }
+        };
+        let mains = tokio::select! {
+            biased;
+            outcome = stop => return Waited::Over(outcome),
+            () = self.companion.quit_asked() => return Waited::Over(Outcome::ShutDown),
+            mains = self.companion.watch_mains(announce) => mains,
+        };
+        Waited::Over(match mains {
+            Mains::Ended(snapshot, code) => return Waited::Ended(snapshot, code),
+            Mains::Failed(name, exit) => {
+                warn!("`{name}` ended with {exit}: sidecars are left running (--until-exit-success)");
+                Outcome::ShutDown
+            }
+            Mains::Gone => Outcome::ShutDown,
+            Mains::Misplaced(misplaced) => Outcome::Misplaced(misplaced),
+            Mains::Unseen(trouble) => Outcome::Refused(Refusal::Api(trouble)),
+        })
     }
 }
 
 /// What a wait for the main containers came to.
 enum Waited {
     /// They have ended; the Pod as it was then, and the worst of their exit codes.
-    Ended(Snapshot, i32),
+    Ended(Box<Snapshot>, i32),
     /// There is nothing more to do.
     Over(Outcome),
 }

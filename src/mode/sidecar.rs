@@ -8,23 +8,34 @@ use tracing::info;
 use super::companion::{Companion, Gated};
 use super::{give_memory_back, guarded, runtime};
 use crate::child::{self, Command};
-use crate::env_file;
+use crate::env_file::{self, EnvFiles};
 use crate::exit::Outcome;
 use crate::identity::Mounts;
 use crate::plan::sidecar::{SidecarPlan, Stop};
 use crate::policy::AskApi;
 use crate::signal::stream::Signals;
+use crate::signal::{Phase, Signal};
+
+/// What a sidecar runs, and how that is stopped.
+#[derive(Debug, Clone, Copy)]
+pub struct CommandDuty<'a> {
+    /// What is run.
+    pub command: &'a Command,
+    /// Variables for it.
+    pub env_files: &'a EnvFiles,
+    /// How it is stopped.
+    pub stop: Stop,
+}
 
 /// Carries the plan out.
 #[must_use]
-pub fn run(plan: &SidecarPlan, command: &Command, stop: Stop, mounts: &Mounts, signals: &Signals) -> Outcome {
-    guarded(|| carry_out(plan, command, stop, mounts, signals))
+pub fn run(plan: &SidecarPlan, duty: CommandDuty<'_>, mounts: &Mounts, signals: &Signals) -> Outcome {
+    guarded(|| carry_out(plan, duty, mounts, signals)).unwrap_or_else(Outcome::Failed)
 }
 
 fn carry_out(
     plan: &SidecarPlan,
-    command: &Command,
-    stop: Stop,
+    duty: CommandDuty<'_>,
     mounts: &Mounts,
     signals: &Signals,
 ) -> anyhow::Result<Outcome> {
@@ -37,14 +48,31 @@ fn carry_out(
     match companion.gate()? {
         Gated::Over(outcome) => Ok(outcome),
         Gated::Pointless(..) => Ok(Outcome::ShutDown),
-        Gated::Open => supervised(&companion, command, stop),
+        Gated::Open => supervised(&companion, duty),
     }
 }
 
-fn supervised(companion: &Companion<'_>, command: &Command, stop: Stop) -> anyhow::Result<Outcome> {
-    let variables = match env_file::read_in_time(&command.env_files) {
+fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Result<Outcome> {
+    let CommandDuty { command, env_files, stop } = duty;
+    let waiting = runtime()?;
+    let variables = waiting.block_on(async {
+        let mut signals = companion.signals.listen().context("cannot listen for signals")?;
+        let read = async {
+            let phase = Phase::Gate { stop: companion.stop_signal.get() };
+            tokio::select! {
+                stopped = signals.stop(phase) => Err(stopped.map_or_else(|error| Outcome::Failed(error.into()), before)),
+                read = env_file::read(env_files) => match signals.stopped(phase) {
+                    Ok(None) => read.map_err(Outcome::EnvFile),
+                    Ok(Some(signal)) => Err(before(signal)),
+                    Err(error) => Err(Outcome::Failed(error.into())),
+                },
+            }
+        };
+        anyhow::Ok(companion.server.during(&companion.board, read).await)
+    })?;
+    let variables = match variables {
         Ok(variables) => variables,
-        Err(unusable) => return Ok(Outcome::EnvFile(unusable)),
+        Err(outcome) => return Ok(outcome),
     };
     let child = match child::spawn(command, &variables) {
         Ok(child) => child,
@@ -55,7 +83,7 @@ fn supervised(companion: &Companion<'_>, command: &Command, stop: Stop) -> anyho
     };
     companion.board.command_started();
     info!(pid = child.pid().as_raw(), program = %command.program.display(), "command started");
-    drop(variables);
+    drop((variables, waiting));
     give_memory_back();
     let outcome = runtime()?.block_on(async {
         let mut signals = companion.signals.listen().context("cannot listen for signals")?;
@@ -64,4 +92,10 @@ fn supervised(companion: &Companion<'_>, command: &Command, stop: Stop) -> anyho
     });
     companion.board.command_ended();
     outcome
+}
+
+/// Asked to stop before there is a command to pass that on to.
+fn before(signal: Signal) -> Outcome {
+    info!(%signal, "asked to end before the command started");
+    Outcome::ShutDown
 }

@@ -53,16 +53,16 @@ pub(super) fn gate(waiting: flags::Waiting, ask: AskApi) -> Result<Gate, Invalid
 }
 
 /// What is run.
-pub(super) fn command(words: Vec<OsString>, how: flags::Environment) -> Result<Command, Invalid> {
+pub(super) fn command(words: Vec<OsString>, how: &flags::Environment) -> Result<Command, Invalid> {
     let mut words = words.into_iter();
     let program = words.next().filter(|program| !program.is_empty()).ok_or(Invalid::EmptyCommand)?;
+    Ok(Command { program, args: words.collect(), forward_to: how.forward_to })
+}
+
+/// Where its variables are read from.
+pub(super) fn env_files(how: &mut flags::Environment) -> EnvFiles {
     let precedence = if how.env_file_override { Precedence::File } else { Precedence::Environment };
-    Ok(Command {
-        program,
-        args: words.collect(),
-        forward_to: how.forward_to,
-        env_files: EnvFiles { paths: flatten(how.env_file), precedence },
-    })
+    EnvFiles { paths: flatten(std::mem::take(&mut how.env_file)), precedence }
 }
 
 /// How the sidecars are ended.
@@ -82,7 +82,7 @@ pub(super) fn shutdown(ending: flags::Ending, ignore: Vec<String>) -> Result<Shu
             (false, true) => ShutdownAuto::Off,
             (false, false) => ShutdownAuto::Otherwise,
         },
-        timeout: ending.shutdown_timeout,
+        timeout: ending.shutdown_timeout.into(),
         ignore,
     })
 }

@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::{Environment, Invalid, lower};
 use crate::child::Command;
 use crate::cli::SidecarCli;
 use crate::cluster::ApiServer;
+use crate::env_file::EnvFiles;
 use crate::gate::Gate;
 use crate::identity::Claim;
 use crate::pod::mains::{Awaited, End};
-use crate::policy::{AskApi, HoldTerm, ShutdownAuto};
+use crate::policy::{AskApi, HoldTerm, Limit, ShutdownAuto};
 use crate::shutdown::Shutdown;
 use crate::signal::Signal;
 
@@ -36,7 +36,7 @@ pub struct SidecarPlan {
 #[derive(Debug, Clone)]
 pub enum Duty {
     /// Run a command until the main containers have ended.
-    Command(Command, Stop),
+    Command(Command, EnvFiles, Stop),
     /// Tell when the main containers may start, and end the other sidecars after them.
     Help {
         /// Written once what is waited for is ready.
@@ -51,8 +51,8 @@ pub enum Duty {
 pub struct Stop {
     /// By this signal.
     pub signal: Signal,
-    /// How long until `SIGKILL` follows; `None`: the Pod's grace period.
-    pub timeout: Option<Duration>,
+    /// How long until `SIGKILL` follows.
+    pub timeout: Limit,
     /// Whether the Pod's end is kept from it for a while.
     pub hold: Option<HoldTerm>,
 }
@@ -62,7 +62,7 @@ impl SidecarPlan {
     ///
     /// # Errors
     /// When values that are fine on their own make no sense together.
-    pub fn new(cli: SidecarCli, environment: &Environment) -> Result<Self, Invalid> {
+    pub fn new(mut cli: SidecarCli, environment: &Environment) -> Result<Self, Invalid> {
         let (claim, api) = lower::who(cli.who, environment)?;
         let gate = lower::gate(cli.waiting, api.ask)?;
         let awaited = |end| move |name| Awaited { name, end };
@@ -95,10 +95,11 @@ impl SidecarPlan {
             }
             let stop = Stop {
                 signal: cli.stopping.stop_signal,
-                timeout: cli.stopping.stop_timeout,
+                timeout: cli.stopping.stop_timeout.into(),
                 hold: cli.stopping.hold_term,
             };
-            Duty::Command(lower::command(cli.command, cli.environment)?, stop)
+            let env_files = lower::env_files(&mut cli.environment);
+            Duty::Command(lower::command(cli.command, &cli.environment)?, env_files, stop)
         };
         Ok(Self { claim, mains, duty, status: cli.output.status_address, api, gate })
     }
@@ -106,6 +107,8 @@ impl SidecarPlan {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cli::Task;
 
@@ -126,11 +129,12 @@ mod tests {
     #[test]
     fn hold_term_takes_a_time_or_none() {
         let hold = |flag: &str| match plan(&[flag, "--", "x"]).unwrap().duty {
-            Duty::Command(_, stop) => stop.hold,
+            Duty::Command(_, _, stop) => stop.hold,
             Duty::Help { .. } => panic!("a command was given"),
         };
         assert_eq!(hold("--hold-term"), Some(HoldTerm::Grace));
         assert_eq!(hold("--hold-term=20s"), Some(HoldTerm::For(Duration::from_secs(20))));
+        assert_eq!(hold("--hold-term=0"), Some(HoldTerm::Grace), "0 is no limit of its own");
     }
 
     #[test]

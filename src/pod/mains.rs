@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::peer::Message;
 use crate::pod::{Exit, Role, Sidecar, Snapshot, list};
 
 /// A main container, and which end of it counts.
@@ -122,14 +121,12 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misp
 pub struct Notifications(BTreeSet<String>);
 
 impl Notifications {
-    /// Takes a word; whether that is enough to end on. Where no main container is named there is one alone.
-    pub fn take(&mut self, message: &Message, named: &[Awaited]) -> bool {
+    /// Notes that a main container has ended; whether that is enough to stop on. Where none is named there is one alone.
+    pub fn take(&mut self, container: &str, code: u8, named: &[Awaited]) -> bool {
         if named.is_empty() {
             return true;
         }
-        let counts = |main: &&Awaited| {
-            main.name == message.container && (main.end == End::ForGood || message.code == 0)
-        };
+        let counts = |main: &&Awaited| main.name == container && (main.end == End::ForGood || code == 0);
         self.0.extend(named.iter().find(counts).map(|main| main.name.clone()));
         named.iter().all(|main| self.0.contains(&main.name))
     }
@@ -146,6 +143,8 @@ pub enum Progress {
     Failed(String, Exit),
     /// They have no end to wait for: one is started again after every end, or there are none.
     Endless,
+    /// Unknown: what is seen is from before this container was started.
+    Outdated,
 }
 
 /// Decides how far they are.
@@ -154,6 +153,9 @@ pub fn progress(snapshot: &Snapshot, mains: &[Awaited]) -> Progress {
     let of = |main: &Awaited| snapshot.sidecars.iter().find(|sidecar| sidecar.name == main.name);
     if mains.is_empty() || mains.iter().filter_map(of).any(|sidecar| sidecar.restart.always()) {
         return Progress::Endless;
+    }
+    if snapshot.own.run.is_outdated() {
+        return Progress::Outdated;
     }
     let mut running = Vec::new();
     let mut worst = 0;
@@ -190,7 +192,7 @@ status:
   - {{name: app, image: a, imageID: a, ready: false, restartCount: 0, state: {{{status}}}}}
 "
         ));
-        Snapshot::of(&pod, Some(own)).unwrap()
+        Snapshot::of(&pod, Some(own), None).unwrap()
     }
 
     fn named(names: &[&str], end: End) -> Vec<Awaited> {
@@ -240,9 +242,7 @@ status:
     fn each_main_container_speaks_for_itself() {
         let ask = |mains: &[Awaited], words: &[(&str, u8)]| {
             let mut said = Notifications::default();
-            let take = |(name, code): &(&str, u8)| {
-                said.take(&Message { container: (*name).to_owned(), code: *code }, mains)
-            };
+            let take = |(name, code): &(&str, u8)| said.take(name, *code, mains);
             words.iter().map(take).collect::<Vec<_>>()
         };
         assert_eq!(ask(&[], &[("app", 3)]), [true]);
@@ -253,6 +253,13 @@ status:
         );
         assert_eq!(ask(&both[..1], &[("web", 0), ("app", 1), ("app", 1)]), [false, true, true]);
         assert_eq!(ask(&named(&["app"], End::Success), &[("app", 3), ("app", 0)]), [false, true]);
+    }
+
+    #[test]
+    fn what_was_beside_an_earlier_run_is_no_end() {
+        let mut snapshot = seen_by("web", "Never", "terminated: {exitCode: 0}");
+        snapshot.own.run = crate::pod::run::Run::Over;
+        assert_eq!(progress(&snapshot, &named(&["app"], End::ForGood)), Progress::Outdated);
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! What was asked for to end the sidecars.
 
-use std::time::Duration;
-
 use crate::endpoint::Request;
 use crate::known::Known;
-use crate::policy::{ShutdownAuto, ShutdownWhen};
+use crate::policy::{Limit, ShutdownAuto, ShutdownWhen};
 use crate::signal::Signal;
 
 /// How the sidecars are ended.
@@ -16,8 +14,8 @@ pub struct Shutdown {
     pub actions: Vec<Action>,
     /// Whether the well-known sidecars of the Pod are ended too.
     pub auto: ShutdownAuto,
-    /// How long actions and drain may take together; `None`: the Pod's grace period.
-    pub timeout: Option<Duration>,
+    /// How long the actions and the sidecars' exit may take together.
+    pub timeout: Limit,
     /// Sidecars whose exit is not waited for.
     pub ignore: Vec<String>,
 }

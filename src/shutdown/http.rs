@@ -1,11 +1,12 @@
 //! Asking a sidecar to end over HTTP.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::sleep;
 use tracing::debug;
 
+use crate::deadline::before;
 use crate::endpoint::Request;
 use crate::http::{Answer, Client};
 
@@ -111,9 +112,10 @@ fn next(answer: Answer, reached: bool) -> Next {
 ///
 /// # Errors
 /// Why the sidecar was not ended by this.
-pub async fn ask(request: &Request, deadline: Instant) -> Result<Done, Failure> {
-    let mut last = Failure::NoAnswer("no answer before --shutdown-timeout ran out".to_owned());
-    timeout_at(deadline, persist(request, &mut last)).await.unwrap_or(Err(last))
+pub async fn ask(request: &Request, by: Option<Instant>) -> Result<Done, Failure> {
+    let mut last =
+        Failure::NoAnswer("no answer before --shutdown-timeout ran out, or the grace period".to_owned());
+    before(by, persist(request, &mut last)).await.unwrap_or(Err(last))
 }
 
 /// Asks until there is an end to it. `last` is how the attempt before failed, for whoever cuts this short.

@@ -9,7 +9,8 @@ use nix::unistd::Pid;
 use tracing::{debug, warn};
 
 use super::actions::Processes;
-use crate::pod::{ProcessNamespace, Snapshot};
+use crate::pod::{ProcessNamespace, Sidecar, Snapshot};
+use crate::procfs::Stat;
 use crate::signal::Signal;
 use crate::signal::send::{Target, send};
 
@@ -26,6 +27,8 @@ pub enum Failure {
     NoOther,
     /// There are some, but none may be signalled.
     NotPermitted(usize),
+    /// There are some, and nothing shows that they are not a native sidecar's.
+    Unattributable(usize),
 }
 
 impl fmt::Display for Failure {
@@ -45,6 +48,11 @@ impl fmt::Display for Failure {
                 write!(f, "no process has `{name}` as the name of its executable or of its argv[0]")
             }
             Self::NoOther => write!(f, "there is no other process"),
+            Self::Unattributable(count) => write!(
+                f,
+                "cannot tell which container {count} processes belong to, and native sidecars are not signalled; expected \
+                 /proc/PID/cgroup to name the container, or the sidecars to be shut down over HTTP"
+            ),
             Self::NotPermitted(count) => write!(
                 f,
                 "not permitted to signal any of {count} processes; run the containers as the same user, or give \
@@ -58,20 +66,26 @@ impl fmt::Display for Failure {
 ///
 /// # Errors
 /// When no process was signalled.
-pub fn kill(whom: &Processes, signal: Signal, snapshot: Option<&Snapshot>) -> Result<usize, Failure> {
+pub fn kill(processes: &Processes, signal: Signal, snapshot: Option<&Snapshot>) -> Result<usize, Failure> {
     visible(snapshot)?;
-    let native: Vec<_> = snapshot
-        .iter()
-        .flat_map(|snapshot| &snapshot.sidecars)
-        .filter(|sidecar| sidecar.native)
-        .filter_map(|sidecar| sidecar.id.as_deref())
-        .collect();
-    let targets: Vec<_> = processes()
-        .filter(|process| chosen(process, whom))
-        .filter(|process| !native.iter().any(|id| process.cgroup.contains(id)))
-        .collect();
+    let sidecars = snapshot.map_or([].as_slice(), |snapshot| &snapshot.sidecars);
+    let mut unattributable = 0;
+    let mut targets = Vec::new();
+    for process in visible_processes().filter(|process| chosen(process, processes)) {
+        match belongs(process.cgroup.as_deref(), sidecars) {
+            Belongs::ToRegular => targets.push(process),
+            Belongs::ToNative => {}
+            Belongs::Unknown => {
+                warn!(pid = process.pid, name = process.argv0, "not signalled: it may be a native sidecar's");
+                unattributable += 1;
+            }
+        }
+    }
+    if targets.is_empty() && unattributable > 0 {
+        return Err(Failure::Unattributable(unattributable));
+    }
     if targets.is_empty() {
-        return Err(match whom {
+        return Err(match processes {
             Processes::Named(name) => Failure::NoSuchProcess(name.clone()),
             Processes::All => Failure::NoOther,
         });
@@ -106,17 +120,43 @@ struct Process {
     executable: Option<String>,
     /// Base name of `argv[0]`.
     argv0: Option<String>,
-    /// The control groups it is in; their names hold the container's ID.
-    cgroup: String,
+    /// The control groups it is in; their names hold the container's ID. `None` if we may not know them.
+    cgroup: Option<String>,
+}
+
+/// Whose a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Belongs {
+    /// A regular sidecar's, or there are no others.
+    ToRegular,
+    /// A native sidecar's: the kubelet would only start it again.
+    ToNative,
+    /// Nothing tells; a native sidecar may have been started again since the Pod was looked at.
+    Unknown,
+}
+
+fn belongs(cgroup: Option<&str>, sidecars: &[Sidecar]) -> Belongs {
+    let within = |sidecar: &Sidecar| {
+        let id = sidecar.id.as_deref().filter(|id| !id.is_empty());
+        id.zip(cgroup).is_some_and(|(id, cgroup)| cgroup.contains(id))
+    };
+    if !sidecars.iter().any(|sidecar| sidecar.native) {
+        return Belongs::ToRegular;
+    }
+    match sidecars.iter().find(|sidecar| within(sidecar)) {
+        Some(sidecar) if sidecar.native => Belongs::ToNative,
+        Some(_) => Belongs::ToRegular,
+        None => Belongs::Unknown,
+    }
 }
 
 /// Whether a process is one to signal: never proa, what runs below it, or PID 1, the Pod's pause container.
-fn chosen(process: &Process, whom: &Processes) -> bool {
+fn chosen(process: &Process, processes: &Processes) -> bool {
     let own = std::process::id().cast_signed();
     if process.pid == 1 || process.pid == own || process.parent == own {
         return false;
     }
-    match whom {
+    match processes {
         Processes::All => true,
         Processes::Named(name) => {
             [&process.executable, &process.argv0].into_iter().flatten().any(|found| found == name)
@@ -139,7 +179,7 @@ fn sent(process: &Process, signal: Signal) -> bool {
     }
 }
 
-fn processes() -> impl Iterator<Item = Process> {
+fn visible_processes() -> impl Iterator<Item = Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| Process::read(entry.file_name().to_str()?.parse().ok()?))
 }
@@ -153,19 +193,16 @@ impl Process {
         let executable = fs::read_link(directory.join("exe")).ok();
         Some(Self {
             pid,
-            parent: parent(&fs::read_to_string(directory.join("stat")).ok()?)?,
+            parent: Stat::of(&pid.to_string())?.parent,
             // The kernel marks a file that was replaced or removed under the running process.
             executable: executable
                 .and_then(|path| base_name(path.to_string_lossy().trim_end_matches(" (deleted)"))),
             argv0: base_name(&String::from_utf8_lossy(argv0)),
-            cgroup: fs::read_to_string(directory.join("cgroup")).unwrap_or_default(),
+            cgroup: fs::read(directory.join("cgroup"))
+                .ok()
+                .map(|names| String::from_utf8_lossy(&names).into_owned()),
         })
     }
-}
-
-/// The fourth field of `proc_pid_stat(5)`; the second is a name that may hold spaces and parentheses.
-fn parent(stat: &str) -> Option<i32> {
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn base_name(path: &str) -> Option<String> {
@@ -185,7 +222,7 @@ mod tests {
             parent: 1,
             executable: executable.map(str::to_owned),
             argv0: Some(argv0.to_owned()),
-            cgroup: String::new(),
+            cgroup: None,
         }
     }
 
@@ -212,9 +249,26 @@ mod tests {
     }
 
     #[test]
-    fn the_parent_is_read_past_a_hostile_name() {
-        assert_eq!(parent("42 (a) b) c) S 7 42 42 0 -1 4194304"), Some(7));
-        assert_eq!(parent("garbage"), None);
+    fn beside_native_sidecars_only_a_regular_ones_processes_are_signalled() {
+        let pod = |native: &str| {
+            crate::pod::tests::snapshot(&format!(
+                "
+spec:
+  initContainers: [{native}]
+  containers: [{{name: web, image: w}}, {{name: main, image: m}}]
+status:
+  initContainerStatuses: [{{name: db, image: d, imageID: d, ready: true, restartCount: 0, containerID: 'containerd://d1'}}]
+  containerStatuses: [{{name: web, image: w, imageID: w, ready: true, restartCount: 0, containerID: 'containerd://e2'}}]
+"
+            ))
+        };
+        let with = pod("{name: db, image: d, restartPolicy: Always}").sidecars;
+        assert_eq!(belongs(Some("0::/../cri-containerd-e2.scope"), &with), Belongs::ToRegular);
+        assert_eq!(belongs(Some("4:memory:/kubepods/pod1/d1"), &with), Belongs::ToNative);
+        assert_eq!(belongs(Some("0::/../cri-containerd-f3.scope"), &with), Belongs::Unknown, "started again");
+        assert_eq!(belongs(Some("0::/"), &with), Belongs::Unknown);
+        assert_eq!(belongs(None, &with), Belongs::Unknown, "hidden");
+        assert_eq!(belongs(None, &pod("").sidecars), Belongs::ToRegular);
     }
 
     #[test]

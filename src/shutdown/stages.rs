@@ -5,7 +5,7 @@ use std::fmt;
 use super::actions::{Action, Processes, Shutdown};
 use crate::endpoint::Request;
 use crate::known::{self, End, Known, Recognised, Traffic};
-use crate::peer::{Message, Peer, Peers};
+use crate::peer::message::{Message, Peer, Peers};
 use crate::pod::{Sidecar, Snapshot};
 use crate::policy::ShutdownAuto;
 use crate::signal::Signal;
@@ -23,11 +23,13 @@ pub struct Stages {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
     /// What is done.
-    pub order: Step,
+    pub step: Step,
     /// The sidecar that it ends.
     pub known: Option<&'static Known>,
     /// Whose connections go through that.
     pub traffic: Traffic,
+    /// That sidecar's container, where the Pod shows it.
+    pub container: Option<String>,
 }
 
 /// How a sidecar is ended, once it is known where.
@@ -37,7 +39,7 @@ pub enum Step {
     Http(Request),
     /// A signal to processes in the Pod's shared process namespace.
     Kill(Processes, Signal),
-    /// A word to the proa that wraps a sidecar.
+    /// A message to the proa that wraps a sidecar.
     Notify {
         /// That proa.
         peer: Peer,
@@ -58,7 +60,7 @@ impl fmt::Display for Step {
 }
 
 impl Task {
-    /// What must be set so that the sidecar takes the order.
+    /// What must be set so that the sidecar accepts this.
     #[must_use]
     pub fn needs(&self) -> Option<String> {
         let known = self.known?;
@@ -68,7 +70,7 @@ impl Task {
 
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.order.fmt(f)
+        self.step.fmt(f)
     }
 }
 
@@ -84,7 +86,7 @@ pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>, peers: &Peers) -
     // What proa wraps waits for our word alone, whatever is said of the others.
     let wrapped = match shutdown.auto {
         ShutdownAuto::Off => Vec::new(),
-        ShutdownAuto::Otherwise | ShutdownAuto::Too => told(snapshot, peers),
+        ShutdownAuto::Otherwise | ShutdownAuto::Too => notified(snapshot, peers),
     };
     let carries = |task: &Task| task.traffic == Traffic::Pod;
     let (last, first) = given.into_iter().chain(automatic).chain(wrapped).partition(carries);
@@ -97,20 +99,6 @@ fn regular(snapshot: Option<&Snapshot>) -> impl Iterator<Item = (&Sidecar, &Reco
     regular.filter_map(|sidecar| Some((sidecar, sidecar.known.as_ref()?)))
 }
 
-/// The regular sidecars that proa wraps. They wait for this container's end, unless they are told.
-#[must_use]
-pub fn wrapped(snapshot: Option<&Snapshot>) -> Vec<String> {
-    let wrapped = regular(snapshot).filter(|(_, recognised)| recognised.known.end == End::Peer);
-    wrapped.map(|(sidecar, _)| sidecar.name.clone()).collect()
-}
-
-/// The regular sidecars that carry the others' traffic.
-#[must_use]
-pub fn carriers(snapshot: Option<&Snapshot>) -> Vec<String> {
-    let carriers = regular(snapshot).filter(|(_, recognised)| recognised.traffic == Traffic::Pod);
-    carriers.map(|(sidecar, _)| sidecar.name.clone()).collect()
-}
-
 /// Regular sidecars of the Pod that stay, since they cannot be asked to end; and what helps.
 pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)> {
     regular(Some(snapshot)).filter_map(|(sidecar, recognised)| match recognised.known.end {
@@ -120,67 +108,71 @@ pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)
 }
 
 fn given(action: &Action, snapshot: Option<&Snapshot>) -> Vec<Task> {
-    let http = |request: &Request, known: Option<&'static Known>| {
-        let traffic = known.map_or(Traffic::Own, |known| known.traffic);
-        Task { order: Step::Http(request.clone()), known, traffic }
-    };
     match action {
-        Action::Kill(whom, signal) => {
-            vec![Task { order: Step::Kill(whom.clone(), *signal), known: None, traffic: Traffic::Own }]
-        }
+        Action::Kill(processes, signal) => vec![Task {
+            step: Step::Kill(processes.clone(), *signal),
+            known: None,
+            traffic: Traffic::Own,
+            container: None,
+        }],
         Action::Http(request) => {
-            vec![http(request, in_pod(request, snapshot).or_else(|| known::ended_by(request)))]
+            let (container, known) = in_pod(request, snapshot).unzip();
+            vec![http(request, known.or_else(|| known::ended_by(request)), container)]
         }
         Action::Known(known, otherwise) => {
             let found = snapshot.into_iter().flat_map(|snapshot| snapshot.recognised(known));
-            let requests: Vec<_> = found.filter_map(|recognised| recognised.end.as_ref()).collect();
-            let requests = if requests.is_empty() { vec![otherwise] } else { requests };
-            requests.into_iter().map(|request| http(request, Some(*known))).collect()
+            let tasks: Vec<_> = found
+                .filter_map(|(sidecar, found)| {
+                    Some(http(found.end.as_ref()?, Some(*known), Some(sidecar.name.clone())))
+                })
+                .collect();
+            if tasks.is_empty() { vec![http(otherwise, Some(*known), None)] } else { tasks }
         }
     }
 }
 
-fn told(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
-    let tell = |peer, traffic| Task {
-        order: Step::Notify { peer, message: peers.message.clone() },
-        known: None,
-        traffic,
+fn http(request: &Request, known: Option<&'static Known>, container: Option<String>) -> Task {
+    let traffic = known.map_or(Traffic::Own, |known| known.traffic);
+    Task { step: Step::Http(request.clone()), known, traffic, container }
+}
+
+fn notified(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
+    let notify = |peer: Peer, traffic| {
+        let container = Some(peer.container.clone());
+        Task { step: Step::Notify { peer, message: peers.message.clone() }, known: None, traffic, container }
     };
     let Some(Snapshot { uid, sidecars, .. }) = snapshot else {
-        return peers.listening.iter().map(|peer| tell(peer.clone(), Traffic::Own)).collect();
+        return peers.listening.iter().map(|peer| notify(peer.clone(), Traffic::Own)).collect();
     };
     let regular = sidecars.iter().filter(|sidecar| !sidecar.native);
     let tasks = regular.filter_map(|sidecar| {
         let recognised = sidecar.known.as_ref();
         let by_command = recognised.is_some_and(|recognised| recognised.known.end == End::Peer);
-        // Under another name, or behind a shell, its socket tells.
+        // Under another name, or behind a shell, its socket shows it.
         let by_socket = peers.listening.iter().any(|peer| peer.container == sidecar.name);
         let peer = Peer { uid: uid.clone(), container: sidecar.name.clone() };
         let traffic = recognised.map_or(Traffic::Own, |recognised| recognised.traffic);
-        (by_command || by_socket).then(|| tell(peer, traffic))
+        (by_command || by_socket).then(|| notify(peer, traffic))
     });
     tasks.collect()
 }
 
 /// The sidecar of the Pod that this request ends.
-fn in_pod(request: &Request, snapshot: Option<&Snapshot>) -> Option<&'static Known> {
-    let recognised = snapshot?.sidecars.iter().filter_map(|sidecar| sidecar.known.as_ref());
-    let mut ended = recognised.filter(|found| found.end.as_ref().is_some_and(|end| end.goes_where(request)));
-    ended.next().map(|found| found.known)
+fn in_pod(request: &Request, snapshot: Option<&Snapshot>) -> Option<(String, &'static Known)> {
+    let mut ended = snapshot?.sidecars.iter().filter_map(|sidecar| Some((sidecar, sidecar.known.as_ref()?)));
+    let (sidecar, found) =
+        ended.find(|(_, found)| found.end.as_ref().is_some_and(|end| end.goes_where(request)))?;
+    Some((sidecar.name.clone(), found.known))
 }
 
 fn automatic(snapshot: Option<&Snapshot>, given: &[Task]) -> Vec<Task> {
-    let requests = regular(snapshot).filter_map(|(_, found)| Some((found.known, found.end.as_ref()?)));
     let asked = |request: &Request| {
-        given.iter().any(|task| matches!(&task.order, Step::Http(other) if other.goes_where(request)))
+        given.iter().any(|task| matches!(&task.step, Step::Http(other) if other.goes_where(request)))
     };
-    requests
-        .filter(|(_, request)| !asked(request))
-        .map(|(known, request)| Task {
-            order: Step::Http(request.clone()),
-            known: Some(known),
-            traffic: known.traffic,
-        })
+    regular(snapshot)
+        .filter_map(|(sidecar, found)| Some((sidecar, found.known, found.end.as_ref()?)))
+        .filter(|(_, _, request)| !asked(request))
+        .map(|(sidecar, known, request)| http(request, Some(known), Some(sidecar.name.clone())))
         .collect()
 }
 
@@ -190,12 +182,12 @@ mod tests {
     use crate::endpoint::Method;
     use crate::known::SIDECARS;
     use crate::pod::tests::snapshot;
-    use crate::policy::ShutdownWhen;
+    use crate::policy::{Limit, ShutdownWhen};
 
     const QUIT: &str = "http://localhost:15020/quitquitquit";
 
     fn shutdown(auto: ShutdownAuto, actions: Vec<Action>) -> Shutdown {
-        Shutdown { when: ShutdownWhen::Auto, actions, auto, timeout: None, ignore: Vec::new() }
+        Shutdown { when: ShutdownWhen::Auto, actions, auto, timeout: Limit::Default, ignore: Vec::new() }
     }
 
     fn post(url: &str) -> Action {
@@ -227,7 +219,6 @@ spec:
         assert_eq!(shown(&stages.first), ["POST http://localhost:9091/quitquitquit"]);
         assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
         assert!(stages.first[0].needs().unwrap().contains("--quitquitquit"));
-        assert_eq!(carriers(Some(&pod())), ["istio-proxy"]);
         let unasked: Vec<_> = unasked(&pod()).map(|(name, _)| name.to_owned()).collect();
         assert_eq!(unasked, ["fluent-bit"]);
     }
@@ -253,7 +244,6 @@ spec:
         assert_eq!(told(ShutdownAuto::Otherwise, Vec::new()), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Otherwise, vec![post(QUIT)]), ["`web` told to end"]);
         assert_eq!(told(ShutdownAuto::Off, Vec::new()), Vec::<String>::new());
-        assert_eq!(wrapped(Some(&pod)), ["web"]);
         let mesh = snapshot(
             "spec: {containers: [{name: envoy, image: e, command: [/proa, sidecar, --, e]}, {name: main, image: m}]}",
         );

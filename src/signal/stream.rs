@@ -3,13 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::libc;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tracing::info;
 
-use super::Signal;
 use super::origin::Origin;
+use super::send::suspend_self;
+use super::{Phase, Reaction, Received, Sender, Signal, reaction, reaper};
 
 /// Every catchable signal sent to proa, in the order in which the kernel gives them out: standard
 /// signals before real-time ones, lowest number first (signal(7)). Equal standard signals that arrive
@@ -28,6 +31,25 @@ impl Signals {
         Origin::capture();
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self { file: SignalFd::with_flags(&SigSet::all(), flags)? })
+    }
+
+    /// A signal that has come by now.
+    fn read(&self) -> io::Result<Option<Received>> {
+        while let Some(info) = self.file.read_signal()? {
+            // A broken pipe of ours (stderr gone, say) raises SIGPIPE in us, and a blocked signal is
+            // queued even while it is ignored. The command has no part in it.
+            if info.ssi_pid == std::process::id() {
+                continue;
+            }
+            if let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(Signal::from_number) {
+                // Processes that this PID namespace does not show have no ID here (pid_namespaces(7)); nor has the
+                // kernel, which says so.
+                let outside = info.ssi_pid == 0 && info.ssi_code == libc::SI_USER;
+                let sender = if outside { Sender::Outside } else { Sender::Inside };
+                return Ok(Some(Received { signal, sender }));
+            }
+        }
+        Ok(None)
     }
 
     /// Listens within the current runtime.
@@ -55,20 +77,54 @@ impl Listener<'_> {
     ///
     /// # Errors
     /// Those of reading a signalfd(2).
-    pub async fn next(&mut self) -> io::Result<Signal> {
+    pub async fn next(&mut self) -> io::Result<Received> {
         loop {
             let mut ready = self.ready.readable().await?;
-            match self.signals.file.read_signal()? {
-                // A broken pipe of ours (stderr gone, say) raises SIGPIPE in us, and a blocked signal is
-                // queued even while it is ignored. The command has no part in it.
-                Some(info) if info.ssi_pid == std::process::id() => {}
-                Some(info) => {
-                    if let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(Signal::from_number) {
-                        return Ok(signal);
-                    }
-                }
+            match self.signals.read()? {
+                Some(received) => return Ok(received),
                 None => ready.clear_ready(),
             }
         }
     }
+
+    /// Waits until a signal asks proa to stop, and does meanwhile what the others call for while there is no command.
+    ///
+    /// # Errors
+    /// Those of [`Listener::next`].
+    pub async fn stop(&mut self, phase: Phase) -> io::Result<Signal> {
+        loop {
+            let received = self.next().await?;
+            if let Some(signal) = react(phase, received) {
+                return Ok(signal);
+            }
+        }
+    }
+
+    /// The same for the signals that have come by now, without waiting for more.
+    ///
+    /// # Errors
+    /// Those of [`Listener::next`].
+    pub fn stopped(&mut self, phase: Phase) -> io::Result<Option<Signal>> {
+        while let Some(received) = self.signals.read()? {
+            if let Some(signal) = react(phase, received) {
+                return Ok(Some(signal));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Does what a signal calls for while there is no command, unless that is to stop.
+fn react(phase: Phase, received: Received) -> Option<Signal> {
+    let signal = received.signal;
+    match reaction(phase, received) {
+        Reaction::Stop => return Some(signal),
+        Reaction::Reap => reaper::reap_orphans(),
+        Reaction::Suspend => suspend_self(),
+        Reaction::Drop if matches!(phase, Phase::Gate { .. }) => {
+            info!("{signal} came before the command: not passed on");
+        }
+        Reaction::Drop | Reaction::Forward | Reaction::Ignore => {}
+    }
+    None
 }

@@ -139,7 +139,7 @@ fn a_wait_of_ones_own_stays_though_the_sidecar_listens_elsewhere() {
     let ran = world
         .proa()
         .flags(own)
-        .flags(["--ready-timeout=1s", "--no-shutdown-auto", "--shutdown-timeout=0s"])
+        .flags(["--ready-timeout=1s", "--no-shutdown-auto", "--shutdown-timeout=1ms"])
         .run(["true"]);
     ran.expect(75, &["http://localhost:9090/readiness"]);
 }

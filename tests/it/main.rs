@@ -13,6 +13,7 @@ mod env_file;
 mod exit_codes;
 mod gate;
 mod help;
+mod house;
 mod identity;
 mod kill;
 mod known;

@@ -1,39 +1,38 @@
-//! A sidecar's command, from its start to its end: asked to end once, and not before its time.
+//! A sidecar's command, from its start to its end: asked to stop once, and not before its time.
 
 use std::io;
 use std::pin::pin;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use futures::future::{BoxFuture, join_all};
-use futures::stream::{BoxStream, StreamExt};
-use futures::{FutureExt, stream};
-use tokio::time::Instant;
-use tracing::{info, warn};
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all, pending};
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
 
+use crate::budget::{Budget, Now, StopRequests, budget};
 use crate::child::{Child, Ended};
-use crate::cluster::{Doubt, GRACE, Observation};
+use crate::cluster::trouble::Refused;
+use crate::cluster::{Looked, Observation, OwnPod};
 use crate::deadline::until;
 use crate::exit::Outcome;
 use crate::gate::Refusal;
-use crate::mode::companion::{Companion, announce};
+use crate::mode::companion::{CONFIRM, Companion, announce};
 use crate::peer::Peer;
 use crate::plan::sidecar::Stop;
 use crate::pod::mains::{self, Awaited, Progress};
-use crate::pod::{Life, Snapshot, list};
-use crate::policy::{AskApi, HoldTerm};
+use crate::pod::run::Clocks;
+use crate::pod::{Life, Snapshot, Termination, list};
+use crate::policy::AskApi;
 use crate::signal::stream::Listener;
-use crate::signal::{self, Phase, Reaction, Signal};
+use crate::signal::{self, Phase, Reaction, Received};
 
-/// The grace period where the Pod was never seen; Kubernetes' own default.
-const DEFAULT_GRACE: Duration = Duration::from_secs(30);
-/// The kubelet gives every container this long, whatever the grace period (`minimumGracePeriodInSeconds`).
-const LEAST: Duration = Duration::from_secs(2);
-/// How long before the kubelet kills what is left all must be over.
-const MARGIN: Duration = Duration::from_secs(1);
-/// How long after SIGTERM the API server shows that the Pod is to end, if it is: it was told first.
-const DOUBT: Duration = Duration::from_secs(2);
-/// The most that is kept for the command's own end of a grace period, a quarter of which it gets.
-const RESERVE: Duration = Duration::from_secs(5);
+/// How long after a stop signal the API server shows that the Pod is to go, if it is: it was told first.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How long until the next look meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long each look may take.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Waits for the command's end, and brings it about once it is time.
 ///
@@ -45,27 +44,25 @@ pub(super) async fn until_its_end(
     stop: Stop,
     signals: &mut Listener<'_>,
 ) -> io::Result<Outcome> {
-    let observations = match &companion.own_pod {
-        Some(own_pod) => own_pod.watch(),
-        None => stream::pending().boxed(),
-    };
     let mut watch = Watch {
         companion,
         child,
         stop,
-        observations,
-        doubt: Doubt::default(),
+        observations: companion.own_pod.as_ref().map_or_else(|| stream::pending().boxed(), OwnPod::watch),
+        refused: Refused::default(),
+        warned: false,
+        clocks: Clocks::default(),
         mains: None,
         failed: false,
         snapshot: None,
-        killed_at: None,
+        asked: StopRequests::default(),
+        confirming: None,
         stage: Stage::Running,
     };
-    // One for all rounds: a word that is being heard is not to be cut off.
+    // One for all rounds: a message that is being taken is not to be cut off.
     let mut quit_asked = pin!(companion.quit_asked());
     loop {
         let (held_until, kill_at) = (watch.stage.held().map(|held| held.until), watch.stage.kill_at());
-        let look_at = watch.stage.held().and_then(|held| held.look_at);
         tokio::select! {
             biased;
             received = signals.next() => {
@@ -73,23 +70,33 @@ pub(super) async fn until_its_end(
                     return Ok(watch.over(ended));
                 }
             }
-            () = watch.stage.mains_gone() => {
-                info!("the main container's proa is gone");
-                watch.end();
-            }
+            news = watch.stage.news() => match news {
+                News::MainsGone => {
+                    info!("the main container's proa is gone");
+                    watch.end();
+                }
+                News::Looked(snapshot) => watch.looked(snapshot.map(|snapshot| *snapshot)),
+            },
             () = until(held_until) => {
                 warn!("held back for as long as may be: ending the command beside the main container");
                 watch.end();
             }
-            () = until(look_at) => watch.look(),
             () = until(kill_at) => watch.kill(),
             () = &mut quit_asked => {
                 watch.end();
-                // Others still speak, and are answered.
+                // Others may still send messages, and get an answer.
                 quit_asked.set(companion.quit_asked());
             }
+            looked = confirmation(&mut watch.confirming) => watch.confirmed(looked),
             Some(observation) = watch.observations.next() => watch.observe(observation),
         }
+    }
+}
+
+async fn confirmation(confirming: &mut Option<BoxFuture<'static, Looked>>) -> Looked {
+    match confirming {
+        Some(looking) => looking.await,
+        None => pending().await,
     }
 }
 
@@ -97,25 +104,25 @@ pub(super) async fn until_its_end(
 enum Stage {
     /// It is not.
     Running,
-    /// The Pod is to end, which is kept from the command.
+    /// The Pod is to go, which is kept from the command.
     Held(Held),
-    /// It was asked to; then `SIGKILL` follows.
+    /// It was asked to stop; then `SIGKILL` follows.
     Asked(Why, Option<Instant>),
 }
 
-/// How the end is held back.
+/// How the stop is held back.
 struct Held {
+    /// Since when.
+    since: Instant,
     /// No longer than that.
     until: Instant,
     /// Until the main containers' proas are gone.
     mains_gone: BoxFuture<'static, ()>,
-    /// When to look whether the Pod is to end at all.
-    look_at: Option<Instant>,
-    /// Whether it was, when it was last seen since.
-    life: Option<Life>,
+    /// Whether the Pod is to go at all.
+    looking: Option<BoxFuture<'static, Option<Snapshot>>>,
 }
 
-/// On whose behalf the command was asked to end.
+/// On whose behalf the command was asked to stop.
 enum Why {
     /// Somebody's who wants us to.
     Wanted,
@@ -138,12 +145,30 @@ impl Stage {
         }
     }
 
-    async fn mains_gone(&mut self) {
-        match self {
-            Self::Held(held) => held.mains_gone.as_mut().await,
-            Self::Running | Self::Asked(..) => std::future::pending().await,
+    /// What comes of holding the stop back.
+    async fn news(&mut self) -> News {
+        let Self::Held(Held { mains_gone, looking, .. }) = self else {
+            return pending().await;
+        };
+        let looked = async {
+            match looking {
+                Some(looking) => looking.await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = mains_gone.as_mut() => News::MainsGone,
+            looked = looked => News::Looked(looked.map(Box::new)),
         }
     }
+}
+
+/// What comes of holding the stop back.
+enum News {
+    MainsGone,
+    /// The Pod some time after the signal, if it can be seen.
+    Looked(Option<Box<Snapshot>>),
 }
 
 struct Watch<'a, 'b> {
@@ -151,40 +176,42 @@ struct Watch<'a, 'b> {
     child: Child,
     stop: Stop,
     observations: BoxStream<'static, Observation>,
-    doubt: Doubt,
+    refused: Refused,
+    /// Whether it was said that the main containers cannot be seen.
+    warned: bool,
+    clocks: Clocks,
     mains: Option<Vec<Awaited>>,
-    /// One of them ended otherwise than awaited, so that there is no end to wait for.
+    /// One of them ended otherwise than it should, so that there is no end to wait for.
     failed: bool,
     snapshot: Option<Snapshot>,
-    /// When the kubelet kills what is left, as far as it is known.
-    killed_at: Option<Instant>,
+    asked: StopRequests,
+    /// A look that shows whether the main containers have really ended.
+    confirming: Option<BoxFuture<'static, Looked>>,
     stage: Stage,
 }
 
 impl Watch<'_, '_> {
     /// Takes a signal; how the command ended, if that is the news.
-    fn signal(&mut self, signal: Signal) -> Option<Ended> {
-        match signal::reaction(Phase::Command, signal) {
+    fn signal(&mut self, received: Received) -> Option<Ended> {
+        match signal::reaction(Phase::Command, received) {
             Reaction::Reap => return self.child.collect(),
-            Reaction::Forward if self.is_stop(signal) => self.asked_by_kubelet(signal),
-            Reaction::Forward => self.child.forward(signal),
-            Reaction::Stop | Reaction::Hold | Reaction::Suspend | Reaction::Ignore => {}
+            Reaction::Forward if self.is_stop(received) => self.asked_to_stop(received),
+            Reaction::Forward => self.child.forward(received.signal),
+            Reaction::Stop | Reaction::Suspend | Reaction::Ignore | Reaction::Drop => {}
         }
         None
     }
 
-    /// Whether this is how the runtime stops the container. An image's own `STOPSIGNAL` the Pod does not show; it is
-    /// what `--stop-signal` names.
-    fn is_stop(&self, signal: Signal) -> bool {
+    /// Whether this is how the runtime stops the container. `--stop-signal` names an image's own `STOPSIGNAL` too.
+    fn is_stop(&self, received: Received) -> bool {
         let own = self.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-        signal == Signal::TERM || signal == self.stop.signal || Some(signal) == own
+        received.is_stop(None) || received.is_stop(own) || received.signal == self.stop.signal
     }
 
-    fn asked_by_kubelet(&mut self, signal: Signal) {
-        let now = Instant::now();
-        let grace = self.snapshot.as_ref().map_or(DEFAULT_GRACE, |snapshot| snapshot.grace);
-        self.killed_by(now + grace.max(LEAST), grace);
-        let killed_at = self.killed_at.unwrap_or(now);
+    fn asked_to_stop(&mut self, received: Received) {
+        let (now, signal) = (Instant::now(), received.signal);
+        self.asked.note(now);
+        self.keep_time();
         let Stage::Running = self.stage else {
             return;
         };
@@ -192,7 +219,6 @@ impl Watch<'_, '_> {
             info!(%signal, "asked to end");
             return self.end();
         };
-        let until = hold_until(hold, now, killed_at, grace, self.stop.timeout);
         let names = self.main_names();
         let uid = self.snapshot.as_ref().map(|snapshot| snapshot.uid.clone());
         let uid = uid.or_else(|| self.companion.uid.clone());
@@ -205,35 +231,56 @@ impl Watch<'_, '_> {
         let gone = async move {
             join_all(peers.iter().map(Peer::gone)).await;
         };
-        self.stage =
-            Stage::Held(Held { until, mains_gone: gone.boxed(), look_at: Some(now + DOUBT), life: None });
-        // The deletion may have a grace period of its own, or there may be none.
-        if let Some(own_pod) = &self.companion.own_pod {
-            self.observations = own_pod.watch();
+        self.stage = Stage::Held(Held {
+            since: now,
+            until: self.budget().hold(hold, now, self.stop.timeout),
+            mains_gone: gone.boxed(),
+            looking: self.own_pod().map(|own_pod| leaving(own_pod, now).boxed()),
+        });
+    }
+
+    /// Where the Pod is to be seen, by the name that is known to be right.
+    fn own_pod(&self) -> Option<OwnPod> {
+        let own_pod = self.companion.own_pod.as_ref()?;
+        Some(self.snapshot.as_ref().map_or_else(|| own_pod.clone(), |snapshot| own_pod.named(&snapshot.name)))
+    }
+
+    /// What is left of our time, by what is known now.
+    fn budget(&self) -> Budget {
+        let snapshot = self.snapshot.as_ref();
+        let termination = snapshot.map_or_else(Termination::default, |snapshot| snapshot.termination);
+        // That the Pod goes is never undone; that it stays may have changed since it was seen.
+        let life = snapshot.map(|snapshot| snapshot.life).filter(|life| *life != Life::Active);
+        budget(&termination, life, &self.asked, Now { instant: Instant::now(), wall: SystemTime::now() })
+    }
+
+    /// Moves the moments that follow from what is known.
+    fn keep_time(&mut self) {
+        let budget = self.budget();
+        match (&mut self.stage, self.stop.hold) {
+            (Stage::Held(held), Some(limit)) => {
+                held.until = budget.hold(limit, held.since, self.stop.timeout);
+            }
+            (Stage::Asked(_, Some(kill_at)), _) => {
+                *kill_at = budget.command(self.stop.timeout).map_or(*kill_at, |moment| moment.min(*kill_at));
+            }
+            _ => {}
         }
     }
 
-    /// The kubelet kills what is left then, or earlier.
-    fn killed_by(&mut self, moment: Instant, grace: Duration) {
-        let killed_at = self.killed_at.map_or(moment, |known| known.min(moment));
-        self.killed_at = Some(killed_at);
-        if let (Stage::Held(held), Some(hold)) = (&mut self.stage, self.stop.hold) {
-            let until = hold_until(hold, Instant::now(), killed_at, grace, self.stop.timeout);
-            held.until = held.until.min(until);
-        }
-    }
-
-    /// Looks whether the Pod is to end at all. A failed liveness probe ends this container alone, which is then
+    /// What looks at the Pod after a stop signal came to. A failed liveness probe ends this container alone, which is then
     /// started again, the sooner the better.
-    fn look(&mut self) {
-        if let Stage::Held(held) = &mut self.stage {
-            held.look_at = None;
-            self.judge_hold();
-        }
-    }
-
-    fn judge_hold(&mut self) {
-        if let Stage::Held(Held { look_at: None, life: Some(Life::Active), .. }) = self.stage {
+    fn looked(&mut self, looked: Option<Snapshot>) {
+        let Stage::Held(held) = &mut self.stage else {
+            return;
+        };
+        held.looking = None;
+        let Some(snapshot) = looked else {
+            return;
+        };
+        let goes_on = snapshot.life == Life::Active;
+        self.seen(snapshot);
+        if goes_on && matches!(self.stage, Stage::Held(_)) {
             info!("the Pod goes on: this container alone is asked to end");
             self.end();
         }
@@ -248,11 +295,12 @@ impl Watch<'_, '_> {
     fn observe(&mut self, observation: Observation) {
         match observation {
             Observation::Seen(snapshot) => self.seen(snapshot),
-            Observation::Trouble(trouble) if self.doubt.about(&trouble) >= GRACE => {
-                self.observations = stream::pending().boxed();
+            // The watch goes on: rights may come late, and what was allowed may be allowed again.
+            Observation::Trouble(trouble) if self.refused.is_final(&trouble, Instant::now()) => {
                 if self.companion.plan.api.ask == AskApi::Require {
                     self.give_up(Outcome::Refused(Refusal::Api(trouble)));
-                } else {
+                } else if !self.warned {
+                    self.warned = true;
                     warn!(
                         "cannot see when the main containers end, so running until told by their proa, /quitquitquit or \
                          SIGTERM: {trouble}"
@@ -263,43 +311,67 @@ impl Watch<'_, '_> {
         }
     }
 
-    fn seen(&mut self, snapshot: Snapshot) {
-        self.doubt.dispel();
-        if let Stage::Held(held) = &mut self.stage {
-            held.life = Some(snapshot.life);
-        }
-        if let Some(left) = snapshot.grace_left(SystemTime::now()) {
-            self.killed_by(Instant::now() + left, snapshot.grace);
-        }
+    fn seen(&mut self, mut snapshot: Snapshot) {
+        self.refused.pod_seen();
+        self.clocks.settle(&mut snapshot, Instant::now());
+        self.companion.stop_signal.set(snapshot.own.stop_signal);
         if self.mains.is_none() {
             match mains::find(&snapshot, &self.companion.plan.mains) {
-                Ok(found) => self.mains = Some(announce(&found)),
+                Ok(found) => {
+                    announce(&found);
+                    self.mains = Some(found);
+                }
                 Err(misplaced) => return self.give_up(Outcome::Misplaced(misplaced)),
             }
         }
-        let progress = if self.failed {
-            Progress::Endless
-        } else {
-            mains::progress(&snapshot, self.mains.as_deref().unwrap_or_default())
-        };
+        let progress = self.progress(&snapshot);
         self.snapshot = Some(snapshot);
-        self.judge_hold();
+        self.keep_time();
         match progress {
-            Progress::Running(_) => {}
+            Progress::Running(_) | Progress::Outdated => {}
             // No connection is kept for what will not come.
-            Progress::Endless if matches!(self.stage, Stage::Held(..)) => {}
             Progress::Endless => self.observations = stream::pending().boxed(),
-            Progress::Ended(_) if matches!(self.stage, Stage::Asked(..)) => {}
-            Progress::Ended(_) => {
+            Progress::Ended(_) | Progress::Failed(..) => {
+                if self.confirming.is_none() && !matches!(self.stage, Stage::Asked(..)) {
+                    // What seems to be the end is final for us: the API server's store knows better than its cache.
+                    self.confirming = self
+                        .own_pod()
+                        .map(|own_pod| async move { own_pod.look(CONFIRM, false).await }.boxed());
+                }
+            }
+        }
+    }
+
+    fn progress(&self, snapshot: &Snapshot) -> Progress {
+        if self.failed {
+            return Progress::Endless;
+        }
+        mains::progress(snapshot, self.mains.as_deref().unwrap_or_default())
+    }
+
+    /// What the look came to by which the main containers' end is confirmed.
+    fn confirmed(&mut self, looked: Looked) {
+        self.confirming = None;
+        match looked {
+            Looked::Seen(snapshot) => self.snapshot = Some(snapshot),
+            // What was seen is all there is.
+            Looked::Not(trouble) => debug!(%trouble, "cannot look at the Pod again"),
+            Looked::Gone => {}
+        }
+        let Some(progress) = self.snapshot.as_ref().map(|snapshot| self.progress(snapshot)) else {
+            return;
+        };
+        match progress {
+            Progress::Ended(_) if !matches!(self.stage, Stage::Asked(..)) => {
                 info!("the main containers have ended");
                 self.end();
             }
             Progress::Failed(name, exit) => {
-                if !matches!(self.stage, Stage::Asked(..)) {
-                    warn!("`{name}` ended with {exit}: the command runs on (--until-exit-success)");
-                    self.failed = true;
-                }
+                warn!("`{name}` ended with {exit}: the command runs on (--until-exit-success)");
+                self.failed = true;
+                self.observations = stream::pending().boxed();
             }
+            Progress::Ended(_) | Progress::Running(_) | Progress::Endless | Progress::Outdated => {}
         }
     }
 
@@ -307,7 +379,7 @@ impl Watch<'_, '_> {
         self.ask(Why::Failed(outcome));
     }
 
-    /// Asks the command to end, unless it was asked already.
+    /// Asks the command to stop, unless it was asked already.
     fn end(&mut self) {
         self.ask(Why::Wanted);
     }
@@ -316,17 +388,10 @@ impl Watch<'_, '_> {
         if matches!(self.stage, Stage::Asked(..)) {
             return;
         }
-        let now = Instant::now();
-        let grace = self.snapshot.as_ref().map_or(DEFAULT_GRACE, |snapshot| snapshot.grace);
-        let mut kill_at = now + self.stop.timeout.unwrap_or(grace);
-        if let Some(killed_at) = self.killed_at {
-            // The Pod's times are whole seconds of another clock: it has its time all the same.
-            let least = now + self.stop.timeout.unwrap_or(LEAST).min(LEAST);
-            kill_at = kill_at.min(killed_at.checked_sub(MARGIN).unwrap_or(killed_at)).max(least);
-        }
+        let kill_at = self.budget().command(self.stop.timeout);
         info!("ending the command with {}", self.stop.signal);
         self.child.forward(self.stop.signal);
-        self.stage = Stage::Asked(why, Some(kill_at));
+        self.stage = Stage::Asked(why, kill_at);
     }
 
     fn kill(&mut self) {
@@ -348,39 +413,17 @@ impl Watch<'_, '_> {
     }
 }
 
-/// How long the end is held back: as long as the command then still has its time.
-fn hold_until(
-    hold: HoldTerm,
-    now: Instant,
-    killed_at: Instant,
-    grace: Duration,
-    stop_timeout: Option<Duration>,
-) -> Instant {
-    let reserve = MARGIN + stop_timeout.unwrap_or((grace / 4).min(RESERVE));
-    let latest = killed_at.checked_sub(reserve).unwrap_or(now).max(now);
-    match hold {
-        HoldTerm::Grace => latest,
-        HoldTerm::For(duration) => latest.min(now + duration),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hold_leaves_the_command_its_time() {
-        let now = Instant::now();
-        let seconds = Duration::from_secs;
-        let held = |hold, grace, stop_timeout| {
-            hold_until(hold, now, now + seconds(grace), seconds(grace), stop_timeout) - now
-        };
-        assert_eq!(held(HoldTerm::Grace, 30, None), seconds(24));
-        assert_eq!(held(HoldTerm::Grace, 8, None), seconds(5));
-        assert_eq!(held(HoldTerm::Grace, 30, Some(seconds(10))), seconds(19));
-        assert_eq!(held(HoldTerm::For(seconds(3)), 30, None), seconds(3));
-        assert_eq!(held(HoldTerm::For(seconds(60)), 30, None), seconds(24));
-        assert_eq!(held(HoldTerm::Grace, 0, None), Duration::ZERO);
-        assert_eq!(held(HoldTerm::Grace, 5, Some(seconds(60))), Duration::ZERO);
+/// Looks whether the Pod is to go: until it is, or enough time has passed for that to show. `None`: it cannot be seen.
+async fn leaving(own_pod: OwnPod, asked_at: Instant) -> Option<Snapshot> {
+    loop {
+        match own_pod.look(LOOK, false).await {
+            Looked::Seen(snapshot) if snapshot.life != Life::Active => return Some(snapshot),
+            // Seen when it would have shown.
+            Looked::Seen(snapshot) if asked_at.elapsed() >= SETTLED => return Some(snapshot),
+            Looked::Gone => return None,
+            Looked::Not(_) if asked_at.elapsed() >= SETTLED * 2 => return None,
+            Looked::Seen(_) | Looked::Not(_) => {}
+        }
+        sleep(LOOK_AGAIN).await;
     }
 }

@@ -1,0 +1,512 @@
+//! How long anything at a container's end may take: one reckoning, which every phase asks and none repeats.
+//!
+//! The kubelet's rules are those of `killContainer` in `pkg/kubelet/kuberuntime/kuberuntime_container.go`: a container has
+//! its grace period from its stop signal on, less what its preStop hook, or as a native sidecar the wait for the main
+//! containers, has used up, and never less than 2 s.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::pod::{Countdown, DEFAULT_GRACE, Life, Termination};
+use crate::policy::{HoldTerm, Limit};
+
+/// The kubelet gives every container this long, whatever the grace period (`minimumGracePeriodInSeconds`).
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+/// How long before the kubelet's SIGKILL proa is done, so that the exit code is the command's.
+const MARGIN: Duration = Duration::from_secs(1);
+/// How much later than reckoned the SIGKILL may come: whoever is alive after that is not going to get it.
+const LATE: Duration = Duration::from_secs(2);
+/// What the quit requests may take where it is unknown how long we have: the kubelet's own minimum.
+const UNCONFIRMED: Duration = Duration::from_secs(2);
+/// What they may take however late it is: a request that is never sent helps nobody.
+const LEAST: Duration = Duration::from_millis(250);
+/// How long a sidecar that nobody can ask may hold up those that carry its traffic: two thirds of the default.
+const UNASKED: Duration = Duration::from_secs(20);
+/// The most that is kept for a held command's own end, a quarter of the grace period at most.
+const RESERVE: Duration = Duration::from_secs(5);
+/// How long a look at the Pod may take at leisure, where the Pod was never seen, and in a hurry.
+const LOOK: Duration = Duration::from_secs(5);
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+const HURRIED_LOOK: Duration = Duration::from_secs(1);
+/// Signals within this belong together.
+const BURST: Duration = Duration::from_secs(1);
+/// How many requests are remembered; more than that only somebody sends who is not the kubelet.
+const MOST_REQUESTS: usize = 64;
+
+/// Both clocks, read together: the monotonic one that deadlines are in, and the one that the Pod's times are in.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For deadlines.
+    pub instant: Instant,
+    /// For the API server's times.
+    pub wall: SystemTime,
+}
+
+/// When the container was asked to stop: each time, since a signal that no kill follows says nothing of a later one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StopRequests(Vec<Instant>);
+
+impl StopRequests {
+    /// It is asked now.
+    pub fn note(&mut self, now: Instant) {
+        // A burst is one request, and as old as its first signal.
+        if self.0.last().is_some_and(|last| now.saturating_duration_since(*last) < BURST) {
+            return;
+        }
+        if self.0.len() == MOST_REQUESTS {
+            self.0.remove(0);
+        }
+        self.0.push(now);
+    }
+
+    /// Whether it never was.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What the container's end looks like from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nobody is going to kill us.
+    AtLeisure,
+    /// The kubelet stops this container then, in a Pod that goes on.
+    Alone(Instant),
+    /// The kubelet stops the whole Pod, every sidecar with it.
+    WholePod(Instant),
+    /// The container was asked to stop, and what happens to the Pod is unknown.
+    Unconfirmed(Instant),
+}
+
+/// How long what is left may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    now: Instant,
+    grace: Duration,
+    end: End,
+}
+
+/// How long ending the sidecars may take. `None`: as long as it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShutdownBudget {
+    /// All of it.
+    pub by: Option<Instant>,
+    /// Those that took a request and end before the one that carries their traffic.
+    pub others_by: Option<Instant>,
+    /// Those that nobody asked, likewise.
+    pub unasked_by: Instant,
+    /// Whether anybody's exit is waited for.
+    pub waits: bool,
+}
+
+/// Reckons how much time there is. `termination`: what the Pod says of its end. `life`: whether it is on its way out, as far
+/// as that is known for certain. `asked`: when the container was asked to stop.
+#[must_use]
+pub fn budget(termination: &Termination, life: Option<Life>, asked: &StopRequests, now: Now) -> Budget {
+    let leaving = matches!(life, Some(Life::Deleting | Life::Finished));
+    // A probe may have a grace period of its own, which holds where it alone ends the container.
+    let grace = match termination.probe_grace {
+        Some(probe) if !leaving => termination.grace.min(probe),
+        _ => termination.grace,
+    };
+    let mut kills = asked.0.iter().filter_map(|asked_at| kill_at(grace, termination, *asked_at, now));
+    // The earliest that can still come: being alive past the others proves that they do not.
+    let kill_at = kills.find(|kill_at| !is_past(*kill_at, now.instant)).or_else(|| {
+        // The signal is still to come; the kubelet may have been counting for a while.
+        let to_come = leaving && asked.is_empty();
+        to_come.then(|| within(gone_by(termination, now), now.instant, LEAST_GRACE, grace))?
+    });
+    let end = match kill_at {
+        None => End::AtLeisure,
+        Some(kill_at) if leaving => End::WholePod(kill_at),
+        Some(kill_at) if life == Some(Life::Active) => End::Alone(kill_at),
+        Some(kill_at) => End::Unconfirmed(kill_at),
+    };
+    Budget { now: now.instant, grace, end }
+}
+
+/// When the kubelet kills what was asked to stop then.
+fn kill_at(grace: Duration, termination: &Termination, asked_at: Instant, now: Now) -> Option<Instant> {
+    match termination.countdown {
+        // The clocks of node and API server may differ; the node's own counting does not.
+        Countdown::FromSignal => asked_at.checked_add(grace.max(LEAST_GRACE)),
+        Countdown::Earlier => within(gone_by(termination, now), asked_at, LEAST_GRACE, grace),
+    }
+}
+
+/// The moment, but not before `least` nor after `most` since then; the latter where there is none.
+fn within(moment: Option<Instant>, since: Instant, least: Duration, most: Duration) -> Option<Instant> {
+    let latest = since.checked_add(most.max(least));
+    let earliest = since.checked_add(least)?;
+    match (moment, latest) {
+        (Some(moment), Some(latest)) => Some(moment.clamp(earliest, latest)),
+        (Some(moment), None) => Some(moment.max(earliest)),
+        (None, latest) => latest,
+    }
+}
+
+/// The API server's time on our monotonic clock.
+fn gone_by(termination: &Termination, now: Now) -> Option<Instant> {
+    match termination.gone_by?.duration_since(now.wall) {
+        Ok(ahead) => now.instant.checked_add(ahead),
+        Err(past) => Some(now.instant.checked_sub(past.duration()).unwrap_or(now.instant)),
+    }
+}
+
+/// Whether the kubelet would have killed us by now, if it were going to.
+fn is_past(kill_at: Instant, now: Instant) -> bool {
+    now.checked_duration_since(kill_at).is_some_and(|late| late > LATE)
+}
+
+impl Budget {
+    /// When the kubelet kills this container, if it is going to.
+    #[must_use]
+    pub fn kill_at(&self) -> Option<Instant> {
+        match self.end {
+            End::AtLeisure => None,
+            End::Alone(at) | End::WholePod(at) | End::Unconfirmed(at) => Some(at),
+        }
+    }
+
+    /// How long a look at the Pod may take. `seen`: whether the Pod was ever seen.
+    #[must_use]
+    pub fn look(&self, seen: bool) -> Duration {
+        match self.kill_at() {
+            Some(kill_at) => (kill_at.saturating_duration_since(self.now) / 4).clamp(LEAST, HURRIED_LOOK),
+            None if seen => LOOK,
+            None => FIRST_LOOK,
+        }
+    }
+
+    /// How long ending the sidecars and their exit may take. `limit`: --shutdown-timeout.
+    #[must_use]
+    pub fn shutdown(&self, limit: Limit) -> ShutdownBudget {
+        let by = self.limited(limit);
+        let by = match self.end {
+            End::AtLeisure => by,
+            End::Alone(kill_at) | End::WholePod(kill_at) => Some(earlier(by, self.before(kill_at, LEAST))),
+            End::Unconfirmed(kill_at) => {
+                let unconfirmed = self.after(UNCONFIRMED).unwrap_or(self.now);
+                Some(earlier(by, self.before(kill_at, LEAST).min(unconfirmed)))
+            }
+        };
+        let whole = by.map_or_else(|| self.at_leisure(), |by| by.saturating_duration_since(self.now));
+        // Two thirds, without the overflow of a multiplication.
+        let others = whole.saturating_sub(whole / 3);
+        ShutdownBudget {
+            by,
+            others_by: self.after(others),
+            unasked_by: self.after(others.min(UNASKED)).unwrap_or(self.now),
+            waits: matches!(self.end, End::AtLeisure | End::Alone(_)),
+        }
+    }
+
+    /// When a wrapped sidecar's command that was asked to stop just now is killed; `None`: never. `limit`: --stop-timeout.
+    #[must_use]
+    pub fn command(&self, limit: Limit) -> Option<Instant> {
+        let by = self.limited(limit);
+        let Some(kill_at) = self.kill_at() else {
+            return by;
+        };
+        // It has the kubelet's own minimum all the same.
+        let least = match limit {
+            Limit::For(limit) => limit.min(LEAST_GRACE),
+            Limit::Default | Limit::None => LEAST_GRACE,
+        };
+        Some(earlier(by, self.before(kill_at, least)))
+    }
+
+    /// How long the stop of a wrapped sidecar's command that was asked to stop then is held back: as long as the command
+    /// still has its time afterwards. `limit`: --stop-timeout.
+    #[must_use]
+    pub fn hold(&self, hold: HoldTerm, asked_at: Instant, limit: Limit) -> Instant {
+        let reserve = match limit {
+            Limit::For(limit) => limit,
+            Limit::Default | Limit::None => (self.grace / 4).min(RESERVE),
+        };
+        let latest = self.kill_at().and_then(|kill_at| kill_at.checked_sub(MARGIN)?.checked_sub(reserve));
+        let latest = latest.unwrap_or(self.now).max(self.now);
+        match hold {
+            HoldTerm::Grace => latest,
+            HoldTerm::For(limit) => earlier(asked_at.checked_add(limit), latest),
+        }
+    }
+
+    /// When the limit is over that a flag sets, or the Pod.
+    fn limited(&self, limit: Limit) -> Option<Instant> {
+        match (limit, self.end) {
+            (Limit::None, _) => None,
+            (Limit::For(limit), _) => self.after(limit),
+            (Limit::Default, End::AtLeisure) => self.after(self.at_leisure()),
+            (Limit::Default, _) => self.after(self.grace.max(LEAST_GRACE)),
+        }
+    }
+
+    /// Where nobody is going to kill us a short grace period is no reason to hurry.
+    fn at_leisure(&self) -> Duration {
+        self.grace.max(DEFAULT_GRACE)
+    }
+
+    /// A while before the kill, but not sooner than `least` from now.
+    fn before(&self, kill_at: Instant, least: Duration) -> Instant {
+        let end = kill_at.checked_sub(MARGIN).unwrap_or(self.now);
+        end.max(self.after(least).unwrap_or(self.now))
+    }
+
+    /// `None`: later than the clock can tell, which is never.
+    fn after(&self, duration: Duration) -> Option<Instant> {
+        self.now.checked_add(duration)
+    }
+}
+
+/// The earlier of two moments, the first of which may never come.
+fn earlier(maybe: Option<Instant>, other: Instant) -> Instant {
+    maybe.map_or(other, |moment| moment.min(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HUGE: Duration = Duration::MAX;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn now() -> Now {
+        // Late enough that the past of these tests is on the clock too.
+        Now { instant: Instant::now() + seconds(100_000), wall: SystemTime::now() }
+    }
+
+    fn before(now: Now, ago: u64) -> Instant {
+        now.instant.checked_sub(seconds(ago)).expect("on the clock")
+    }
+
+    fn never() -> StopRequests {
+        StopRequests::default()
+    }
+
+    fn once(at: Instant) -> StopRequests {
+        StopRequests(vec![at])
+    }
+
+    fn pod(grace: Duration) -> Termination {
+        Termination { grace, probe_grace: None, gone_by: None, countdown: Countdown::FromSignal }
+    }
+
+    #[test]
+    fn at_leisure_a_short_grace_period_is_no_budget() {
+        let now = now();
+        for (grace, expected) in [(0, 30), (1, 30), (30, 30), (45, 45), (3600, 3600)] {
+            let budget = budget(&pod(seconds(grace)), Some(Life::Active), &never(), now);
+            let shutdown = budget.shutdown(Limit::Default);
+            assert_eq!(shutdown.by, Some(now.instant + seconds(expected)), "{grace}");
+            assert_eq!(budget.command(Limit::Default), shutdown.by, "{grace}");
+            assert!(shutdown.waits);
+        }
+    }
+
+    #[test]
+    fn zero_is_no_limit_for_every_flag() {
+        let now = now();
+        let leisure = budget(&pod(seconds(30)), Some(Life::Active), &never(), now);
+        assert_eq!(leisure.shutdown(Limit::None).by, None);
+        assert_eq!(leisure.command(Limit::None), None);
+        let stopped = budget(&pod(seconds(30)), Some(Life::Active), &once(now.instant), now);
+        assert_eq!(stopped.shutdown(Limit::None).by, Some(now.instant + seconds(29)));
+        assert_eq!(stopped.command(Limit::None), Some(now.instant + seconds(29)));
+    }
+
+    #[test]
+    fn what_nobody_asked_holds_a_mesh_up_for_20_s_at_most() {
+        let now = now();
+        let shutdown =
+            |grace, limit| budget(&pod(seconds(grace)), Some(Life::Active), &never(), now).shutdown(limit);
+        let hour = shutdown(3600, Limit::Default);
+        assert_eq!(hour.unasked_by - now.instant, seconds(20));
+        assert_eq!(hour.others_by.unwrap() - now.instant, seconds(2400));
+        assert_eq!(shutdown(3600, Limit::None).unasked_by - now.instant, seconds(20));
+        let short = shutdown(30, Limit::For(seconds(9)));
+        assert_eq!(
+            (short.unasked_by - now.instant, short.others_by.unwrap() - now.instant),
+            (seconds(6), seconds(6))
+        );
+    }
+
+    #[test]
+    fn the_kubelet_counts_from_the_signal_whatever_the_clocks_say() {
+        let now = now();
+        let deleted = |gone_by| Termination { gone_by: Some(gone_by), ..pod(seconds(30)) };
+        for skewed in [SystemTime::UNIX_EPOCH, now.wall + seconds(3600), now.wall] {
+            let budget = budget(&deleted(skewed), Some(Life::Deleting), &once(now.instant), now);
+            assert_eq!(budget.kill_at(), Some(now.instant + seconds(30)));
+        }
+    }
+
+    #[test]
+    fn a_pre_stop_hook_has_used_up_some_of_it() {
+        let now = now();
+        let kill_in = |left: i64| {
+            let by = SystemTime::checked_add(&now.wall, Duration::from_secs(left.unsigned_abs()));
+            let gone_by = if left < 0 { now.wall.checked_sub(seconds(left.unsigned_abs())) } else { by };
+            let termination = Termination { gone_by, countdown: Countdown::Earlier, ..pod(seconds(30)) };
+            let budget = budget(&termination, Some(Life::Deleting), &once(now.instant), now);
+            budget.kill_at().unwrap() - now.instant
+        };
+        assert_eq!(kill_in(7), seconds(7));
+        assert_eq!(kill_in(1), seconds(2), "the kubelet's minimum");
+        assert_eq!(kill_in(-100), seconds(2), "a clock that is ahead");
+        assert_eq!(kill_in(1000), seconds(30), "a clock that is behind");
+    }
+
+    #[test]
+    fn being_alive_past_the_kill_proves_that_none_comes() {
+        let now = now();
+        let asked = |ago| {
+            let asked_at = before(now, ago);
+            budget(&pod(seconds(10)), None, &once(asked_at), now)
+        };
+        assert!(asked(9).kill_at().is_some());
+        assert!(asked(11).kill_at().is_some(), "it may be late");
+        assert_eq!(asked(13).kill_at(), None);
+        assert_eq!(asked(13).shutdown(Limit::Default).by, Some(now.instant + seconds(30)));
+    }
+
+    #[test]
+    fn of_several_requests_the_earliest_counts_that_can_still_be_followed_by_a_kill() {
+        let now = now();
+        let asked = |times: &[u64]| {
+            let asked = StopRequests(times.iter().map(|ago| before(now, *ago)).collect());
+            budget(&pod(seconds(10)), None, &asked, now).kill_at()
+        };
+        assert_eq!(asked(&[1000, 500]), None);
+        assert_eq!(asked(&[1000, 4, 2]), Some(now.instant + seconds(6)));
+        let mut burst = StopRequests::default();
+        for _ in 0..3 {
+            burst.note(now.instant);
+        }
+        burst.note(now.instant + seconds(2));
+        assert_eq!(burst.0.len(), 2);
+        for more in 0..1000 {
+            burst.note(now.instant + seconds(10 + 2 * more));
+        }
+        assert_eq!(burst.0.len(), MOST_REQUESTS);
+    }
+
+    #[test]
+    fn without_knowing_how_long_there_is_the_requests_have_the_least() {
+        let now = now();
+        let unknown = budget(&pod(seconds(30)), None, &once(now.instant), now).shutdown(Limit::Default);
+        assert_eq!((unknown.by, unknown.waits), (Some(now.instant + seconds(2)), false));
+    }
+
+    #[test]
+    fn a_probes_own_grace_period_counts_while_the_pod_goes_on() {
+        let now = now();
+        let probed = Termination { probe_grace: Some(seconds(3)), ..pod(seconds(30)) };
+        let kill_in =
+            |life| budget(&probed, Some(life), &once(now.instant), now).kill_at().unwrap() - now.instant;
+        assert_eq!((kill_in(Life::Active), kill_in(Life::Deleting)), (seconds(3), seconds(30)));
+    }
+
+    #[test]
+    fn a_hold_leaves_the_command_its_time() {
+        let now = now();
+        let held = |hold, grace, limit| {
+            let budget = budget(&pod(seconds(grace)), None, &once(now.instant), now);
+            budget.hold(hold, now.instant, limit) - now.instant
+        };
+        assert_eq!(held(HoldTerm::Grace, 30, Limit::Default), seconds(24));
+        assert_eq!(held(HoldTerm::Grace, 8, Limit::Default), seconds(5));
+        assert_eq!(held(HoldTerm::Grace, 30, Limit::For(seconds(10))), seconds(19));
+        assert_eq!(held(HoldTerm::For(seconds(3)), 30, Limit::Default), seconds(3));
+        assert_eq!(held(HoldTerm::For(seconds(60)), 30, Limit::Default), seconds(24));
+        assert_eq!(held(HoldTerm::For(HUGE), 30, Limit::For(HUGE)), Duration::ZERO);
+        assert_eq!(held(HoldTerm::Grace, 0, Limit::Default), seconds(1));
+        assert_eq!(held(HoldTerm::Grace, 5, Limit::For(seconds(60))), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_held_command_has_the_kubelets_minimum() {
+        let now = now();
+        let killed = |grace, limit| {
+            let budget = budget(&pod(seconds(grace)), Some(Life::Deleting), &once(now.instant), now);
+            budget.command(limit).unwrap() - now.instant
+        };
+        assert_eq!([killed(0, Limit::Default), killed(1, Limit::Default)], [seconds(2), seconds(2)]);
+        assert_eq!(killed(30, Limit::Default), seconds(29));
+        assert_eq!(killed(30, Limit::For(seconds(1))), seconds(1));
+    }
+
+    /// Every combination of what may be 0, past, huge, unknown or skewed.
+    #[test]
+    fn no_value_leaves_the_bounds() {
+        let now = now();
+        let times = [0, 1, 2, 3, 4, 29, 30, 31, 3600, u64::MAX / 2, u64::MAX];
+        let graces = times.map(seconds).into_iter().chain([HUGE, Duration::from_nanos(1)]);
+        let asked = [0, 1, 2, 31, 33, 50_000].map(|ago| Some(before(now, ago)));
+        let asked = || asked.into_iter().chain([None, Some(now.instant + seconds(5))]);
+        let far = SystemTime::UNIX_EPOCH + seconds(u64::from(u32::MAX) * 1000);
+        let moments =
+            [SystemTime::UNIX_EPOCH, now.wall, now.wall + seconds(3), now.wall + seconds(1000), far];
+        let moments = || moments.into_iter().map(Some).chain([None]);
+        let lives = [None, Some(Life::Active), Some(Life::Deleting), Some(Life::Finished)];
+        let limits = || times.map(|time| Limit::For(seconds(time))).into_iter();
+        let limits = || limits().chain([Limit::Default, Limit::None, Limit::For(HUGE)]);
+        let mut swept = 0;
+        for grace in graces {
+            for (asked_at, gone_by) in asked().flat_map(|asked| moments().map(move |moment| (asked, moment)))
+            {
+                for (life, countdown) in lives
+                    .iter()
+                    .flat_map(|life| [Countdown::FromSignal, Countdown::Earlier].map(|kind| (*life, kind)))
+                {
+                    for probe_grace in [None, Some(Duration::ZERO), Some(HUGE)] {
+                        let termination = Termination { grace, probe_grace, gone_by, countdown };
+                        let asked = asked_at.map_or_else(never, once);
+                        let budget = budget(&termination, life, &asked, now);
+                        for limit in limits() {
+                            hold_bounds(&budget, limit, now.instant, asked_at);
+                            swept += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(swept > 100_000, "{swept}");
+    }
+
+    fn hold_bounds(budget: &Budget, limit: Limit, now: Instant, asked_at: Option<Instant>) {
+        let context = format!("{budget:?} {limit:?}");
+        let shutdown = budget.shutdown(limit);
+        let immediate = limit == Limit::For(Duration::ZERO);
+        // Whatever the time, there is some to send a request in.
+        assert!(shutdown.by.is_none_or(|by| by > now || immediate), "{context}");
+        assert!(shutdown.others_by.is_none_or(|others| shutdown.unasked_by <= others), "{context}");
+        assert!(
+            shutdown.unasked_by >= now
+                && shutdown.by.is_none_or(|by| shutdown.others_by.is_some_and(|others| others <= by)),
+            "{context}"
+        );
+        assert!(shutdown.unasked_by <= now + UNASKED, "{context}");
+        let look = budget.look(true);
+        assert!(look >= LEAST && look <= LOOK, "{context}");
+        if let Some(kill_at) = budget.kill_at() {
+            let done_by = kill_at.checked_sub(MARGIN).unwrap().max(now + LEAST);
+            assert!(shutdown.by.is_some_and(|by| by <= done_by), "{context}");
+            let command = budget.command(limit).unwrap();
+            assert!(command <= kill_at.max(now + LEAST_GRACE), "{context}");
+            assert!(!is_past(kill_at, now), "{context}");
+        } else {
+            assert!(shutdown.waits, "{context}");
+            let default = limit == Limit::Default;
+            assert!(!default || shutdown.by.is_none_or(|by| by >= now + DEFAULT_GRACE), "{context}");
+        }
+        for hold in [HoldTerm::Grace, HoldTerm::For(Duration::ZERO), HoldTerm::For(HUGE)] {
+            let until = budget.hold(hold, asked_at.unwrap_or(now), limit);
+            let latest = budget.kill_at().and_then(|at| at.checked_sub(MARGIN)).unwrap_or(now).max(now);
+            assert!(until <= latest, "{context}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The way to the API server: TLS set up once, token and authority as the files have them now.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::Client;
+use kube::client::Body;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::{SERVICE_HOST, SERVICE_PORT};
+use crate::policy::AskApi;
+
+/// How the API server's audit log knows us.
+const AGENT: &str = concat!("proa/", env!("CARGO_PKG_VERSION"));
+/// The longest time to stay away for, whatever an answer says.
+const LONGEST_RETRY_AFTER: u64 = 30;
+
+/// How the API server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiServer {
+    /// Whether it is asked.
+    pub ask: AskApi,
+    /// The service account's mount: `token`, `ca.crt`, `namespace`.
+    pub service_account: PathBuf,
+    /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, which the kubelet gives every container.
+    pub address: Option<(String, u16)>,
+}
+
+/// Why there is no way to ask an API server at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoApi {
+    /// The kubelet's variables are missing.
+    Server,
+    /// The service account is not mounted.
+    ServiceAccount {
+        /// The file.
+        file: String,
+        /// Why it cannot be used.
+        error: String,
+    },
+}
+
+impl fmt::Display for NoApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server => write!(
+                f,
+                "{SERVICE_HOST} and {SERVICE_PORT} are not set; proa runs as the entrypoint of a container in a Kubernetes \
+                 Pod"
+            ),
+            Self::ServiceAccount { file, error } => write!(
+                f,
+                "no service account: {file}: {error}; mount its token (automountServiceAccountToken, or a \
+                 projected volume named by --service-account-dir)"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for NoApi {}
+
+/// The API server, as this Pod's service account reaches it.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    service_account: PathBuf,
+    authority: Authority,
+    tls: Arc<Mutex<Option<Tls>>>,
+}
+
+/// What a `ca.crt` came to.
+#[derive(Debug)]
+struct Tls {
+    pem: Vec<u8>,
+    config: Arc<ClientConfig>,
+}
+
+/// A client, and what the last answer says of when to ask again.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    retry_after: Arc<AtomicU64>,
+}
+
+impl Connection {
+    /// Taken from the last answer, if it is there.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.retry_after.swap(0, Ordering::Relaxed);
+        (seconds > 0).then(|| bounded(seconds))
+    }
+}
+
+pub(super) fn bounded(seconds: u64) -> Duration {
+    Duration::from_secs(seconds.min(LONGEST_RETRY_AFTER))
+}
+
+impl Cluster {
+    /// Checks that there is a server and a service account to ask it with.
+    ///
+    /// # Errors
+    /// When the kubelet's variables or files are missing.
+    pub fn new(server: &ApiServer) -> Result<Self, NoApi> {
+        let (host, port) = server.address.as_ref().ok_or(NoApi::Server)?;
+        // An IPv6 address stands in brackets.
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let cluster = Self {
+            service_account: server.service_account.clone(),
+            authority: format!("{host}:{port}").parse().map_err(|_| NoApi::Server)?,
+            tls: Arc::default(),
+        };
+        cluster.token()?;
+        cluster.tls()?;
+        Ok(cluster)
+    }
+
+    /// A client with the token and the authority of now: both rotate (KEP-1205).
+    ///
+    /// # Errors
+    /// When their files cannot be read or make no sense.
+    pub(super) fn connect(&self) -> Result<Connection, NoApi> {
+        let (token, tls) = (self.token()?, self.tls()?);
+        let connector: HttpsConnector<HttpConnector> = HttpsConnectorBuilder::new()
+            .with_tls_config(tls.as_ref().clone())
+            .https_only()
+            .enable_http1()
+            .build();
+        // No connection outlives its request: what is kept would have to be watched, too.
+        let https = legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        let retry_after = Arc::<AtomicU64>::default();
+        let (authority, noted) = (self.authority.clone(), Arc::clone(&retry_after));
+        let service = tower::service_fn(move |mut request: Request<Body>| {
+            let mut parts = std::mem::take(request.uri_mut()).into_parts();
+            parts.scheme = Some(Scheme::HTTPS);
+            parts.authority = Some(authority.clone());
+            parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+            // Cannot fail: all parts of an absolute URI are there.
+            *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+            request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+            request.headers_mut().insert(AUTHORIZATION, token.clone());
+            let answer = https.request(request);
+            let noted = Arc::clone(&noted);
+            async move { answer.await.inspect(|answer| note_retry_after(answer, &noted)) }
+        });
+        Ok(Connection { client: Client::new(service, "default"), retry_after })
+    }
+
+    fn token(&self) -> Result<HeaderValue, NoApi> {
+        let text = fs::read_to_string(self.file("token")).map_err(|error| self.unusable("token", &error))?;
+        let mut header = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
+            .map_err(|error| self.unusable("token", &error))?;
+        header.set_sensitive(true);
+        Ok(header)
+    }
+
+    /// Made once for each content of `ca.crt`.
+    fn tls(&self) -> Result<Arc<ClientConfig>, NoApi> {
+        let pem = fs::read(self.file("ca.crt")).map_err(|error| self.unusable("ca.crt", &error))?;
+        let mut known = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tls) = known.as_ref().filter(|tls| tls.pem == pem) {
+            return Ok(Arc::clone(&tls.config));
+        }
+        let config = Arc::new(client_config(&pem).map_err(|error| self.unusable("ca.crt", &error))?);
+        *known = Some(Tls { pem, config: Arc::clone(&config) });
+        Ok(config)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.service_account.join(name)
+    }
+
+    fn unusable(&self, name: &str, error: &dyn fmt::Display) -> NoApi {
+        NoApi::ServiceAccount { file: self.file(name).display().to_string(), error: error.to_string() }
+    }
+}
+
+fn client_config(pem: &[u8]) -> io::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    }
+    if roots.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no certificate in it"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder.map_err(io::Error::other)?.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn note_retry_after<B>(answer: &Response<B>, noted: &AtomicU64) {
+    let seconds =
+        answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    noted.store(seconds.unwrap_or(0), Ordering::Relaxed);
+}

@@ -1,0 +1,111 @@
+//! Which proas there are in a Pod, and what they say to one another.
+
+use std::fmt;
+
+/// What a message begins with.
+const QUIT: &str = "quit";
+
+/// A container of this Pod in which proa may run. Its Pod's UID keeps it apart from those of other Pods where
+/// they share the node's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The Pod's UID.
+    pub uid: String,
+    /// The container's name.
+    pub container: String,
+}
+
+/// That a main container has ended: `quit NAME CODE` and a line's end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// The container.
+    pub container: String,
+    /// Its exit code.
+    pub code: u8,
+}
+
+impl Message {
+    /// Reads a line, its end included.
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let line = std::str::from_utf8(line).ok()?;
+        let mut parts = line.strip_suffix('\n')?.split(' ');
+        let (QUIT, container, code, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next())
+        else {
+            return None;
+        };
+        Some(Self { container: container.to_owned(), code: code.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{QUIT} {} {}", self.container, self.code)
+    }
+}
+
+/// What a wrapped sidecar makes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// It shuts down.
+    Stopping,
+    /// It serves others too.
+    NotYet,
+}
+
+/// The other proas of this Pod, as one of them sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// What is said to them.
+    pub message: Message,
+    /// Those that take messages.
+    pub listening: Vec<Peer>,
+}
+
+/// The containers of the Pod in which somebody takes messages, as /proc/net/unix lists them (`proc_net(5)`). Names are
+/// bytes, and anybody may have bound one with a line's end in it: a line that makes no sense hides no other.
+pub(super) fn listening<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+    let fields = |line: &'a [u8]| line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+    let names = sockets.split(|byte| *byte == b'\n').filter_map(move |line| fields(line).nth(7));
+    names.filter_map(move |name| {
+        let name = std::str::from_utf8(name).ok()?.strip_prefix("@proa/")?;
+        name.strip_prefix(uid)?.strip_prefix('/')?.strip_suffix("/q")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_reads_back() {
+        let message = Message { container: "main".into(), code: 3 };
+        assert_eq!(Message::parse(message.to_string().as_bytes()), Some(message));
+        for text in [
+            "",
+            "quit",
+            "quit a 0",
+            "quit a\n",
+            "quit a x\n",
+            "quit a 0 0\n",
+            "QUIT a 0\n",
+            "quit a 256\n",
+            "\0\n",
+        ] {
+            assert_eq!(Message::parse(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(Message::parse(b"quit \xff 0\n"), None);
+    }
+
+    #[test]
+    fn an_odd_name_hides_no_other() {
+        let sockets = b"Num RefCount Protocol Flags Type St Inode Path\n\
+            0000: 00000002 00000000 00010000 0001 01 11 @\xff\xfe\n\xfd\n\
+            0000: 00000002 00000000 00010000 0001 01 12 @proa/u-1/web/q\n\
+            0000: 00000002 00000000 00010000 0001 01 13 @proa/u-1/main\n\
+            0000: 00000002 00000000 00010000 0001 01 14 @proa/u-2/other/q\n\
+            0000: 00000002 00000000 00010000 0001 01 15\n\
+            0000: 00000002 00000000 00010000 0001 01 16 @proa/u-1/\xff/q\n";
+        assert_eq!(listening(sockets, "u-1").collect::<Vec<_>>(), ["web"]);
+    }
+}

@@ -1,0 +1,389 @@
+//! Whose exit is waited for, how it shows, and when there is nothing more to wait for: decisions over what was done, what came
+//! of it and what is seen of the Pod.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use super::stages::{Step, Task};
+use crate::endpoint::Address;
+use crate::known::{End, Traffic};
+use crate::peer::message::Peer;
+use crate::pod::{Life, Sidecar, Snapshot};
+
+/// How long there may be no connection to the API server before that means something. Should the API server be down, nothing
+/// is lost but the names of sidecars that failed.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long the API server may deny us: one that has just been started knows no Roles yet.
+const DENIED: Duration = Duration::from_secs(10);
+
+/// What came of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskResult {
+    /// The sidecar is going to exit.
+    Accepted,
+    /// A wrapped sidecar waits for other containers too.
+    NotYet,
+    /// No proa is there (any more) to notify.
+    Absent,
+    /// It was not asked, or did not agree.
+    Failed,
+}
+
+/// A sidecar whose exit is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// The container; where the Pod is out of sight, what was done to end it.
+    pub name: String,
+    /// Whether it accepted a request to exit, as far as is known.
+    pub asked: bool,
+    /// How its exit shows.
+    pub shown_by: ShownBy,
+}
+
+/// How a sidecar's exit shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShownBy {
+    /// In the Pod's status; where that is out of sight, by this, if there is anything.
+    Status(Option<Trace>),
+    /// By this alone.
+    Trace(Trace),
+}
+
+/// What a sidecar leaves behind in the Pod's own network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trace {
+    /// Nobody listens there any more.
+    Closed(Address),
+    /// Its proa is gone.
+    Withdrawn(Peer),
+}
+
+impl Awaited {
+    /// What shows its exit without the API server.
+    #[must_use]
+    pub fn trace(&self) -> Option<&Trace> {
+        match &self.shown_by {
+            ShownBy::Status(trace) => trace.as_ref(),
+            ShownBy::Trace(trace) => Some(trace),
+        }
+    }
+
+    fn has_ended(&self, snapshot: Option<&Snapshot>) -> bool {
+        let ShownBy::Status(_) = self.shown_by else {
+            return false;
+        };
+        let sidecars = snapshot.into_iter().flat_map(|snapshot| &snapshot.sidecars);
+        sidecars.filter(|sidecar| sidecar.name == self.name).any(|sidecar| sidecar.ended_for_good().is_some())
+    }
+}
+
+/// Of which sidecars the exit is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All but those that carry the others' traffic.
+    Others,
+    /// All.
+    All,
+}
+
+/// Decides whose exit is waited for. `snapshot`: the Pod, where its status is going to show it. Not native sidecars, which the
+/// kubelet stops; nor those that stay until every other container has exited, ours included; nor those that are started
+/// again after every exit; nor wrapped ones that were not notified, since they wait for ours.
+#[must_use]
+pub fn awaited(
+    done: &[(Task, TaskResult)],
+    snapshot: Option<&Snapshot>,
+    scope: Scope,
+    ignore: &[String],
+) -> Vec<Awaited> {
+    let accepted = || done.iter().filter(|(_, result)| *result == TaskResult::Accepted).map(|(task, _)| task);
+    let Some(snapshot) = snapshot else {
+        let in_scope = accepted().filter(|task| scope == Scope::All || task.traffic == Traffic::Own);
+        let traced = in_scope.filter_map(|task| {
+            let name = task.container.clone().unwrap_or_else(|| task.to_string());
+            Some(Awaited { name, asked: true, shown_by: ShownBy::Trace(trace(task)?) })
+        });
+        return traced.collect();
+    };
+    // What was sent to somebody whom we cannot name may have been for anyone.
+    let anybody = accepted().any(|task| task.container.is_none());
+    let waited_for = snapshot.sidecars.iter().filter(|sidecar| {
+        let known = sidecar.known.as_ref();
+        let leaves_last = known.is_some_and(|found| matches!(found.known.end, End::AfterOthers(_)));
+        let carries = known.is_some_and(|found| found.traffic == Traffic::Pod);
+        let notified = || accepted().any(|task| task.container.as_ref() == Some(&sidecar.name));
+        let waits_for_us = known.is_some_and(|found| found.known.end == End::Peer) && !notified();
+        !sidecar.native
+            && !sidecar.restart.always()
+            && !ignore.contains(&sidecar.name)
+            && !leaves_last
+            && !waits_for_us
+            && (scope == Scope::All || !carries)
+    });
+    let shown = |sidecar: &Sidecar| {
+        let own = || accepted().filter(|task| task.container.as_ref() == Some(&sidecar.name));
+        Awaited {
+            name: sidecar.name.clone(),
+            asked: anybody || own().next().is_some(),
+            shown_by: ShownBy::Status(own().find_map(trace)),
+        }
+    };
+    waited_for.map(shown).collect()
+}
+
+fn trace(task: &Task) -> Option<Trace> {
+    match &task.step {
+        // What is not in this Pod does not end with it.
+        Step::Http(request) => request.url.is_loopback().then(|| Trace::Closed(request.url.address())),
+        Step::Notify { peer, .. } => Some(Trace::Withdrawn(peer.clone())),
+        Step::Kill(..) => None,
+    }
+}
+
+/// Whether one that may carry our own traffic is going to exit: known to, or unknown.
+#[must_use]
+pub fn carrier_leaves(done: &[(Task, TaskResult)]) -> bool {
+    done.iter().any(|(task, result)| {
+        let may_carry = task.traffic == Traffic::Pod || task.container.is_none();
+        *result == TaskResult::Accepted
+            && may_carry
+            && matches!(task.step, Step::Http(_) | Step::Notify { .. })
+    })
+}
+
+/// What is seen while the sidecars exit.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The Pod, when it was last seen.
+    pub snapshot: Option<Snapshot>,
+    /// For how long there has been no connection to the API server.
+    pub no_connection: Option<Duration>,
+    /// For how long it has denied us.
+    pub denied: Option<Duration>,
+    /// Whose traces are gone, by their place among those awaited.
+    pub gone: BTreeSet<usize>,
+    /// Whether one that may carry our own traffic is going to exit.
+    pub carrier_leaves: bool,
+    /// Whether this container was asked to stop.
+    pub stopping: bool,
+}
+
+/// Whether there is still a sidecar to wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drain {
+    /// These have not exited for good, by their places.
+    Waiting(Vec<usize>),
+    /// All have.
+    Done,
+    /// There is no point in waiting.
+    Pointless(Pointless),
+}
+
+/// Why there is no point in waiting for the sidecars to exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pointless {
+    /// The kubelet no longer updates container statuses (kubernetes/kubernetes#106896), and stops them all.
+    Leaving,
+    /// The way to the API server is gone with a sidecar that was shut down.
+    CarrierGone,
+    /// We were asked to stop, and there is no way to see anybody's exit.
+    OutOfSight,
+    /// The API server no longer lets us see anybody's exit.
+    Denied,
+}
+
+impl fmt::Display for Pointless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leaving => "the Pod is being deleted or ended",
+            Self::CarrierGone => {
+                "a sidecar that may carry this container's traffic was shut down, and the API server can no longer be \
+                 reached"
+            }
+            Self::Denied => "the API server no longer lets this container see its Pod",
+            Self::OutOfSight => "this container was asked to stop, and the API server cannot be reached",
+        })
+    }
+}
+
+/// Decides whether there is still a sidecar to wait for.
+#[must_use]
+pub fn drain(awaited: &[Awaited], seen: &Seen) -> Drain {
+    if seen.snapshot.as_ref().is_some_and(|snapshot| snapshot.life != Life::Active) {
+        return Drain::Pointless(Pointless::Leaving);
+    }
+    let remaining: Vec<_> = (0..awaited.len())
+        .filter(|place| !seen.gone.contains(place) && !awaited[*place].has_ended(seen.snapshot.as_ref()))
+        .collect();
+    let silent = seen.no_connection.is_some_and(|lasted| lasted >= SILENCE);
+    if remaining.is_empty() {
+        Drain::Done
+    } else if silent && seen.carrier_leaves {
+        Drain::Pointless(Pointless::CarrierGone)
+    } else if seen.denied.is_some_and(|lasted| lasted >= DENIED) {
+        Drain::Pointless(Pointless::Denied)
+    } else if silent && seen.stopping {
+        Drain::Pointless(Pointless::OutOfSight)
+    } else {
+        Drain::Waiting(remaining)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::{Method, Request};
+    use crate::peer::message::Message;
+    use crate::pod::tests::snapshot;
+
+    fn pod(policy: &str, web: &str) -> Snapshot {
+        snapshot(&format!(
+            "
+spec:
+  restartPolicy: {policy}
+  initContainers: [{{name: db, image: d, restartPolicy: Always}}]
+  containers:
+  - {{name: web, image: w}}
+  - {{name: istio-proxy, image: i}}
+  - {{name: gke-gcsfuse-sidecar, image: g}}
+  - {{name: wrapped, image: w, command: [/proa, sidecar, --, w]}}
+  - {{name: main, image: m}}
+status:
+  initContainerStatuses: [{{name: db, image: d, imageID: d, ready: true, restartCount: 0, state: {{running: {{}}}}}}]
+  containerStatuses:
+  - {{name: web, image: w, imageID: w, ready: true, restartCount: 0, state: {{{web}}}}}
+"
+        ))
+    }
+
+    fn http(url: &str, container: Option<&str>, traffic: Traffic) -> Task {
+        let request = Request::new(Method::Post, url.parse().unwrap());
+        Task { step: Step::Http(request), known: None, traffic, container: container.map(str::to_owned) }
+    }
+
+    fn notify(container: &str) -> Task {
+        let peer = Peer { uid: "u".into(), container: container.into() };
+        let step = Step::Notify { peer, message: Message::default() };
+        Task { step, known: None, traffic: Traffic::Own, container: Some(container.into()) }
+    }
+
+    fn names(awaited: &[Awaited]) -> Vec<&str> {
+        awaited.iter().map(|awaited| awaited.name.as_str()).collect()
+    }
+
+    #[test]
+    fn only_exits_that_can_come_are_waited_for() {
+        let pod = pod("Never", "running: {}");
+        assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &[])), ["web", "istio-proxy"]);
+        assert_eq!(names(&awaited(&[], Some(&pod), Scope::Others, &[])), ["web"]);
+        assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &["web".into()])), ["istio-proxy"]);
+        let always = self::pod("Always", "running: {}");
+        assert!(awaited(&[], Some(&always), Scope::All, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_wrapped_sidecar_is_waited_for_once_it_was_notified() {
+        let pod = pod("Never", "running: {}");
+        let after = |result| {
+            let done = [(notify("wrapped"), result)];
+            awaited(&done, Some(&pod), Scope::Others, &[])
+                .into_iter()
+                .any(|awaited| awaited.name == "wrapped")
+        };
+        assert!(after(TaskResult::Accepted));
+        for result in [TaskResult::NotYet, TaskResult::Absent, TaskResult::Failed] {
+            assert!(!after(result), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn who_was_asked_is_told_from_who_was_not() {
+        let pod = pod("Never", "running: {}");
+        let asked = |done: &[(Task, TaskResult)]| -> Vec<_> {
+            let awaited = awaited(done, Some(&pod), Scope::All, &[]);
+            awaited.into_iter().filter(|awaited| awaited.asked).map(|awaited| awaited.name).collect()
+        };
+        let to_web = || http("http://localhost:1/quit", Some("web"), Traffic::Own);
+        assert_eq!(asked(&[(to_web(), TaskResult::Accepted)]), ["web"]);
+        assert!(asked(&[(to_web(), TaskResult::Failed)]).is_empty());
+        let to_somebody = http("http://localhost:2/quit", None, Traffic::Own);
+        assert_eq!(asked(&[(to_somebody, TaskResult::Accepted)]), ["web", "istio-proxy"]);
+    }
+
+    #[test]
+    fn without_the_api_server_those_who_accepted_show_it_themselves() {
+        let done = [
+            (http("http://localhost:1/quit", None, Traffic::Own), TaskResult::Accepted),
+            (http("http://localhost:2/quit", None, Traffic::Own), TaskResult::Failed),
+            (http("http://example.com/quit", None, Traffic::Own), TaskResult::Accepted),
+            (http("http://localhost:3/quit", None, Traffic::Pod), TaskResult::Accepted),
+            (notify("wrapped"), TaskResult::Accepted),
+        ];
+        let all = awaited(&done, None, Scope::All, &[]);
+        assert_eq!(names(&all), ["POST http://localhost:1/quit", "POST http://localhost:3/quit", "wrapped"]);
+        assert!(matches!(all[0].trace(), Some(Trace::Closed(_))));
+        assert!(matches!(all[2].trace(), Some(Trace::Withdrawn(_))));
+        assert_eq!(awaited(&done, None, Scope::Others, &[]).len(), 2);
+    }
+
+    fn web() -> Vec<Awaited> {
+        vec![Awaited { name: "web".into(), asked: true, shown_by: ShownBy::Status(None) }]
+    }
+
+    fn seen(policy: &str, web: &str) -> Seen {
+        Seen { snapshot: Some(pod(policy, web)), ..Seen::default() }
+    }
+
+    #[test]
+    fn an_exit_that_is_followed_by_a_restart_is_none() {
+        let failed = "terminated: {exitCode: 3}";
+        assert_eq!(drain(&web(), &seen("Never", "running: {}")), Drain::Waiting(vec![0]));
+        assert_eq!(drain(&web(), &seen("Never", failed)), Drain::Done);
+        assert_eq!(drain(&web(), &seen("OnFailure", failed)), Drain::Waiting(vec![0]));
+        assert_eq!(drain(&web(), &seen("OnFailure", "terminated: {exitCode: 0}")), Drain::Done);
+    }
+
+    #[test]
+    fn a_pod_that_is_being_deleted_is_not_waited_for() {
+        let mut leaving = seen("Never", "running: {}");
+        leaving.snapshot.as_mut().unwrap().life = Life::Deleting;
+        assert_eq!(drain(&web(), &leaving), Drain::Pointless(Pointless::Leaving));
+    }
+
+    #[test]
+    fn a_lost_connection_is_a_sign_where_a_carrier_leaves_or_we_are_stopped() {
+        let lost = |carrier_leaves, stopping, millis| {
+            let no_connection = Some(Duration::from_millis(millis));
+            drain(&web(), &Seen { no_connection, carrier_leaves, stopping, ..Seen::default() })
+        };
+        assert_eq!(lost(true, false, 1000), Drain::Pointless(Pointless::CarrierGone));
+        assert_eq!(lost(true, false, 900), Drain::Waiting(vec![0]));
+        assert_eq!(lost(false, true, 1000), Drain::Pointless(Pointless::OutOfSight));
+        assert_eq!(lost(false, false, 60_000), Drain::Waiting(vec![0]));
+    }
+
+    #[test]
+    fn a_denial_that_lasts_ends_a_wait_that_nobody_can_see_the_end_of() {
+        let denied = |seconds| Seen { denied: Some(Duration::from_secs(seconds)), ..Seen::default() };
+        assert_eq!(drain(&web(), &denied(9)), Drain::Waiting(vec![0]));
+        assert_eq!(drain(&web(), &denied(10)), Drain::Pointless(Pointless::Denied));
+    }
+
+    #[test]
+    fn a_trace_that_is_gone_is_an_exit() {
+        let seen = Seen { gone: BTreeSet::from([0]), ..Seen::default() };
+        assert_eq!(drain(&web(), &seen), Drain::Done);
+    }
+
+    #[test]
+    fn who_may_carry_our_traffic() {
+        let leaves = |task: Task, result| carrier_leaves(&[(task, result)]);
+        let mesh = || http("http://localhost:1/quit", Some("mesh"), Traffic::Pod);
+        assert!(leaves(mesh(), TaskResult::Accepted));
+        assert!(!leaves(mesh(), TaskResult::Failed));
+        assert!(leaves(http("http://localhost:1/quit", None, Traffic::Own), TaskResult::Accepted));
+        assert!(!leaves(http("http://localhost:1/quit", Some("web"), Traffic::Own), TaskResult::Accepted));
+    }
+}
