@@ -11,7 +11,7 @@ use reqwest::header::{CONTENT_LENGTH, LOCATION};
 use reqwest::redirect::Policy;
 
 use crate::causes::causes;
-use crate::endpoint::{HttpUrl, LOOPBACK, Method, Request};
+use crate::endpoint::{HttpUrl, LOOPBACK, Method, Request, without_secrets};
 
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +64,9 @@ impl Client {
                 Answer::None(format!("no answer within {}", humantime::format_duration(limit)))
             }
             Err(error) if error.is_connect() && self.is_refused(&error) => Answer::Refused,
-            Err(error) if error.is_connect() => Answer::None(causes(&error)),
-            Err(error) => Answer::Broken(causes(&error)),
+            // Its own text has the whole URL, secrets included.
+            Err(error) if error.is_connect() => Answer::None(causes(&error.without_url())),
+            Err(error) => Answer::Broken(causes(&error.without_url())),
         }
     }
 
@@ -87,7 +88,7 @@ fn location(response: &reqwest::Response) -> Option<String> {
         return None;
     }
     let value = response.headers().get(LOCATION)?;
-    Some(value.to_str().ok()?.to_owned())
+    Some(without_secrets(value.to_str().ok()?))
 }
 
 fn client(url: &HttpUrl) -> reqwest::Result<reqwest::Client> {

@@ -19,15 +19,16 @@ pub fn report(outcome: &Outcome, path: Option<&Path>, mounts: &Mounts) {
         Outcome::Ended(_) => info!(code, "exit"),
         Outcome::Stopped(_) | Outcome::ShutDown => info!(code, "exit: {outcome}"),
         // Whoever mistypes an option looks at a terminal as often as at a log.
-        Outcome::Usage(text) => eprint!("{text}"),
+        Outcome::Usage(text) => say(io::stderr(), text),
         _ => error!(code, "{outcome}"),
     }
     let Some(message) = outcome.termination_message() else {
         return;
     };
+    let message = beginning(&message);
     let expected = path.or(mounts.termination_message_path.as_deref());
     let path = expected.map_or_else(|| PathBuf::from(TERMINATION_MESSAGE_PATH), Path::to_path_buf);
-    match write(&path, &message) {
+    match write(&path, message) {
         Ok(()) => {}
         // Not in a container: nobody would look.
         Err(error) if expected.is_none() && error.kind() == io::ErrorKind::NotFound => {
@@ -41,7 +42,34 @@ pub fn report(outcome: &Outcome, path: Option<&Path>, mounts: &Mounts) {
     }
 }
 
+/// Says something that is of no use to anybody if it cannot be said.
+fn say(mut to: impl Write, text: &str) {
+    let _ = to.write_all(text.as_bytes());
+}
+
+/// As much of it as the kubelet takes, which is the end of the file (`MaxContainerTerminationMessageLength`,
+/// `pkg/kubelet/container/runtime.go`): the beginning says what happened.
+fn beginning(message: &str) -> &str {
+    const MOST: usize = 4096;
+    let end = (0..=MOST.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
+    &message[..end.unwrap_or(0)]
+}
+
 /// Writes to the file that the kubelet has made; none is created.
 fn write(path: &Path, message: &str) -> io::Result<()> {
     OpenOptions::new().write(true).truncate(true).open(path)?.write_all(message.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_keeps_its_beginning() {
+        assert_eq!(beginning("proa: short\n"), "proa: short\n");
+        let long = format!("proa: {}", "é".repeat(4000));
+        assert!(beginning(&long).starts_with("proa: é"));
+        assert_eq!(beginning(&long).len(), 4096, "and no character is cut");
+        assert!(beginning(&format!("x{long}")).len() < 4096);
+    }
 }

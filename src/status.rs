@@ -14,8 +14,6 @@ use std::net::{self, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
-use futures::future::Either;
-use futures::stream::{FuturesUnordered, StreamExt};
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -28,12 +26,17 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
+use crate::crowd::Crowd;
 use board::{Board, Phase};
 
 /// How long a client may take over request and answer.
 const LIMIT: Duration = Duration::from_secs(2);
-/// How many clients are served side by side; the others wait in the kernel's queue.
-const CLIENTS: usize = 64;
+/// How many clients are served side by side. One more, and the oldest has to go: a probe has made its request long before.
+const CLIENTS: usize = 32;
+/// How long a request's headers may be; hyper's minimum.
+const HEADERS: usize = 8 * 1024;
+/// How long to let pass after a failure to accept a client.
+const RECOVER: Duration = Duration::from_millis(100);
 
 /// The address cannot be listened on.
 #[derive(Debug)]
@@ -115,28 +118,23 @@ impl Server {
         let Some(listener) = listener.and_then(|listener| TcpListener::from_std(listener).ok()) else {
             return pending().await;
         };
-        let mut clients = FuturesUnordered::new();
+        let mut clients = Crowd::new(CLIENTS);
         loop {
-            let room = if clients.len() < CLIENTS {
-                Either::Left(listener.accept())
-            } else {
-                Either::Right(pending())
-            };
             tokio::select! {
-                accepted = room => match accepted {
+                accepted = listener.accept() => match accepted {
                     Ok((client, from)) => {
                         // A mesh's proxy passes strangers on from a loopback address (Istio: 127.0.0.6), but to the
                         // Pod's own.
                         let beside = is_loopback(from) && client.local_addr().is_ok_and(is_loopback);
-                        clients.push(self.converse(client, beside, board));
+                        clients.enter(self.converse(client, beside, board));
                     }
-                    // Out of file descriptors, say: try again once a client is done, or after a while.
+                    // Out of file descriptors, say.
                     Err(error) => {
                         debug!(%error, "cannot accept a client");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        tokio::time::sleep(RECOVER).await;
                     }
                 },
-                Some(()) = clients.next() => {}
+                () = clients.next() => {}
             }
         }
     }
@@ -150,8 +148,9 @@ impl Server {
             })
         });
         // One request a connection: what is kept open would be cut off by the end of the phase.
+        let mut server = http1::Builder::new();
         let connection =
-            http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), service);
+            server.keep_alive(false).max_buf_size(HEADERS).serve_connection(TokioIo::new(client), service);
         if let Ok(Err(error)) = timeout(LIMIT, pin!(connection)).await {
             debug!(%error, "client gone");
         }
