@@ -72,9 +72,10 @@ enum End {
     AtLeisure,
     /// The kubelet stops this container then, in a Pod that goes on.
     Alone(Instant),
-    /// The kubelet stops the whole Pod, every sidecar with it.
+    /// The whole Pod is deleted, every sidecar with it.
     WholePod(Instant),
-    /// The container was asked to stop, and what happens to the Pod is unknown.
+    /// The container was asked to stop, and what happens to the Pod is unknown; or the kubelet ends the Pod on its own
+    /// account, for which it may have a grace period of its own (eviction, the node's shutdown).
     Unconfirmed(Instant),
 }
 
@@ -118,9 +119,11 @@ pub fn budget(termination: &Termination, life: Option<Life>, asked: &StopRequest
     });
     let end = match kill_at {
         None => End::AtLeisure,
-        Some(kill_at) if leaving => End::WholePod(kill_at),
-        Some(kill_at) if life == Some(Life::Active) => End::Alone(kill_at),
-        Some(kill_at) => End::Unconfirmed(kill_at),
+        Some(kill_at) => match life {
+            Some(Life::Deleting) => End::WholePod(kill_at),
+            Some(Life::Active) => End::Alone(kill_at),
+            Some(Life::Finished) | None => End::Unconfirmed(kill_at),
+        },
     };
     Budget { now: now.instant, grace, end }
 }
@@ -399,6 +402,13 @@ mod tests {
         let now = now();
         let unknown = budget(&pod(seconds(30)), None, &once(now.instant), now).shutdown(Limit::Default);
         assert_eq!((unknown.by, unknown.waits), (Some(now.instant + seconds(2)), false));
+    }
+
+    #[test]
+    fn a_kubelet_that_ends_the_pod_on_its_own_account_may_be_in_more_of_a_hurry() {
+        let now = now();
+        let evicted = budget(&pod(seconds(30)), Some(Life::Finished), &once(now.instant), now);
+        assert_eq!(evicted.shutdown(Limit::Default).by, Some(now.instant + seconds(2)));
     }
 
     #[test]

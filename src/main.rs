@@ -23,7 +23,9 @@ fn main() -> ExitCode {
         Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
         Ok(Task::Install(destination)) => match install::install(&destination) {
             Ok(target) => {
-                return print(&install::said(&target));
+                // It is there, whoever is told.
+                let _ = print(&install::said(&target));
+                return ExitCode::SUCCESS;
             }
             Err(error) => {
                 telemetry::set_up(LogFormat::Text);
