@@ -2,28 +2,28 @@
 //!
 //! One request serves list and watch: a watch by name from resourceVersion 0 begins with the Pod as it is
 //! ("Get State and Start at Any", Kubernetes API Concepts), so that the Role needs `watch` alone. The
-//! first event may be stale; [`crate::pod::Run`] shows whether it is of use, and the watch brings the newer state. Whatever
+//! first event may be stale; [`crate::pod::run::Run`] shows whether it is of use, and the watch brings the newer state. Whatever
 //! ends a watch, the next one begins from scratch and so misses nothing.
 
 mod client;
+mod errors;
+mod pause;
 pub mod trouble;
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::io;
 use std::time::{Duration, Instant};
 
 use futures::stream::{BoxStream, StreamExt, unfold};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
-use crate::causes::causes;
 use crate::identity::{Identity, PodName};
 use crate::pod::Snapshot;
+use client::Connection;
 pub use client::{ApiServer, Cluster, NoApi};
-use client::{Connection, bounded};
+use errors::trouble_of;
+use pause::{LAST_PAUSE, Pause, scattered};
 use trouble::{Trouble, Verb};
 
 /// The API server's address, set by the kubelet.
@@ -41,24 +41,11 @@ const SLACK: Duration = Duration::from_secs(5);
 /// How long an answer may take at first. Doubles up to [`WATCH`] while it takes longer: a proxy that
 /// swallows connections until it is up costs little, and a busy API server still gets its time.
 const ANSWER: Duration = Duration::from_secs(4);
-/// The pause after a first failure; doubles up to [`LAST_PAUSE`]. Inside a mesh every connection is
-/// refused until the proxy is up, and the gate should open right after.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// The longest pause between attempts.
-const LAST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause while the API server refuses us: somebody has to change something first.
-const LAST_REFUSED_PAUSE: Duration = Duration::from_secs(30);
-/// How long refusals are answered by quick attempts: rights may come a little later than the Pod.
-const QUICK: Duration = Duration::from_secs(12);
-/// Watches that an API server ends together are opened anew within this.
-const REOPEN: Duration = Duration::from_millis(250);
 /// A hostname that names no Pod shows no event. How long a first event may take before we look for the
 /// Pod by UID: it is the first thing that a watch sends.
 const FIRST_EVENT: Duration = Duration::from_secs(2);
 /// Pods a page while looking for a UID: some hundred kilobytes of metadata.
 const PAGE: u32 = 100;
-/// An error's text is not longer, whatever a proxy answers.
-const LONGEST_TEXT: usize = 300;
 
 /// What came of watching.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,51 +154,6 @@ impl Start {
             Self::Consistent => "",
         }
     }
-}
-
-/// How long until the next attempt.
-#[derive(Debug, Default)]
-struct Pause {
-    next: Duration,
-    /// What the API server asked for.
-    asked: Duration,
-    refused_since: Option<Instant>,
-}
-
-impl Pause {
-    /// A watch lived for a while and ended, as every watch does: the next one follows soon.
-    fn after_a_good_watch(&mut self) {
-        *self = Self { next: scattered(Duration::ZERO, REOPEN), ..Self::default() };
-    }
-
-    /// Something stood in the way.
-    fn after(&mut self, trouble: &Trouble, now: Instant) {
-        if trouble.is_passing() {
-            self.refused_since = None;
-        } else {
-            self.refused_since.get_or_insert(now);
-        }
-        let quick = self.refused_since.is_none_or(|since| now.saturating_duration_since(since) < QUICK);
-        let longest = if quick { LAST_PAUSE } else { LAST_REFUSED_PAUSE };
-        self.next = (self.next * 2).clamp(FIRST_PAUSE, longest);
-        self.asked = trouble.retry_after().unwrap_or_default();
-    }
-
-    /// What a watch that ended at once comes to: it must not be opened anew in a tight loop.
-    fn grow(&mut self) {
-        self.next = (self.next * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
-    }
-
-    async fn pass(&self) {
-        // Pods that lost the API server together do not come back together.
-        sleep(self.asked + scattered(self.next * 3 / 4, self.next / 4)).await;
-    }
-}
-
-/// The first, and up to the second more.
-fn scattered(least: Duration, more: Duration) -> Duration {
-    let random = RandomState::new().hash_one(()) % 256;
-    least + more * u32::try_from(random).unwrap_or(0) / 256
 }
 
 type Events = BoxStream<'static, kube::Result<WatchEvent<Pod>>>;
@@ -399,89 +341,4 @@ impl Watcher {
 
 fn no_answer(waited: Duration) -> Trouble {
     Trouble::NoConnection(format!("no answer within {}s", waited.as_secs()))
-}
-
-/// What an error means.
-fn trouble_of(error: &kube::Error, verb: Verb, namespace: &str, retry_after: Option<Duration>) -> Trouble {
-    let status = match error {
-        kube::Error::Api(status) => status,
-        kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_) => {
-            return match tls_failure(error) {
-                Some(failure) => Trouble::Tls(failure.to_string()),
-                None => Trouble::NoConnection(short(&causes(error))),
-            };
-        }
-        other => return Trouble::ServerError(short(&causes(other)), None),
-    };
-    let in_body = status.details.as_ref().map(|details| u64::from(details.retry_after_seconds));
-    let retry_after = retry_after.or(in_body.filter(|seconds| *seconds > 0).map(bounded));
-    let message = short(&status.message);
-    match status.code {
-        401 => Trouble::Unauthorized(message),
-        403 => Trouble::Forbidden { verb, namespace: namespace.to_owned(), message },
-        429 => Trouble::Throttled(message, retry_after),
-        code => Trouble::ServerError(format!("{code} {} {message}", status.reason), retry_after),
-    }
-}
-
-/// The failure to establish TLS, if that is at the bottom of this: what answers is not the API server. A connection that
-/// breaks while it is being secured is no connection.
-fn tls_failure<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        // An I/O error's source is its inner error's source: the inner error itself is passed over.
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
-        if found.is_some() {
-            return found;
-        }
-        next = cause.source();
-    }
-    None
-}
-
-/// The beginning of a text, on one line.
-fn short(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST_TEXT) {
-        Some((end, _)) => format!("{} ...", &line[..end]),
-        None => line,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_slow_the_attempts_down_and_nothing_else_does() {
-        let start = Instant::now();
-        let denial = Trouble::Unauthorized("x".into());
-        let down = Trouble::NoConnection("x".into());
-        let mut pause = Pause::default();
-        for _ in 0..20 {
-            pause.after(&denial, start);
-        }
-        assert_eq!(pause.next, LAST_PAUSE);
-        for _ in 0..20 {
-            pause.after(&denial, start + QUICK);
-        }
-        assert_eq!(pause.next, LAST_REFUSED_PAUSE);
-        pause.after(&down, start + QUICK);
-        assert_eq!(pause.next, LAST_PAUSE, "the way may be open in a moment");
-    }
-
-    #[test]
-    fn the_server_may_ask_for_more() {
-        let mut pause = Pause::default();
-        pause.after(&Trouble::Throttled("x".into(), Some(Duration::from_secs(7))), Instant::now());
-        assert_eq!(pause.asked, Duration::from_secs(7));
-    }
-
-    #[test]
-    fn an_error_is_told_in_a_line() {
-        let page = format!("<html>\n  <b>{}</b>", "x".repeat(5_000_000));
-        assert!(short(&page).starts_with("<html> <b>xx"));
-        assert_eq!(short(&page).len(), LONGEST_TEXT + 4);
-    }
 }

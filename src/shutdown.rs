@@ -2,82 +2,34 @@
 
 pub mod actions;
 pub mod awaited;
+pub mod decision;
 pub mod drain;
 pub mod http;
 pub mod kill;
+pub mod sight;
 pub mod stages;
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use futures::future::join_all;
 use tracing::{info, warn};
 
-use crate::budget::{Budget, Now, ShutdownBudget, StopRequests, budget};
-use crate::cluster::trouble::Trouble;
-use crate::cluster::{Looked, OwnPod};
+use crate::budget::{ShutdownBudget, StopRequests};
 use crate::deadline::until;
 use crate::peer::{Peers, Reply};
-use crate::pod::{Life, Role, Snapshot, Termination};
-use crate::policy::{ShutdownAuto, ShutdownWhen};
+use crate::pod::Snapshot;
+use crate::policy::ShutdownAuto;
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Signal};
 use crate::status::board::{ActionResult, Board};
 pub use actions::{Action, Processes, Shutdown};
 use awaited::{Pointless, Scope, Seen, TaskResult, awaited, carrier_leaves};
+pub use decision::{Decision, decide};
 use drain::{Named, Terms};
+pub use sight::{Sight, look};
 use stages::{Stages, Step, Task, stages, unasked};
-
-/// Whether the sidecars are ended, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// They are.
-    End,
-    /// They stay, for this reason.
-    Keep(Keep),
-}
-
-/// Why the sidecars stay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// `--shutdown-when=never`.
-    Never,
-    /// `--shutdown-when=success`, and it was none.
-    NoSuccess,
-    /// The kubelet will start this container again, which needs its sidecars then.
-    Restart,
-    /// The regular containers have not even started.
-    InitContainer,
-}
-
-impl fmt::Display for Keep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Never => "--shutdown-when=never",
-            Self::NoSuccess => "--shutdown-when=success, and the exit code is not 0",
-            Self::Restart => "the restart policy will start this container again, which needs them then",
-            Self::InitContainer => "this is an init container",
-        })
-    }
-}
-
-/// Decides whether the sidecars are ended after an end with this exit code.
-#[must_use]
-pub fn decide(when: ShutdownWhen, code: u8, snapshot: Option<&Snapshot>) -> Decision {
-    match (when, snapshot) {
-        (ShutdownWhen::Never, _) => Decision::Keep(Keep::Never),
-        (ShutdownWhen::Success, _) if code != 0 => Decision::Keep(Keep::NoSuccess),
-        (ShutdownWhen::Auto, Some(snapshot)) if snapshot.own.role == Role::Init => {
-            Decision::Keep(Keep::InitContainer)
-        }
-        (ShutdownWhen::Auto, Some(snapshot)) if snapshot.own.restart.after(code.into()) => {
-            Decision::Keep(Keep::Restart)
-        }
-        _ => Decision::End,
-    }
-}
 
 /// What the sidecars are shut down after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,90 +38,6 @@ pub enum After {
     Command,
     /// A signal before the command: whoever asked wants proa itself to stop, and no sidecar's exit is waited for.
     EarlyStop,
-}
-
-/// The Pod, as far as it is known when the command is over.
-#[derive(Debug)]
-pub struct Sight {
-    /// As it was last seen.
-    pub snapshot: Option<Snapshot>,
-    /// Whether that was just now.
-    pub fresh: bool,
-    /// Where its status is to be seen, if anywhere.
-    pub own_pod: Option<OwnPod>,
-}
-
-impl Sight {
-    /// Neither the Pod nor a way to see it.
-    #[must_use]
-    pub fn none() -> Self {
-        Self { snapshot: None, fresh: false, own_pod: None }
-    }
-
-    /// The budget for what is left. That a Pod goes is never undone; that it stays is true for the moment, and no longer once
-    /// the container was asked to stop since.
-    fn budget(&self, asked: &StopRequests, asked_since: bool) -> Budget {
-        let termination = self.snapshot.as_ref().map_or_else(Termination::default, |seen| seen.termination);
-        let current = self.fresh && !asked_since;
-        let life =
-            self.snapshot.as_ref().map(|seen| seen.life).filter(|life| current || *life != Life::Active);
-        budget(&termination, life, asked, Now { instant: Instant::now(), wall: SystemTime::now() })
-    }
-}
-
-/// Looks at the Pod once more: what was true when the gate opened may be hours old. `before`: as it was seen then, if it was.
-pub async fn look(
-    own_pod: Option<&OwnPod>,
-    before: Option<Snapshot>,
-    asked: &mut StopRequests,
-    signals: &mut Listener<'_>,
-) -> Sight {
-    let Some(own_pod) = own_pod else {
-        return Sight { snapshot: before, ..Sight::none() };
-    };
-    let own_pod = before.as_ref().map_or_else(|| own_pod.clone(), |before| own_pod.named(&before.name));
-    let seen = before.is_some();
-    let stop = before.as_ref().and_then(|before| before.own.stop_signal);
-    let mut sight = Sight { snapshot: before, fresh: false, own_pod: None };
-    let limit = sight.budget(asked, false).look(seen);
-    let looked = tokio::select! {
-        looked = own_pod.look(limit, !seen) => looked,
-        signal = stopped(signals, stop) => {
-            // There is less time than there was.
-            info!(%signal, "asked to stop");
-            asked.note(Instant::now());
-            let limit = sight.budget(asked, false).look(seen);
-            own_pod.look(limit, !seen).await
-        }
-    };
-    match looked {
-        Looked::Seen(snapshot) => Sight { snapshot: Some(snapshot), fresh: true, own_pod: Some(own_pod) },
-        Looked::Gone => {
-            if let Some(before) = &mut sight.snapshot {
-                before.life = Life::Deleting;
-            }
-            sight
-        }
-        Looked::Not(trouble) => {
-            report_blindness(&trouble, seen);
-            // Who denies us now will do so again; everything else may pass.
-            sight.own_pod = (seen && trouble.is_passing()).then_some(own_pod);
-            sight
-        }
-    }
-}
-
-fn report_blindness(trouble: &Trouble, seen: bool) {
-    // A denial was said before the command.
-    let why = if trouble.is_denial() && !seen { String::new() } else { format!(": {trouble}") };
-    if seen {
-        warn!("cannot look at the Pod again, so going by what it was like before the command{why}");
-    } else {
-        info!(
-            "the Pod was never seen, so its restart policy is unknown{why}; --shutdown-when=success keeps the sidecars for a \
-             retry"
-        );
-    }
 }
 
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
@@ -251,6 +119,9 @@ struct Ending<'a, 'b> {
 impl Ending<'_, '_> {
     /// Carries the tasks out side by side.
     async fn act(&mut self, tasks: Vec<Task>) {
+        if self.extent == Extent::Nothing {
+            return;
+        }
         let results = RefCell::new(vec![None; tasks.len()]);
         let snapshot = self.sight.snapshot.as_ref();
         let (board, by) = (self.board, self.time.by);
@@ -385,46 +256,5 @@ async fn stopped(signals: &mut Listener<'_>, stop: Option<Signal>) -> Signal {
         Ok(signal) => signal,
         // Without signals there is nothing to listen for; the budget still holds.
         Err(_) => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pod::tests::snapshot;
-
-    fn pod(policy: &str) -> Snapshot {
-        snapshot(&format!("spec: {{restartPolicy: {policy}, containers: [{{name: main, image: m}}]}}"))
-    }
-
-    #[test]
-    fn auto_asks_whether_this_container_will_be_started_again() {
-        let auto = |policy: &str, code| decide(ShutdownWhen::Auto, code, Some(&pod(policy)));
-        let again = Decision::Keep(Keep::Restart);
-        assert_eq!([auto("Never", 0), auto("Never", 1)], [Decision::End, Decision::End]);
-        assert_eq!([auto("OnFailure", 0), auto("OnFailure", 1)], [Decision::End, again]);
-        assert_eq!([auto("Always", 0), auto("Always", 1)], [again, again]);
-    }
-
-    #[test]
-    fn without_knowledge_of_the_pod_auto_is_always() {
-        assert_eq!(decide(ShutdownWhen::Auto, 0, None), Decision::End);
-        assert_eq!(decide(ShutdownWhen::Auto, 1, None), Decision::End);
-    }
-
-    #[test]
-    fn explicit_policies_do_not_look_at_the_pod() {
-        let pod = pod("Always");
-        assert_eq!(decide(ShutdownWhen::Always, 1, Some(&pod)), Decision::End);
-        assert_eq!(decide(ShutdownWhen::Never, 0, None), Decision::Keep(Keep::Never));
-        assert_eq!(decide(ShutdownWhen::Success, 0, Some(&pod)), Decision::End);
-        assert_eq!(decide(ShutdownWhen::Success, 1, None), Decision::Keep(Keep::NoSuccess));
-    }
-
-    #[test]
-    fn an_init_container_ends_no_sidecars() {
-        let init =
-            snapshot("spec: {initContainers: [{name: main, image: m}], containers: [{name: app, image: a}]}");
-        assert_eq!(decide(ShutdownWhen::Auto, 0, Some(&init)), Decision::Keep(Keep::InitContainer));
     }
 }

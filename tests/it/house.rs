@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions and facts: values in, values out.
-const PURE: [&str; 17] = [
+const PURE: [&str; 18] = [
     "budget",
     "cluster/trouble",
     "endpoint",
@@ -22,6 +22,7 @@ const PURE: [&str; 17] = [
     "policy",
     "shutdown/actions",
     "shutdown/awaited",
+    "shutdown/decision",
     "shutdown/stages",
 ];
 

@@ -1,0 +1,96 @@
+//! Whether the sidecars are ended: a decision over the policy, the exit code and one snapshot.
+
+use std::fmt;
+
+use crate::pod::{Role, Snapshot};
+use crate::policy::ShutdownWhen;
+
+/// Whether the sidecars are ended, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// They are.
+    End,
+    /// They stay, for this reason.
+    Keep(Keep),
+}
+
+/// Why the sidecars stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// `--shutdown-when=never`.
+    Never,
+    /// `--shutdown-when=success`, and it was none.
+    NoSuccess,
+    /// The kubelet will start this container again, which needs its sidecars then.
+    Restart,
+    /// The regular containers have not even started.
+    InitContainer,
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "--shutdown-when=never",
+            Self::NoSuccess => "--shutdown-when=success, and the exit code is not 0",
+            Self::Restart => "the restart policy will start this container again, which needs them then",
+            Self::InitContainer => "this is an init container",
+        })
+    }
+}
+
+/// Decides whether the sidecars are ended after an end with this exit code.
+#[must_use]
+pub fn decide(when: ShutdownWhen, code: u8, snapshot: Option<&Snapshot>) -> Decision {
+    match (when, snapshot) {
+        (ShutdownWhen::Never, _) => Decision::Keep(Keep::Never),
+        (ShutdownWhen::Success, _) if code != 0 => Decision::Keep(Keep::NoSuccess),
+        (ShutdownWhen::Auto, Some(snapshot)) if snapshot.own.role == Role::Init => {
+            Decision::Keep(Keep::InitContainer)
+        }
+        (ShutdownWhen::Auto, Some(snapshot)) if snapshot.own.restart.after(code.into()) => {
+            Decision::Keep(Keep::Restart)
+        }
+        _ => Decision::End,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::tests::snapshot;
+
+    fn pod(policy: &str) -> Snapshot {
+        snapshot(&format!("spec: {{restartPolicy: {policy}, containers: [{{name: main, image: m}}]}}"))
+    }
+
+    #[test]
+    fn auto_asks_whether_this_container_will_be_started_again() {
+        let auto = |policy: &str, code| decide(ShutdownWhen::Auto, code, Some(&pod(policy)));
+        let again = Decision::Keep(Keep::Restart);
+        assert_eq!([auto("Never", 0), auto("Never", 1)], [Decision::End, Decision::End]);
+        assert_eq!([auto("OnFailure", 0), auto("OnFailure", 1)], [Decision::End, again]);
+        assert_eq!([auto("Always", 0), auto("Always", 1)], [again, again]);
+    }
+
+    #[test]
+    fn without_knowledge_of_the_pod_auto_is_always() {
+        assert_eq!(decide(ShutdownWhen::Auto, 0, None), Decision::End);
+        assert_eq!(decide(ShutdownWhen::Auto, 1, None), Decision::End);
+    }
+
+    #[test]
+    fn explicit_policies_do_not_look_at_the_pod() {
+        let pod = pod("Always");
+        assert_eq!(decide(ShutdownWhen::Always, 1, Some(&pod)), Decision::End);
+        assert_eq!(decide(ShutdownWhen::Never, 0, None), Decision::Keep(Keep::Never));
+        assert_eq!(decide(ShutdownWhen::Success, 0, Some(&pod)), Decision::End);
+        assert_eq!(decide(ShutdownWhen::Success, 1, None), Decision::Keep(Keep::NoSuccess));
+    }
+
+    #[test]
+    fn an_init_container_ends_no_sidecars() {
+        let init =
+            snapshot("spec: {initContainers: [{name: main, image: m}], containers: [{name: app, image: a}]}");
+        assert_eq!(decide(ShutdownWhen::Auto, 0, Some(&init)), Decision::Keep(Keep::InitContainer));
+    }
+}

@@ -1,0 +1,96 @@
+//! The Pod when the command is over: looked at once more, since what the gate saw may be hours old.
+
+use std::time::{Instant, SystemTime};
+
+use tracing::{info, warn};
+
+use super::stopped;
+use crate::budget::{Budget, Now, StopRequests, budget};
+use crate::cluster::trouble::Trouble;
+use crate::cluster::{Looked, OwnPod};
+use crate::pod::{Life, Snapshot, Termination};
+use crate::signal::stream::Listener;
+
+/// The Pod, as far as it is known when the command is over.
+#[derive(Debug)]
+pub struct Sight {
+    /// As it was last seen.
+    pub snapshot: Option<Snapshot>,
+    /// Whether that was just now.
+    pub fresh: bool,
+    /// Where its status is to be seen, if anywhere.
+    pub own_pod: Option<OwnPod>,
+}
+
+impl Sight {
+    /// Neither the Pod nor a way to see it.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { snapshot: None, fresh: false, own_pod: None }
+    }
+
+    /// The budget for what is left. That a Pod goes is never undone; that it stays is true for the moment, and no longer once
+    /// the container was asked to stop since.
+    pub(super) fn budget(&self, asked: &StopRequests, asked_since: bool) -> Budget {
+        let termination = self.snapshot.as_ref().map_or_else(Termination::default, |seen| seen.termination);
+        let current = self.fresh && !asked_since;
+        let life =
+            self.snapshot.as_ref().map(|seen| seen.life).filter(|life| current || *life != Life::Active);
+        budget(&termination, life, asked, Now { instant: Instant::now(), wall: SystemTime::now() })
+    }
+}
+
+/// Looks at the Pod once more: what was true when the gate opened may be hours old. `before`: as it was seen then, if it was.
+pub async fn look(
+    own_pod: Option<&OwnPod>,
+    before: Option<Snapshot>,
+    asked: &mut StopRequests,
+    signals: &mut Listener<'_>,
+) -> Sight {
+    let Some(own_pod) = own_pod else {
+        return Sight { snapshot: before, ..Sight::none() };
+    };
+    let own_pod = before.as_ref().map_or_else(|| own_pod.clone(), |before| own_pod.named(&before.name));
+    let seen = before.is_some();
+    let stop = before.as_ref().and_then(|before| before.own.stop_signal);
+    let mut sight = Sight { snapshot: before, fresh: false, own_pod: None };
+    let limit = sight.budget(asked, false).look(seen);
+    let looked = tokio::select! {
+        looked = own_pod.look(limit, !seen) => looked,
+        signal = stopped(signals, stop) => {
+            // There is less time than there was.
+            info!(%signal, "asked to stop");
+            asked.note(Instant::now());
+            let limit = sight.budget(asked, false).look(seen);
+            own_pod.look(limit, !seen).await
+        }
+    };
+    match looked {
+        Looked::Seen(snapshot) => Sight { snapshot: Some(snapshot), fresh: true, own_pod: Some(own_pod) },
+        Looked::Gone => {
+            if let Some(before) = &mut sight.snapshot {
+                before.life = Life::Deleting;
+            }
+            sight
+        }
+        Looked::Not(trouble) => {
+            report_blindness(&trouble, seen);
+            // Who denies us now will do so again; everything else may pass.
+            sight.own_pod = (seen && trouble.is_passing()).then_some(own_pod);
+            sight
+        }
+    }
+}
+
+fn report_blindness(trouble: &Trouble, seen: bool) {
+    // A denial was said before the command.
+    let why = if trouble.is_denial() && !seen { String::new() } else { format!(": {trouble}") };
+    if seen {
+        warn!("cannot look at the Pod again, so going by what it was like before the command{why}");
+    } else {
+        info!(
+            "the Pod was never seen, so its restart policy is unknown{why}; --shutdown-when=success keeps the sidecars for a \
+             retry"
+        );
+    }
+}
