@@ -171,7 +171,7 @@ impl Refused {
         self.since = None;
     }
 
-    /// Whether this stands in the way for good: refused without a break for [`GRACE`] where the Pod was never seen. A
+    /// Whether this stands in the way for good: refused for 10 seconds without a break where the Pod was never seen. A
     /// break is anything else, since what happened before it and after it may have different causes.
     pub fn is_final(&mut self, trouble: &Trouble, now: Instant) -> bool {
         matches!(trouble, Trouble::Unreadable(_)) || self.lasted(trouble, now) >= GRACE && !self.pod_seen
