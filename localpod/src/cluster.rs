@@ -12,6 +12,7 @@ mod object;
 mod query;
 mod selector;
 mod server;
+mod shared;
 mod status;
 mod store;
 mod tls;
@@ -37,7 +38,8 @@ pub(crate) use ledger::WatchNote;
 
 use account::Account;
 use fault::Held;
-use server::{Port, Server};
+use server::Port;
+use shared::Shared;
 use store::Key;
 use tls::Identity;
 
@@ -78,7 +80,7 @@ impl WatchEnd {
 ///
 /// All methods block and may be called from any thread.
 pub struct Cluster {
-    server: Arc<Server>,
+    shared: Arc<Shared>,
     address: SocketAddr,
     /// Taken on drop.
     runtime: Option<Runtime>,
@@ -89,7 +91,7 @@ impl fmt::Debug for Cluster {
         formatter
             .debug_struct("Cluster")
             .field("address", &self.address)
-            .field("ledger", &self.server.ledger)
+            .field("ledger", &self.shared.ledger)
             .finish_non_exhaustive()
     }
 }
@@ -114,7 +116,7 @@ impl Cluster {
         let account = Account::create(namespace, identity.ca_pem)
             .context("cannot write the service account's files")?;
         let user = format!("system:serviceaccount:{namespace}:{service_account}");
-        let server = Arc::new(Server::new(account, user));
+        let shared = Arc::new(Shared::new(account, user));
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("localpod")
@@ -126,9 +128,9 @@ impl Cluster {
         let listener = port.listen().context("cannot listen on 127.0.0.1")?;
         drop(entered);
         let address = port.address;
-        server.ledger.set_listening(true);
-        runtime.spawn(server::run(Arc::clone(&server), port, listener, identity.acceptor));
-        Ok(Cluster { server, address, runtime: Some(runtime) })
+        shared.ledger.set_listening(true);
+        runtime.spawn(server::run(Arc::clone(&shared), port, listener, identity.acceptor, http::answer));
+        Ok(Cluster { shared, address, runtime: Some(runtime) })
     }
 
     /// Where the server listens.
@@ -140,7 +142,7 @@ impl Cluster {
     /// The directory with `token`, `ca.crt` and `namespace`, laid out as the kubelet mounts it.
     #[must_use]
     pub fn service_account_dir(&self) -> &Path {
-        self.server.account.path()
+        self.shared.account.path()
     }
 
     /// The environment in which a client finds this server.
@@ -158,18 +160,18 @@ impl Cluster {
     ///
     /// UID, creation time and, for want of one, the namespace `default` are filled in.
     pub fn apply(&self, pod: Pod) {
-        self.server.store.put(pod);
+        self.shared.store.put(pod);
     }
 
     /// Changes a Pod, if it is there.
     pub fn update(&self, namespace: &str, name: &str, change: impl FnOnce(&mut Pod)) {
-        self.server.store.modify(&key(namespace, name), change);
+        self.shared.store.modify(&key(namespace, name), change);
     }
 
     /// The Pod as it is now.
     #[must_use]
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Pod> {
-        self.server.store.get(&key(namespace, name)).map(|pod| pod.as_ref().clone())
+        self.shared.store.get(&key(namespace, name)).map(|pod| pod.as_ref().clone())
     }
 
     /// Marks a Pod as being deleted: `deletionTimestamp` and `deletionGracePeriodSeconds` appear.
@@ -185,13 +187,13 @@ impl Cluster {
 
     /// Removes a Pod.
     pub fn remove(&self, namespace: &str, name: &str) {
-        self.server.store.remove(&key(namespace, name));
+        self.shared.store.remove(&key(namespace, name));
     }
 
     /// The newest resource version.
     #[must_use]
     pub fn resource_version(&self) -> u64 {
-        self.server.store.revision()
+        self.shared.store.revision()
     }
 
     /// Writes a new token into the service account's directory; the old one is no longer accepted.
@@ -202,47 +204,47 @@ impl Cluster {
     ///
     /// When the directory cannot be written.
     pub fn rotate_token(&self) -> io::Result<()> {
-        self.server.account.rotate()
+        self.shared.account.rotate()
     }
 
     /// Forgets the history: a watch from any earlier resource version now gets an `ERROR` event with 410.
     pub fn compact(&self) {
-        self.server.store.compact();
+        self.shared.store.compact();
     }
 
     /// Sends a bookmark to every open watch that allowed them.
     pub fn bookmark(&self) {
-        self.server.store.bookmark();
+        self.shared.store.bookmark();
     }
 
     /// Ends every open watch.
     pub fn end_watches(&self, how: &WatchEnd) {
-        self.server.store.end_watches(how);
+        self.shared.store.end_watches(how);
     }
 
     /// Closes every connection, in whatever state it is.
     pub fn hang_up(&self) {
-        self.server.hang_up();
+        self.shared.hang_up();
     }
 
     /// Puts a fault in force until the guard is dropped.
     pub fn inject(&self, fault: Fault) -> FaultGuard {
-        FaultGuard::new(&self.server.faults, Held::Fault(self.server.faults.add(fault, None)))
+        FaultGuard::new(&self.shared.faults, Held::Fault(self.shared.faults.add(fault, None)))
     }
 
     /// Puts a fault in force for the next `times` connections or requests.
     pub fn inject_times(&self, fault: Fault, times: usize) {
-        self.server.faults.add(fault, Some(times));
+        self.shared.faults.add(fault, Some(times));
     }
 
     /// Refuses connections until the guard is dropped; those that are open stay so (see [`Cluster::hang_up`]).
     ///
     /// Nothing of a refused connection reaches the server, so this cannot be counted as other faults can.
     pub fn refuse(&self) -> FaultGuard {
-        let guard = FaultGuard::new(&self.server.faults, Held::Refusing);
+        let guard = FaultGuard::new(&self.shared.faults, Held::Refusing);
         self.wait_for_listening(false);
-        let ledger = Arc::clone(&self.server.ledger);
-        let faults = Arc::clone(&self.server.faults);
+        let ledger = Arc::clone(&self.shared.ledger);
+        let faults = Arc::clone(&self.shared.faults);
         guard.settling(move || {
             ledger.wait(LISTEN_TIMEOUT, |state| {
                 (state.listening || *faults.refusing.borrow() > 0).then_some(())
@@ -251,23 +253,23 @@ impl Cluster {
     }
 
     fn wait_for_listening(&self, listening: bool) {
-        self.server.ledger.wait(LISTEN_TIMEOUT, |state| (state.listening == listening).then_some(()));
+        self.shared.ledger.wait(LISTEN_TIMEOUT, |state| (state.listening == listening).then_some(()));
     }
 
     /// Silences every watch until the guard is dropped: what happens meanwhile is withheld, and sent then.
     pub fn stall(&self) -> FaultGuard {
-        FaultGuard::new(&self.server.faults, Held::Stalling)
+        FaultGuard::new(&self.shared.faults, Held::Stalling)
     }
 
     /// Sets the service account's rights.
     pub fn authorize(&self, access: Access) {
-        self.server.authorize(access);
+        self.shared.authorize(access);
     }
 
     /// Every request so far, in the order of their answers.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
-        self.server.ledger.read(|state| state.requests.clone())
+        self.shared.ledger.read(|state| state.requests.clone())
     }
 
     /// Blocks until some request, past or coming, fits; `None` when the time is over.
@@ -277,7 +279,7 @@ impl Cluster {
         mut fits: impl FnMut(&Request) -> bool,
     ) -> Option<Request> {
         let mut seen = 0;
-        self.server.ledger.wait(timeout, |state| {
+        self.shared.ledger.wait(timeout, |state| {
             let fresh = &state.requests[seen..];
             seen = state.requests.len();
             fresh.iter().find(|request| fits(request)).cloned()
@@ -287,35 +289,35 @@ impl Cluster {
     /// How many connections are open.
     #[must_use]
     pub fn open_connections(&self) -> usize {
-        self.server.ledger.read(|state| state.connections)
+        self.shared.ledger.read(|state| state.connections)
     }
 
     /// Blocks until this many connections are open; false when the time is over.
     #[must_use]
     pub fn wait_for_connections(&self, count: usize, timeout: Duration) -> bool {
-        self.server.ledger.wait(timeout, |state| (state.connections == count).then_some(())).is_some()
+        self.shared.ledger.wait(timeout, |state| (state.connections == count).then_some(())).is_some()
     }
 
     /// How many watches are open.
     #[must_use]
     pub fn open_watches(&self) -> usize {
-        self.server.ledger.read(|state| state.watches)
+        self.shared.ledger.read(|state| state.watches)
     }
 
     /// Blocks until this many watches are open; false when the time is over.
     #[must_use]
     pub fn wait_for_watches(&self, count: usize, timeout: Duration) -> bool {
-        self.server.ledger.wait(timeout, |state| (state.watches == count).then_some(())).is_some()
+        self.shared.ledger.wait(timeout, |state| (state.watches == count).then_some(())).is_some()
     }
 
     /// Calls `observer` whenever a watch opens or ends.
     pub(crate) fn observe_watches(&self, observer: impl Fn(WatchNote) + Send + Sync + 'static) {
-        self.server.ledger.observe(Box::new(observer));
+        self.shared.ledger.observe(Box::new(observer));
     }
 
     /// As [`Cluster::apply`], and returns the Pod with what was filled in.
     pub(crate) fn put(&self, pod: Pod) -> Pod {
-        self.server.store.put(pod).as_ref().clone()
+        self.shared.store.put(pod).as_ref().clone()
     }
 
     pub(crate) fn runtime(&self) -> Option<&Handle> {

@@ -16,7 +16,7 @@ use super::ledger::Request;
 use super::object::View;
 use super::query;
 use super::selector::Selector;
-use super::server::Server;
+use super::shared::Shared;
 use super::status::Status;
 use super::store::{Start, Store};
 use super::watch::{Lines, Terms, Watch, error_event, line};
@@ -107,15 +107,15 @@ impl Asked {
 }
 
 /// Answers one request, and logs it as the answer begins.
-pub(super) async fn answer<B>(server: Arc<Server>, request: hyper::Request<B>) -> Answer {
+pub(super) async fn answer<B>(shared: Arc<Shared>, request: hyper::Request<B>) -> Answer {
     let asked = Asked::new(&request);
     let target = Target::parse(&asked.path);
     let verb = asked.verb(target.as_ref());
-    let answer = match strike(&server).await {
+    let answer = match strike(&shared).await {
         Some(faulty) => faulty,
-        None => serve(&server, &asked, target.as_ref(), &verb).unwrap_or_else(|status| refuse(&status)),
+        None => serve(&shared, &asked, target.as_ref(), &verb).unwrap_or_else(|status| refuse(&status)),
     };
-    server.ledger.log(Request {
+    shared.ledger.log(Request {
         at: Instant::now(),
         verb,
         path: asked.path,
@@ -127,8 +127,8 @@ pub(super) async fn answer<B>(server: Arc<Server>, request: hyper::Request<B>) -
 }
 
 /// The answer of a fault in force, if there is one.
-async fn strike(server: &Server) -> Option<Answer> {
-    for fault in server.faults.strike(Point::Request) {
+async fn strike(shared: &Shared) -> Option<Answer> {
+    for fault in shared.faults.strike(Point::Request) {
         match fault {
             Fault::Delay(delay) => tokio::time::sleep(delay).await,
             Fault::Status(code) => return Some(refuse(&Status::canned(code))),
@@ -143,8 +143,8 @@ async fn strike(server: &Server) -> Option<Answer> {
     None
 }
 
-fn serve(server: &Server, asked: &Asked, target: Option<&Target>, verb: &str) -> Result<Answer, Status> {
-    if !asked.token.as_deref().is_some_and(|token| server.account.accepts(token)) {
+fn serve(shared: &Shared, asked: &Asked, target: Option<&Target>, verb: &str) -> Result<Answer, Status> {
+    if !asked.token.as_deref().is_some_and(|token| shared.account.accepts(token)) {
         return Err(Status::unauthorized());
     }
     let target = target.ok_or_else(Status::no_such_path)?;
@@ -157,19 +157,19 @@ fn serve(server: &Server, asked: &Asked, target: Option<&Target>, verb: &str) ->
         Target::Pod { namespace, name } => (Some(namespace.as_str()), Some(name.as_str())),
     };
     let question = Question { verb, namespace, name };
-    if !server.allows(&question) {
-        return Err(Status::forbidden(question.refusal(&server.user), name));
+    if !shared.allows(&question) {
+        return Err(Status::forbidden(question.refusal(&shared.user), name));
     }
     match target {
         Target::Pod { namespace, name } => {
             let view = View::negotiate(asked.accept.as_deref(), false)?;
-            let pod = server.store.get(&(namespace.clone(), name.clone()));
+            let pod = shared.store.get(&(namespace.clone(), name.clone()));
             Ok(whole(200, &view.object(&*pod.ok_or_else(|| Status::no_such_pod(name))?), None))
         }
         Target::Pods { namespace } if verb == "watch" => {
-            watch(server, asked, namespace.as_deref(), selector?)
+            watch(shared, asked, namespace.as_deref(), selector?)
         }
-        Target::Pods { namespace } => list(&server.store, asked, namespace.as_deref(), &selector?),
+        Target::Pods { namespace } => list(&shared.store, asked, namespace.as_deref(), &selector?),
     }
 }
 
@@ -229,7 +229,7 @@ fn resume(token: &str) -> Option<(u64, (String, String))> {
 }
 
 fn watch(
-    server: &Server,
+    shared: &Shared,
     asked: &Asked,
     namespace: Option<&str>,
     selector: Selector,
@@ -265,9 +265,9 @@ fn watch(
     };
 
     let (lines, receiver) = mpsc::channel(1);
-    match server.store.watch(start) {
+    match shared.store.watch(start) {
         Ok(subscription) => {
-            let stalling = server.faults.stalling.subscribe();
+            let stalling = shared.faults.stalling.subscribe();
             tokio::spawn(Watch { terms, lines, stalling }.run(subscription));
         }
         // A server that has accepted a watch reports this as its only event, not as the answer's status.
@@ -277,7 +277,7 @@ fn watch(
             drop(lines.try_send(Ok(line(&error_event(&status)))));
         }
     }
-    Ok(stream(Lines::new(receiver, vec![Arc::new(server.ledger.watch())])))
+    Ok(stream(Lines::new(receiver, vec![Arc::new(shared.ledger.watch())])))
 }
 
 fn refuse(status: &Status) -> Answer {

@@ -1,68 +1,26 @@
 //! The listening side: accepts connections, or refuses them when it is told to.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream as StdTcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::access::{Access, Question};
-use super::account::Account;
-use super::fault::{Fault, Faults, Point};
-use super::http;
-use super::ledger::Ledger;
-use super::store::Store;
-use crate::sync::lock;
+use super::fault::{Fault, Point};
+use super::shared::Shared;
 
 /// Connections the kernel holds for us until they are accepted.
 const BACKLOG: u32 = 128;
-
-/// What every request sees.
-pub(super) struct Server {
-    pub(super) store: Store,
-    pub(super) account: Account,
-    /// The service account as a user name.
-    pub(super) user: String,
-    pub(super) faults: Arc<Faults>,
-    pub(super) ledger: Arc<Ledger>,
-    access: Mutex<Access>,
-    /// Counted up to close every connection.
-    hangups: watch::Sender<u64>,
-}
-
-impl Server {
-    pub(super) fn new(account: Account, user: String) -> Server {
-        Server {
-            store: Store::new(),
-            account,
-            user,
-            faults: Arc::new(Faults::new()),
-            ledger: Arc::new(Ledger::default()),
-            access: Mutex::default(),
-            hangups: watch::Sender::new(0),
-        }
-    }
-
-    pub(super) fn authorize(&self, access: Access) {
-        *lock(&self.access) = access;
-    }
-
-    pub(super) fn allows(&self, question: &Question) -> bool {
-        lock(&self.access).allows(question)
-    }
-
-    pub(super) fn hang_up(&self) {
-        self.hangups.send_modify(|count| *count += 1);
-    }
-}
 
 /// The server's port, held for its lifetime.
 pub(super) struct Port {
@@ -102,9 +60,19 @@ fn stop_listening(listener: TcpListener) {
     }
 }
 
-/// Serves until the runtime ends.
-pub(super) async fn run(server: Arc<Server>, port: Port, first: TcpListener, acceptor: TlsAcceptor) {
-    let mut refusing = server.faults.refusing.subscribe();
+/// Serves until the runtime ends: every request is given to `answer`.
+pub(super) async fn run<A, F, B>(
+    shared: Arc<Shared>,
+    port: Port,
+    first: TcpListener,
+    acceptor: TlsAcceptor,
+    answer: A,
+) where
+    A: Fn(Arc<Shared>, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let mut refusing = shared.faults.refusing.subscribe();
     let mut listener = Some(first);
     loop {
         let Some(open) = &listener else {
@@ -113,7 +81,7 @@ pub(super) async fn run(server: Arc<Server>, port: Port, first: TcpListener, acc
             }
             // The port is held, so another attempt can only fail for want of descriptors, which may pass.
             listener = port.listen().ok();
-            server.ledger.set_listening(listener.is_some());
+            shared.ledger.set_listening(listener.is_some());
             if listener.is_none() {
                 tokio::task::yield_now().await;
             }
@@ -124,27 +92,32 @@ pub(super) async fn run(server: Arc<Server>, port: Port, first: TcpListener, acc
                 if let Some(listener) = listener.take() {
                     stop_listening(listener);
                 }
-                server.ledger.set_listening(false);
+                shared.ledger.set_listening(false);
             }
             accepted = open.accept() => if let Ok((stream, _)) = accepted {
-                tokio::spawn(connection(Arc::clone(&server), stream, acceptor.clone()));
+                let shared = Arc::clone(&shared);
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let _open = shared.ledger.connection();
+                    let hung_up = shared.hung_up();
+                    tokio::select! {
+                        // Dropping the stream mid-way is what a hang-up is.
+                        () = hung_up => {}
+                        () = converse(&shared, stream, acceptor, answer) => {}
+                    }
+                });
             }
         }
     }
 }
 
-async fn connection(server: Arc<Server>, stream: TcpStream, acceptor: TlsAcceptor) {
-    let _open = server.ledger.connection();
-    let mut hangups = server.hangups.subscribe();
-    tokio::select! {
-        // Dropping the stream mid-way is what a hang-up is.
-        _ = hangups.changed() => {}
-        () = converse(&server, stream, acceptor) => {}
-    }
-}
-
-async fn converse(server: &Arc<Server>, mut stream: TcpStream, acceptor: TlsAcceptor) {
-    match server.faults.strike(Point::Accept).first() {
+async fn converse<A, F, B>(shared: &Arc<Shared>, mut stream: TcpStream, acceptor: TlsAcceptor, answer: A)
+where
+    A: Fn(Arc<Shared>, Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
+{
+    match shared.faults.strike(Point::Accept).first() {
         Some(Fault::Reset) => {
             // Without lingering, closing sends a reset; where that fails the client still sees the end of the stream.
             drop(stream.set_zero_linger());
@@ -161,8 +134,8 @@ async fn converse(server: &Arc<Server>, mut stream: TcpStream, acceptor: TlsAcce
     drop(stream.set_nodelay(true));
     let Ok(tls) = acceptor.accept(stream).await else { return };
     let service = service_fn(|request| {
-        let server = Arc::clone(server);
-        async move { Ok::<_, Infallible>(http::answer(server, request).await) }
+        let answered = answer(Arc::clone(shared), request);
+        async move { Ok::<_, Infallible>(answered.await) }
     });
     // A client may go at any time, and a watch may be broken off on request: neither is an error here.
     drop(http1::Builder::new().serve_connection(TokioIo::new(tls), service).await);
