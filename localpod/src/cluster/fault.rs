@@ -20,6 +20,14 @@ pub enum Fault {
     Delay(Duration),
     /// A request is answered with this status and its `Status` object.
     Status(u16),
+    /// A request is answered with this status, a `Retry-After` header and a line of text, without the `Status` object that
+    /// would repeat it: as API priority and fairness turns requests away.
+    Throttle {
+        /// The status.
+        code: u16,
+        /// Seconds.
+        retry_after: u32,
+    },
 }
 
 impl Fault {

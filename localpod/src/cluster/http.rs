@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{Either, Full};
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -132,6 +132,7 @@ async fn strike(shared: &Shared) -> Option<Answer> {
         match fault {
             Fault::Delay(delay) => tokio::time::sleep(delay).await,
             Fault::Status(code) => return Some(refuse(&Status::canned(code))),
+            Fault::Throttle { code, retry_after } => return Some(throttle(code, retry_after)),
             Fault::StallAfterHeaders => {
                 let (sender, receiver) = mpsc::channel(1);
                 return Some(stream(Lines::new(receiver, vec![Arc::new(sender)])));
@@ -284,11 +285,20 @@ fn refuse(status: &Status) -> Answer {
     whole(status.code, &status.body(), status.retry_after)
 }
 
+fn throttle(code: u16, retry_after: u32) -> Answer {
+    let text = "Too many requests, please try again later.\n";
+    answer_with(code, "text/plain; charset=utf-8", text.into(), Some(retry_after))
+}
+
 fn whole(code: u16, body: &Value, retry_after: Option<u32>) -> Answer {
-    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body.to_string()))));
+    answer_with(code, "application/json", body.to_string().into(), retry_after)
+}
+
+fn answer_with(code: u16, content_type: &'static str, body: Bytes, retry_after: Option<u32>) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(body)));
     // A code that is none can only come from a test that asked for it.
     *answer.status_mut() = code.try_into().unwrap_or_default();
-    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Some(seconds) = retry_after {
         answer.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
@@ -297,6 +307,6 @@ fn whole(code: u16, body: &Value, retry_after: Option<u32>) -> Answer {
 
 fn stream(lines: Lines) -> Answer {
     let mut answer = Response::new(Either::Right(lines));
-    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }

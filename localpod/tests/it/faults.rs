@@ -46,6 +46,16 @@ fn a_counted_status_is_followed_by_the_real_answer() {
 }
 
 #[test]
+fn a_throttled_client_learns_from_the_header_alone_when_to_come_back() {
+    let cluster = cluster();
+    cluster.inject_times(Fault::Throttle { code: 429, retry_after: 7 }, 1);
+    let answer = get(&cluster, PODS).expect("an answer");
+    assert_eq!((answer.status, answer.header("retry-after")), (429, Some("7")));
+    assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(get(&cluster, PODS).expect("an answer").status, 200);
+}
+
+#[test]
 fn a_reset_connection_gives_no_answer() {
     let cluster = cluster();
     cluster.inject_times(Fault::Reset, 1);
