@@ -23,5 +23,6 @@ mod sidecar;
 mod signals;
 mod status;
 mod terminal;
+mod trouble;
 mod watch;
 mod zombies;
