@@ -12,6 +12,7 @@ mod drain;
 mod env_file;
 mod exit_codes;
 mod gate;
+mod hardening;
 mod help;
 mod house;
 mod identity;

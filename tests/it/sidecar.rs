@@ -166,7 +166,7 @@ fn a_place_that_makes_no_sense_is_refused() {
 }
 
 /// The proas of containers `main` and `web` of one Pod, as the kubelet starts them.
-fn both(world: &World) -> Option<(Proa, Proa)> {
+pub(crate) fn both(world: &World) -> Option<(Proa, Proa)> {
     let words = serde_saphyr::from_str("[/proa, sidecar, --, web]").unwrap();
     world.update(|pod| {
         let spec = pod.spec.as_mut().unwrap();

@@ -7,7 +7,7 @@ use crate::support::http::Endpoint;
 use crate::support::{Beside, Held, PATIENCE, World};
 
 /// An address of each test's own: the port is the same for all.
-fn address(test: u8) -> String {
+pub(crate) fn address(test: u8) -> String {
     format!("127.{}.{}.{test}:9400", std::process::id() % 199 + 17, std::process::id() / 199 % 250)
 }
 

@@ -135,7 +135,12 @@ status:
     /// proa in a mount namespace of its own with what the kubelet mounts there: the termination message file of
     /// this container, and /etc/hosts.
     pub(crate) fn mounted(&self, container: &str, hostname: &str) -> Option<Proa> {
-        let mut wrapper = unshare(&["--uts"])?;
+        self.mounted_in(&["--uts"], container, hostname)
+    }
+
+    /// The same, in these namespaces beside the mount namespace; `--uts` is to be one of them.
+    pub(crate) fn mounted_in(&self, namespaces: &[&str], container: &str, hostname: &str) -> Option<Proa> {
+        let mut wrapper = unshare(namespaces)?;
         let pod = self.dir.join(&format!("pods/{}", self.uid()));
         let files = pod.join("containers").join(container);
         fs::create_dir_all(&files).unwrap();
@@ -505,4 +510,21 @@ pub(crate) fn unshare(more: &[&str]) -> Option<Vec<String>> {
         eprintln!("skipped: unshare does not work here");
     }
     possible.then_some(words)
+}
+
+/// For [`Proa::through`]: starts it in this directory.
+pub(crate) fn in_directory(directory: &Path) -> [OsString; 4] {
+    ["sh".into(), "-c".into(), "cd \"$0\" && exec \"$@\"".into(), directory.into()]
+}
+
+/// For [`Proa::through`]: starts it with these redirections of its streams, in the shell's notation.
+pub(crate) fn with_streams(redirections: &str) -> [String; 4] {
+    ["sh".into(), "-c".into(), format!("exec \"$@\" {redirections}"), "sh".into()]
+}
+
+/// The most memory that a process has had resident so far, in KiB.
+pub(crate) fn peak_memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    peak.trim().trim_end_matches(" kB").parse().expect("a number")
 }
