@@ -87,7 +87,7 @@ impl fmt::Display for NotStarted {
             }
             Self::TooLarge => write!(
                 f,
-                "arguments and environment together are larger than the system takes (execve(2), E2BIG); expected fewer \
+                "the argument list and the environment together are larger than the system takes (execve(2), E2BIG); expected fewer \
                  variables: see --env-file, and enableServiceLinks: false in the Pod's spec"
             ),
             Self::NoProcess(error) => write!(f, "{error}"),

@@ -113,9 +113,8 @@ pub fn without_secrets(text: &str) -> String {
         None => (text, ""),
     };
     let start = place.find("://").map_or(0, |scheme| scheme + "://".len());
-    let path = place[start..].find('/').map_or(place.len(), |slash| start + slash);
-    // A password may hold the sign too.
-    let host = place[start..path].rfind('@').map_or(start, |at| start + at + 1);
+    // A password may hold this sign too, and a slash: rather too little is shown than too much.
+    let host = place[start..].rfind('@').map_or(start, |at| start + at + 1);
     format!("{}{}{rest}", &place[..start], &place[host..])
 }
 
@@ -315,7 +314,7 @@ mod tests {
             ("http://u:p@w@host:99999/quit?token=x#y", "http://host:99999/quit?..."),
             ("localhost:1/quit?token=x", "localhost:1/quit?..."),
             ("/login?state=x", "/login?..."),
-            ("https://host/a@b", "https://host/a@b"),
+            ("http://u:p/w@host/quit", "http://host/quit"),
             ("u:p@host", "host"),
             ("http://[::1", "http://[::1"),
             ("", ""),
