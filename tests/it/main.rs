@@ -24,6 +24,8 @@ mod sidecar;
 mod signals;
 mod status;
 mod terminal;
+mod time;
 mod trouble;
+mod truth;
 mod watch;
 mod zombies;

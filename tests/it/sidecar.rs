@@ -350,6 +350,25 @@ fn a_deletion_with_a_grace_period_of_its_own_shortens_the_hold() {
 }
 
 #[test]
+fn a_clock_that_is_ahead_shortens_no_hold() {
+    let world = pod("Always");
+    let Some((main, sidecar)) = both(&world) else { return };
+    let sidecar = up(sidecar.flag("--hold-term"));
+    sidecar.wait_stderr("until `main` has ended");
+    // Longer than the least that a kubelet gives.
+    let main = main.start(["sh", "-c", "trap 'sleep 4; exit 3' TERM; echo up; while :; do sleep 0.01; done"]);
+    main.wait_stdout("up");
+    // By the node's clock the Pod was to be gone long ago.
+    world.cluster.mark_deleted("default", "pod", Duration::ZERO);
+    world.update(|pod| pod.metadata.deletion_grace_period_seconds = Some(30));
+    sidecar.signal(libc::SIGTERM);
+    main.signal(libc::SIGTERM);
+    main.finish().expect(3, &[]);
+    let finished = sidecar.finish().expect(0, &["the main container's proa is gone"]);
+    assert!(!finished.stderr.contains("held back for as long as may be"), "{}", finished.stderr);
+}
+
+#[test]
 fn all_main_containers_are_waited_for_even_after_one_has_failed() {
     let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("second")]);
     let Some((_, sidecar)) = both(&world) else { return };
