@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerStateRunning, ContainerStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use localpod::cluster::Access;
+use nix::libc;
 
 use crate::support::http::Endpoint;
 use crate::support::{Beside, Held, PATIENCE, World, puppet, unshare, write_executable};
@@ -195,20 +196,26 @@ fn clocks_that_differ_keep_the_gate_shut_for_a_while_alone() {
     running.finish().expect(0, &[WAITS, "clocks", "gate open"]);
 }
 
+/// Says what it is asked, and goes on when it is asked whether it is there.
+const ALIVE: [&str; 3] = [
+    "sh",
+    "-c",
+    "trap 'echo stopped; exit 0' TERM; trap 'echo still there' USR1; echo up; while :; do sleep 0.01; done",
+];
+
 #[test]
 fn a_round_that_is_over_stops_no_wrapped_sidecar() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     world.set_state("main", ENDED);
     world.set_state("web", "terminated: {exitCode: 0}");
-    let script = "trap 'echo stopped; exit 0' TERM; echo up; while :; do sleep 0.01; done";
-    let running = world.proa().sidecar("web").start(["sh", "-c", script]);
+    let running = world.proa().sidecar("web").start(ALIVE);
     running.wait_stdout("up");
     running.wait_stderr("until `main` has ended");
     world.set_state("main", "running: {}");
     world.set_state("web", "running: {}");
-    // Something that is seen after what must not stop it.
-    world.cluster.bookmark();
-    assert!(!running.stdout_so_far().contains("stopped"), "by main's end of an earlier round");
+    running.signal(libc::SIGUSR1);
+    let text = running.wait_stdout("still there");
+    assert!(!text.contains("stopped"), "by main's end of an earlier round");
     world.set_state("main", ENDED);
     let finished = running.finish().expect(0, &["the main containers have ended"]);
     assert!(finished.stdout.contains("stopped"));
@@ -217,8 +224,7 @@ fn a_round_that_is_over_stops_no_wrapped_sidecar() {
 #[test]
 fn an_end_that_the_cache_alone_shows_stops_no_wrapped_sidecar() {
     let world = World::with("Never", &[Beside::Regular("web")]);
-    let script = "trap 'echo stopped; exit 0' TERM; echo up; while :; do sleep 0.01; done";
-    let running = world.proa().sidecar("web").start(["sh", "-c", script]);
+    let running = world.proa().sidecar("web").start(ALIVE);
     running.wait_stdout("up");
     running.wait_stderr("until `main` has ended");
     // The look that confirms it is held up, and main runs again by then.
