@@ -239,11 +239,11 @@ spec:
         let pod = snapshot(
             "spec: {containers: [{name: web, image: w, command: [/proa, sidecar, --, web]}, {name: main, image: m}]}",
         );
-        let told =
+        let notified =
             |auto, actions| shown(&stages(&shutdown(auto, actions), Some(&pod), &Peers::default()).first);
-        assert_eq!(told(ShutdownAuto::Otherwise, Vec::new()), ["`web` told to end"]);
-        assert_eq!(told(ShutdownAuto::Otherwise, vec![post(QUIT)]), ["`web` told to end"]);
-        assert_eq!(told(ShutdownAuto::Off, Vec::new()), Vec::<String>::new());
+        assert_eq!(notified(ShutdownAuto::Otherwise, Vec::new()), ["`web` told to end"]);
+        assert_eq!(notified(ShutdownAuto::Otherwise, vec![post(QUIT)]), ["`web` told to end"]);
+        assert_eq!(notified(ShutdownAuto::Off, Vec::new()), Vec::<String>::new());
         let mesh = snapshot(
             "spec: {containers: [{name: envoy, image: e, command: [/proa, sidecar, --, e]}, {name: main, image: m}]}",
         );
@@ -270,9 +270,9 @@ spec:
     fn without_sight_of_the_pod_the_proas_that_are_there_are_told() {
         let listening = vec![Peer { uid: "u".into(), container: "web".into() }];
         let peers = Peers { listening, ..Peers::default() };
-        let told = |auto| shown(&stages(&shutdown(auto, Vec::new()), None, &peers).first);
-        assert_eq!(told(ShutdownAuto::Otherwise), ["`web` told to end"]);
-        assert_eq!(told(ShutdownAuto::Off), Vec::<String>::new());
+        let notified = |auto| shown(&stages(&shutdown(auto, Vec::new()), None, &peers).first);
+        assert_eq!(notified(ShutdownAuto::Otherwise), ["`web` told to end"]);
+        assert_eq!(notified(ShutdownAuto::Off), Vec::<String>::new());
     }
 
     #[test]

@@ -259,7 +259,7 @@ def a_mesh_that_others_need_goes_last(t):
 
 @scenario
 def a_proxy_does_not_wait_for_ever(t):
-    """A sidecar that does not end, told to or not, keeps Envoy for two thirds of --shutdown-timeout, and no longer."""
+    """A sidecar that does not end, told to or not, keeps Envoy for two thirds of --shutdown-timeout (20 seconds at most if nobody can ask it), and no longer."""
     t.grant("watch")
     # nginx says yes to everything.
     told = ("--shutdown-auto", "--shutdown-http-get=http://localhost:8080/quit")
@@ -275,7 +275,7 @@ def a_proxy_does_not_wait_for_ever(t):
 
 @scenario
 def a_proxy_waits_for_those_that_nobody_told(t):
-    """A sidecar that notices main's end by itself, and needs Envoy to end well, has it for as long as it takes."""
+    """A sidecar that notices main's end by itself, and needs Envoy to end well, has it for up to 20 seconds."""
     t.grant("watch")
     flush = "touch /tmp/ready; until [ -e /state/over ]; do sleep 0.1; done; sleep 3; wget -qO- localhost:9901/ready || exit 9; echo flushed"
     more = f"{READY_FILE}\n{MOUNT}"

@@ -27,7 +27,7 @@ use crate::policy::AskApi;
 use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Received};
 
-/// How long after a stop signal the API server shows that the Pod is to go, if it is: it was told first.
+/// How long after a stop signal the API server shows that the Pod is to go, if it is: it knew first.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long until the next look meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
