@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::endpoint::without_secrets;
 use crate::known;
-use flags::{Ending, Environment, Output, Stopping, Until, Waiting, Who};
+use flags::{Ending, Environment, Mains, Output, Stopping, Until, Waiting, Who};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -79,6 +79,9 @@ pub struct Cli {
     /// What is waited for.
     #[command(flatten)]
     pub waiting: Waiting,
+    /// Which containers are no sidecars.
+    #[command(flatten)]
+    pub mains: Mains,
     /// How the command is run.
     #[command(flatten)]
     pub environment: Environment,

@@ -17,9 +17,11 @@ use crate::cluster::trouble::{Refused, Trouble};
 use crate::deadline::until;
 use crate::endpoint::{DirectWait, HttpUrl};
 use crate::known::Known;
+use crate::peer::handover::Sockets;
 use crate::plan::selection::Selection;
+use crate::pod::mains::Mains;
 use crate::pod::run::{CLOCKS_DIFFER, Clocks};
-use crate::pod::{Sidecar, Snapshot};
+use crate::pod::{Sidecar, Snapshot, list};
 use crate::policy::OnTimeout;
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Signal};
@@ -30,6 +32,9 @@ use waiting::{PodWait, Waiting};
 
 /// How often a long wait says what it waits for.
 const REPORT: Duration = Duration::from_secs(10);
+
+/// How often the Pod's other proas are looked for: an image's entrypoint may hide that a container is a main one.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
 
 /// How long it may be out of reach once every direct wait holds before they go on without it.
 const OUT_OF_REACH: Duration = Duration::from_secs(5);
@@ -166,6 +171,7 @@ pub async fn pass(
         }
         let (going_without, settled_at) =
             (wait.going_without, wait.clocks.settled_at(wait.snapshot.as_ref()));
+        let look_around = wait.look_around_at;
         let phase =
             Phase::Gate { stop: wait.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal) };
         step = tokio::select! {
@@ -183,6 +189,7 @@ pub async fn pass(
                 wait.next()
             }
             () = until(settled_at) => wait.again(),
+            () = until(look_around) => wait.look_around(),
             _ = report.tick() => {
                 info!(after = %seconds(started), "still waiting for {}", wait.waiting());
                 Step::On
@@ -240,6 +247,8 @@ struct Wait<'a> {
     said: Option<Waiting>,
     refused: Refused,
     clocks: Clocks,
+    mains: Mains,
+    look_around_at: Option<Instant>,
 }
 
 impl<'a> Wait<'a> {
@@ -261,6 +270,8 @@ impl<'a> Wait<'a> {
             said: None,
             refused: Refused::default(),
             clocks: Clocks::default(),
+            mains: Mains::named(gate.selection.mains.clone()),
+            look_around_at: None,
         };
         for direct in &gate.waits {
             wait.follow(direct.to_string(), direct);
@@ -350,10 +361,18 @@ impl<'a> Wait<'a> {
         }
     }
 
-    fn seen(&mut self, snapshot: Snapshot) -> Step {
+    fn seen(&mut self, mut snapshot: Snapshot) -> Step {
         self.refused.pod_seen();
+        self.find_mains(&mut snapshot);
         if self.snapshot.is_none() {
             introduce(&snapshot);
+            for name in self.mains.unknown(&snapshot) {
+                let beside: Vec<_> = snapshot.beside().map(|container| container.name.as_str()).collect();
+                warn!(
+                    "--main names `{name}`, which is no container of this Pod; there are {}",
+                    list(&beside)
+                );
+            }
             self.move_to(&snapshot);
             for (name, url) in asked_instead(&snapshot, &self.gate.selection) {
                 info!(
@@ -387,7 +406,28 @@ impl<'a> Wait<'a> {
             Verdict::Refuse(reason) => return Step::Shut(Cause::Refused(Refusal::Pod(reason))),
             Verdict::Wait(unready) => PodWait::Sidecars(unready),
         };
+        let waits = matches!(self.pod, PodWait::Sidecars(_));
+        self.look_around_at = Instant::now().checked_add(LOOK_AROUND).filter(|_| waits);
         self.next()
+    }
+
+    fn find_mains(&mut self, snapshot: &mut Snapshot) {
+        // What is recognised is none, and needs no look.
+        if snapshot.sidecars.iter().any(|sidecar| !sidecar.native && sidecar.known.is_none()) {
+            self.mains.see(Sockets::of(&snapshot.uid).mains);
+        }
+        self.mains.settle(snapshot);
+    }
+
+    /// Looks for main containers that have started since the Pod was last seen.
+    fn look_around(&mut self) -> Step {
+        self.look_around_at = Instant::now().checked_add(LOOK_AROUND);
+        let Some(snapshot) = &mut self.snapshot else { return Step::On };
+        if !self.mains.see(Sockets::of(&snapshot.uid).mains) {
+            return Step::On;
+        }
+        self.mains.settle(snapshot);
+        self.again()
     }
 
     /// Asks well-known sidecars where the Pod says that they listen, which need not be the usual port.
@@ -465,8 +505,11 @@ impl<'a> Wait<'a> {
 fn introduce(snapshot: &Snapshot) {
     let names: Vec<_> = snapshot.sidecars.iter().map(Sidecar::introduction).collect();
     let sidecars = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let mains: Vec<_> = snapshot.mains.iter().map(|main| main.container.name.as_str()).collect();
+    let mains =
+        if mains.is_empty() { String::new() } else { format!("; other main containers: {}", list(&mains)) };
     info!(
         uid = snapshot.uid,
-        "this is container `{}` of Pod `{}`; sidecars: {sidecars}", snapshot.own.name, snapshot.name,
+        "this is container `{}` of Pod `{}`; sidecars: {sidecars}{mains}", snapshot.own.name, snapshot.name,
     );
 }

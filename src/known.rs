@@ -231,11 +231,28 @@ impl Endpoint {
     }
 }
 
+/// What proa does other than to run a main container's command.
+const OTHER_FORMS: [&str; 3] = ["sidecar", "install", "known"];
+
+fn is_proa(word: &str) -> bool {
+    word.rsplit('/').next() == Some("proa")
+}
+
+/// Whether these words are `proa [FLAGS] -- COMMAND`, whatever runs that.
+#[must_use]
+pub fn is_main_entrypoint(words: &[&str]) -> bool {
+    let Some(proa) = words.iter().position(|word| is_proa(word)) else {
+        return false;
+    };
+    let rest = &words[proa + 1..];
+    let other = rest.first().is_some_and(|word| OTHER_FORMS.contains(word));
+    !other && rest.iter().position(|word| *word == "--").is_some_and(|dashes| dashes + 1 < rest.len())
+}
+
 impl Container<'_> {
     /// Whether its command is `proa sidecar`, or its arguments are `sidecar ...`, in our manner, for an image's
     /// entrypoint that may be proa. Thanos too has a sidecar of that name.
     fn is_wrapped(&self) -> bool {
-        let is_proa = |word: &str| word.rsplit('/').next() == Some("proa");
         let is_ours =
             |word: &&str| *word == "--" || word.starts_with("--until-exit") || *word == "--ready-file";
         match self.words {
@@ -420,6 +437,28 @@ mod tests {
             [("app", "app"), ("proxy", "squid/proxy"), ("web", "my-envoy:1"), ("e", "envoy/app")]
         {
             assert_eq!(name(container, image), None, "{container} {image}");
+        }
+    }
+
+    #[test]
+    fn a_main_container_is_recognised_by_proa_in_front_of_its_command() {
+        for words in [
+            &["/proa/proa", "--", "report"][..],
+            &["proa", "--wait-for=db", "--", "report", "--", "x"],
+            &["tini", "--", "proa", "-g=http://localhost/quit", "--", "report"],
+            &["sh", "-c", "exec", "/proa", "--", "report"],
+        ] {
+            assert!(is_main_entrypoint(words), "{words:?}");
+        }
+        for words in [
+            &["proa", "sidecar", "--", "nginx"][..],
+            &["/proa", "install", "/shared"],
+            &["proa", "--"],
+            &["cp", "/proa", "/shared"],
+            &["report", "--", "x"],
+            &[],
+        ] {
+            assert!(!is_main_entrypoint(words), "{words:?}");
         }
     }
 

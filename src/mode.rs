@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 use crate::cluster::{ApiServer, Cluster, OwnPod};
 use crate::exit::Outcome;
 use crate::identity::{Claim, Identity, Mounts};
-use crate::peer::{Peer, Presence, Unannounced};
+use crate::peer::{Part, Peer, Presence, Unannounced};
 use crate::policy::AskApi;
 use crate::signal::reaper;
 
@@ -34,7 +34,7 @@ fn afterwards(task: impl FnOnce() -> anyhow::Result<()>) {
 
 /// Takes up the place of a container's entrypoint: collects orphans, and is there for the other proas of the Pod.
 /// `None`: there is no telling who we are, or the system does not let us.
-fn appear(mounts: &Mounts) -> Result<Option<Presence>, Outcome> {
+fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
     // A system that forbids it is no reason not to run: as PID 1 orphans come to us anyway.
     if let Err(error) = reaper::become_subreaper() {
         warn!(%error, "cannot become a subreaper: orphans below another PID 1 are not collected here");
@@ -42,7 +42,7 @@ fn appear(mounts: &Mounts) -> Result<Option<Presence>, Outcome> {
     let Some((uid, container)) = mounts.uid.clone().zip(mounts.container.clone()) else {
         return Ok(None);
     };
-    match (Peer { uid, container }).announce() {
+    match (Peer { uid, container }).announce(part) {
         Ok(presence) => Ok(Some(presence)),
         Err(taken @ Unannounced::Taken(_)) => Err(Outcome::TwoProas(taken)),
         Err(stranger @ Unannounced::Stranger(_)) => {

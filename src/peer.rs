@@ -8,6 +8,7 @@
 //! every process of the node. Where the kernel shows that a process is of another Pod it is not heeded, and a name that
 //! somebody else has taken stops nobody.
 
+pub mod handover;
 pub mod message;
 mod sender;
 
@@ -27,6 +28,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::crowd::Crowd;
+use handover::Handover;
 pub use message::{Message, Peer, Peers, Reply};
 use sender::Sender;
 
@@ -46,16 +48,15 @@ const WAIT: &[u8] = b"wait\n";
 const LONGEST: u64 = 128;
 
 impl Peers {
-    /// Looks around in the container that the message is of. Finds nobody where the system does not tell
-    /// (`proc_net(5)`, /proc/net/unix).
+    /// Looks around in this container. Finds nobody where the system does not tell (`proc_net(5)`, /proc/net/unix).
     #[must_use]
-    pub fn beside(uid: &str, message: Message) -> Self {
+    pub fn beside(uid: &str, container: &str, ended: Vec<Message>) -> Self {
         let sockets = fs::read("/proc/net/unix").unwrap_or_default();
         // A socket is listed once for itself and once for each connection that waits for it.
         let names: BTreeSet<_> =
-            message::listening(&sockets, uid).filter(|name| *name != message.container).collect();
+            message::listening(&sockets, uid).filter(|name| *name != container).collect();
         let peers = names.into_iter().map(|name| Peer { uid: uid.to_owned(), container: name.to_owned() });
-        Self { listening: peers.collect(), message }
+        Self { listening: peers.collect(), ended }
     }
 }
 
@@ -71,13 +72,26 @@ impl Peer {
         format!("proa/{}/{}/q", self.uid, self.container)
     }
 
+    /// Where other main containers leave the sidecars to it; only a main container's does, and only until its command is over.
+    fn handover(&self) -> String {
+        format!("proa/{}/{}/m", self.uid, self.container)
+    }
+
     /// Shows that proa runs in this container, as long as the result lives.
     ///
     /// # Errors
     /// [`Unannounced::Taken`] when another proa does.
-    pub fn announce(self) -> Result<Presence, Unannounced> {
+    pub fn announce(self, part: Part) -> Result<Presence, Unannounced> {
+        // First: a main container that is there and takes nothing is one whose command is over.
+        let handover = match part {
+            Part::Main => Some(Handover::open(&self)),
+            Part::Sidecar => None,
+        };
         match listen(&self.presence()) {
-            Ok(listener) => Ok(Presence { peer: self, _listener: listener }),
+            Ok(listener) => match handover.transpose() {
+                Ok(handover) => Ok(Presence { peer: self, handover, _listener: listener }),
+                Err(error) => Err(Unannounced::Failed(error)),
+            },
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(Unannounced::Failed(error)),
             Err(_) => match owner(&self.presence()) {
                 Ok(owner) if owner.is_in_our_container() => Err(Unannounced::Taken(self.container)),
@@ -105,11 +119,20 @@ impl Peer {
         }
     }
 
-    /// Notifies the sidecar that proa wraps in this container.
+    /// Notifies the sidecar that proa wraps in this container of each that has ended, until it shuts down.
     ///
     /// # Errors
     /// When no proa is there ([`io::ErrorKind::ConnectionRefused`]), none that wraps a sidecar, or none that answers.
-    pub async fn notify(&self, message: &Message) -> io::Result<Reply> {
+    pub async fn notify(&self, ended: &[Message]) -> io::Result<Reply> {
+        for message in ended {
+            if self.notify_of(message).await? == Reply::Stopping {
+                return Ok(Reply::Stopping);
+            }
+        }
+        Ok(Reply::NotYet)
+    }
+
+    async fn notify_of(&self, message: &Message) -> io::Result<Reply> {
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -196,14 +219,29 @@ impl fmt::Display for Unannounced {
 
 impl std::error::Error for Unannounced {}
 
+/// What proa is the entrypoint of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A main container.
+    Main,
+    /// A sidecar.
+    Sidecar,
+}
+
 /// proa is there.
 #[derive(Debug)]
 pub struct Presence {
     peer: Peer,
+    handover: Option<Handover>,
     _listener: StdListener,
 }
 
 impl Presence {
+    /// What other main containers leave the sidecars by; once, and a main container's alone.
+    pub fn handover(&mut self) -> Option<Handover> {
+        self.handover.take()
+    }
+
     /// Takes messages from now on.
     ///
     /// # Errors
@@ -288,11 +326,11 @@ mod tests {
 
     #[test]
     fn one_proa_a_container() {
-        let first = peer("one").announce().unwrap();
-        assert!(matches!(peer("one").announce(), Err(Unannounced::Taken(_))));
-        assert!(peer("two").announce().is_ok());
+        let first = peer("one").announce(Part::Sidecar).unwrap();
+        assert!(matches!(peer("one").announce(Part::Sidecar), Err(Unannounced::Taken(_))));
+        assert!(peer("two").announce(Part::Sidecar).is_ok());
         drop(first);
-        assert!(peer("one").announce().is_ok());
+        assert!(peer("one").announce(Part::Sidecar).is_ok());
     }
 
     fn from(container: &str) -> Message {
@@ -302,27 +340,27 @@ mod tests {
     #[test]
     fn who_takes_messages_is_seen() {
         let uid = peer("").uid;
-        let there = ["seen-1", "seen-2", "seen-main"].map(|name| peer(name).announce().unwrap());
+        let there = ["seen-1", "seen-2", "seen-main"].map(|name| peer(name).announce(Part::Sidecar).unwrap());
         let _listeners = [there[0].listen().unwrap(), there[1].listen().unwrap()];
         let names = |own| -> Vec<_> {
-            let found = Peers::beside(&uid, from(own)).listening.into_iter().map(|peer| peer.container);
+            let found = Peers::beside(&uid, own, Vec::new()).listening.into_iter().map(|peer| peer.container);
             found.filter(|name| name.starts_with("seen-")).collect()
         };
         assert_eq!(names("seen-main"), ["seen-1", "seen-2"]);
         assert_eq!(names("seen-1"), ["seen-2"]);
-        assert!(Peers::beside("another", from("")).listening.is_empty());
+        assert!(Peers::beside("another", "", Vec::new()).listening.is_empty());
     }
 
     #[test]
     fn the_longest_names_fit() {
         let uid = "5f0c6d11-9b32-4c1e-8a5d-2f1a3b4c5d6e";
         let peer = Peer { uid: uid.into(), container: "c".repeat(63) };
-        assert!(peer.announce().unwrap().listen().is_ok());
+        assert!(peer.announce(Part::Sidecar).unwrap().listen().is_ok());
     }
 
     #[test]
     fn an_end_is_seen() {
-        let there = peer("ending").announce().unwrap();
+        let there = peer("ending").announce(Part::Sidecar).unwrap();
         block_on(async {
             let gone = peer("ending");
             let mut gone = std::pin::pin!(gone.gone());
@@ -335,7 +373,7 @@ mod tests {
 
     #[test]
     fn who_fills_a_queue_up_hangs_nobody() {
-        let there = peer("full").announce().unwrap();
+        let there = peer("full").announce(Part::Sidecar).unwrap();
         block_on(async {
             let mut crowd = Vec::new();
             while let Ok(stream) = connect(&peer("full").presence()).await {
@@ -351,9 +389,9 @@ mod tests {
 
     #[test]
     fn a_message_is_taken_and_confirmed() {
-        let there = peer("quitting").announce().unwrap();
+        let there = peer("quitting").announce(Part::Sidecar).unwrap();
         let listener = there.listen().unwrap();
-        let notify = async |message| peer("quitting").notify(&message).await.unwrap();
+        let notify = async |message| peer("quitting").notify(&[message]).await.unwrap();
         block_on(async {
             let mut taken = Vec::new();
             let second = |message: &Message| {
@@ -367,12 +405,12 @@ mod tests {
             assert_eq!(replies, [Reply::NotYet, Reply::Stopping]);
             assert_eq!(taken, sent);
         });
-        assert!(block_on(peer("nobody").notify(&from("a"))).is_err());
+        assert!(block_on(peer("nobody").notify(&[from("a")])).is_err());
     }
 
     #[test]
     fn what_is_no_message_is_passed_over_and_the_silent_keep_nobody_waiting() {
-        let there = peer("pestered").announce().unwrap();
+        let there = peer("pestered").announce(Part::Sidecar).unwrap();
         let listener = there.listen().unwrap();
         block_on(async {
             let mut silent = Vec::new();
@@ -384,14 +422,14 @@ mod tests {
                 silent.push(connect(&peer("pestered").inbox()).await.unwrap());
             }
             let ((), reply) =
-                tokio::join!(listener.asked(|_| true), async { peer("pestered").notify(&from("a")).await });
+                tokio::join!(listener.asked(|_| true), async { peer("pestered").notify(&[from("a")]).await });
             assert_eq!(reply.unwrap(), Reply::Stopping);
         });
     }
 
     #[test]
     fn a_message_that_gets_no_answer_is_sent_again() {
-        let there = peer("deaf").announce().unwrap();
+        let there = peer("deaf").announce(Part::Sidecar).unwrap();
         let inbox = listen(&peer("deaf").inbox()).unwrap();
         inbox.set_nonblocking(true).unwrap();
         block_on(async {
@@ -403,7 +441,7 @@ mod tests {
                 stream.write_all(DONE).await.unwrap();
                 stream
             };
-            let (_stream, reply) = tokio::join!(answering, async { peer("deaf").notify(&from("a")).await });
+            let (_stream, reply) = tokio::join!(answering, async { peer("deaf").notify(&[from("a")]).await });
             assert_eq!(reply.unwrap(), Reply::Stopping);
         });
         drop(there);

@@ -115,7 +115,7 @@ impl Plan {
     /// When values that are fine on their own make no sense together.
     pub fn new(mut cli: Cli, environment: &Environment) -> Result<Self, Invalid> {
         let (claim, api) = lower::who(cli.who, environment)?;
-        let gate = lower::gate(cli.waiting, api.ask)?;
+        let gate = lower::gate(cli.waiting, lower::flatten(cli.mains.main), api.ask)?;
         Ok(Self {
             claim,
             env_files: lower::env_files(&mut cli.environment),

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{
 
 use crate::known::{Known, Recognised};
 use crate::signal::Signal;
-use recognise::recognise;
+use recognise::{recognise, runs_proa};
 use run::Run;
 
 /// `terminationGracePeriodSeconds` of a Pod that sets none (Pod API reference).
@@ -34,8 +34,10 @@ pub struct Snapshot {
     pub processes: ProcessNamespace,
     /// Our own container.
     pub own: Own,
-    /// Every other container that runs beside it.
+    /// Every other container that runs beside it and is no main one.
     pub sidecars: Vec<Sidecar>,
+    /// The other main containers, as far as they are known to be.
+    pub mains: Vec<Main>,
 }
 
 /// What the Pod says of the time between a container's stop signal and its SIGKILL.
@@ -134,6 +136,26 @@ pub struct Sidecar {
     pub restart: Restart,
     /// What is known of it, if it is a well-known one.
     pub known: Option<Recognised>,
+}
+
+/// Another main container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Main {
+    /// Its facts.
+    pub container: Sidecar,
+    /// What shows that it is one.
+    pub known_by: KnownBy,
+}
+
+/// What shows that a container is a main one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KnownBy {
+    /// The manifest: proa stands in front of its command.
+    Command,
+    /// proa runs in it, in front of a command.
+    Presence,
+    /// A flag. proa need not be in it.
+    Flag,
 }
 
 /// What a container does now.
@@ -255,6 +277,12 @@ impl Sidecar {
         known.map_or_else(|| format!("`{}`", self.name), |title| format!("`{}` ({title})", self.name))
     }
 
+    /// Whether it was never started, as far as the kubelet has reported.
+    #[must_use]
+    pub fn has_yet_to_start(&self) -> bool {
+        matches!(self.state, State::Waiting(_)) && self.last.is_none()
+    }
+
     /// How it ended, if it did and will not be started again.
     #[must_use]
     pub fn ended_for_good(&self) -> Option<&Exit> {
@@ -327,6 +355,11 @@ pub fn list<T: AsRef<str>>(names: &[T]) -> String {
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 impl Snapshot {
+    /// All other containers, main ones included.
+    pub fn beside(&self) -> impl Iterator<Item = &Sidecar> {
+        self.sidecars.iter().chain(self.mains.iter().map(|main| &main.container))
+    }
+
     /// The sidecars that are this row of the table.
     pub fn recognised(&self, known: &'static Known) -> impl Iterator<Item = (&Sidecar, &Recognised)> {
         let recognised = self.sidecars.iter().filter_map(|sidecar| Some((sidecar, sidecar.known.as_ref()?)));
@@ -344,6 +377,7 @@ impl Snapshot {
         let policy = spec.restart_policy.as_deref().map_or(RestartPolicy::Always, RestartPolicy::of);
         let (own, role) = own_container(pod, spec, container)?;
         let own_status = status(pod, &own.name);
+        let (mains, sidecars) = beside(pod, spec, &own.name, role, policy);
         Ok(Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -366,7 +400,8 @@ impl Snapshot {
                 role,
                 run: Run::of(own_status, started),
             },
-            sidecars: sidecars(pod, spec, &own.name, role, policy),
+            sidecars,
+            mains,
         })
     }
 }
@@ -469,10 +504,16 @@ fn stop_signal(container: &Container, status: Option<&ContainerStatus>) -> Optio
     in_status.or_else(in_spec)?.parse().ok()
 }
 
-/// The containers that run beside ours, as far as it may wait for them. An init container runs beside the native
+/// The containers that run beside ours, as far as it may wait for them: main ones by their command, and the others. An init container runs beside the native
 /// sidecars listed before it and nothing else: those after it, and the regular containers, start once it has ended, or
 /// where it is a native sidecar itself, once it has started.
-fn sidecars(pod: &Pod, spec: &PodSpec, own: &str, role: Role, policy: RestartPolicy) -> Vec<Sidecar> {
+fn beside(
+    pod: &Pod,
+    spec: &PodSpec,
+    own: &str,
+    role: Role,
+    policy: RestartPolicy,
+) -> (Vec<Main>, Vec<Sidecar>) {
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let (native, regular) = match role {
         Role::Regular => (init, spec.containers.as_slice()),
@@ -482,12 +523,15 @@ fn sidecars(pod: &Pod, spec: &PodSpec, own: &str, role: Role, policy: RestartPol
         }
     };
     let native = native.iter().filter(|container| is_native(container)).map(|c| (c, true));
-    let regular = regular.iter().map(|container| (container, false));
-    native
-        .chain(regular)
-        .filter(|(container, _)| container.name != own)
-        .map(|(container, native)| sidecar(pod, container, native, policy))
-        .collect()
+    let regular = regular.iter().filter(|container| container.name != own);
+    let (main, sidecars): (Vec<_>, Vec<_>) = regular.partition(|container| runs_proa(container));
+    let main = main.into_iter().map(|container| Main {
+        container: sidecar(pod, container, false, policy),
+        known_by: KnownBy::Command,
+    });
+    let sidecars = sidecars.into_iter().map(|container| (container, false));
+    let all = native.chain(sidecars).filter(|(container, _)| container.name != own);
+    (main.collect(), all.map(|(container, native)| sidecar(pod, container, native, policy)).collect())
 }
 
 fn sidecar(pod: &Pod, container: &Container, native: bool, policy: RestartPolicy) -> Sidecar {

@@ -8,6 +8,7 @@ pub mod http;
 pub mod kill;
 pub mod sight;
 pub mod stages;
+pub mod turn;
 
 use std::cell::RefCell;
 use std::io;
@@ -26,10 +27,11 @@ use crate::signal::{Phase, Signal};
 use crate::status::board::{ActionResult, Board};
 pub use actions::{Action, Processes, Shutdown};
 use awaited::{Pointless, Scope, Seen, TaskResult, awaited, carrier_leaves};
-pub use decision::{Decision, decide};
+pub use decision::{Decision, Keep, decide};
 use drain::{Named, Terms};
 pub use sight::{Sight, look};
 use stages::{Stages, Step, Task, stages, unasked};
+pub use turn::{Others, Turn, Worth, turn};
 
 /// What the sidecars are shut down after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +174,7 @@ impl Ending<'_, '_> {
         };
         let stop = self.stop();
         let signal = tokio::select! {
-            () = drain::wait(own_pod, &awaited, terms, seen, &mut self.named) => return,
+            () = drain::wait(own_pod, &awaited, terms, seen, &self.sight.mains, &mut self.named) => return,
             signal = stopped(self.signals, stop) => signal,
         };
         self.interrupt(signal, "no longer waiting");
@@ -238,7 +240,7 @@ async fn perform(
             let count = kill::kill(processes, *signal, snapshot).map_err(|error| error.to_string())?;
             Ok((format!("{count} signalled"), TaskResult::Accepted))
         }
-        Step::Notify { peer, message } => match peer.notify(message).await {
+        Step::Notify { peer, ended } => match peer.notify(ended).await {
             Ok(Reply::Stopping) => Ok(("it will".to_owned(), TaskResult::Accepted)),
             Ok(Reply::NotYet) => Ok(("it waits for other containers too".to_owned(), TaskResult::NotYet)),
             // It has ended, or is being started again.

@@ -58,6 +58,15 @@ pub struct Waiting {
     pub on_timeout: OnTimeout,
 }
 
+/// Which containers are no sidecars.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Waiting")]
+pub struct Mains {
+    /// This container is a main one too, no sidecar; repeatable
+    #[arg(long, env = "PROA_MAIN", value_name = "NAME", hide_env = true)]
+    pub main: Vec<List<String>>,
+}
+
 /// How the command is run.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Command")]

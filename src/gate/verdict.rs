@@ -63,7 +63,8 @@ impl fmt::Display for Reason {
             Self::SidecarEnded { name, exit } => write!(
                 f,
                 "sidecar `{name}` ended for good ({exit}) before the command could start: \
-                 its restart policy will not start it again; --ignore={name} if it is meant to"
+                 its restart policy will not start it again; --ignore={name} if it is meant to, --main={name} if it is a \
+                 main container"
             ),
             Self::Deleting => write!(f, "the Pod is being deleted"),
             Self::Finished => write!(f, "the Pod has come to its end (evicted, or past its active deadline)"),
@@ -89,18 +90,20 @@ pub fn verdict(snapshot: &Snapshot, selection: &Selection) -> Verdict {
         Life::Deleting => return Verdict::Refuse(Reason::Deleting),
         Life::Finished => return Verdict::Refuse(Reason::Finished),
     }
-    let known = |name: &&String| snapshot.sidecars.iter().any(|sidecar| sidecar.name == **name);
+    let known = |name: &&String| snapshot.beside().any(|container| container.name == **name);
     if let Some(name) = selection.wait_for.iter().find(|name| !known(name)) {
         return Verdict::Refuse(Reason::UnknownSidecar {
             name: name.clone(),
-            found: snapshot.sidecars.iter().map(|sidecar| sidecar.name.clone()).collect(),
+            found: snapshot.beside().map(|container| container.name.clone()).collect(),
         });
     }
     if snapshot.own.run.is_outdated() {
         return Verdict::Outdated;
     }
-    let selected =
-        || snapshot.sidecars.iter().filter(|sidecar| selection.requirement(sidecar) != Requirement::None);
+    // Main containers do not wait for one another, unless one is asked to.
+    let mains = || snapshot.mains.iter().filter(|main| selection.wait_for.contains(&main.container.name));
+    let beside = || snapshot.sidecars.iter().chain(mains().map(|main| &main.container));
+    let selected = || beside().filter(|sidecar| selection.requirement(sidecar) != Requirement::None);
     let ended = |sidecar: &Sidecar| Some((sidecar.name.clone(), sidecar.ended_for_good()?.clone()));
     if let Some((name, exit)) = selected().find_map(ended) {
         return Verdict::Refuse(Reason::SidecarEnded { name, exit });

@@ -12,12 +12,14 @@ use tracing::{debug, info};
 use super::{appear, own_pod, runtime};
 use crate::cluster::trouble::{Refused, Trouble};
 use crate::cluster::{Looked, Observation, OwnPod};
+use crate::deadline::until;
 use crate::exit::Outcome;
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
-use crate::peer::{Message, MessageListener, Presence};
+use crate::peer::handover::Sockets;
+use crate::peer::{Message, MessageListener, Part, Presence};
 use crate::plan::sidecar::SidecarPlan;
-use crate::pod::mains::{self, Awaited, Misplaced, Notifications, Progress};
+use crate::pod::mains::{self, Awaited, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Exit, Snapshot, list};
 use crate::signal::Signal;
@@ -53,6 +55,8 @@ pub(super) struct Companion<'a> {
     _presence: Option<Presence>,
     listener: Option<MessageListener>,
     notifications: RefCell<Notifications>,
+    /// Which containers are main ones, as far as the manifest does not show it.
+    pub(super) mains: RefCell<MainContainers>,
     /// How the runtime stops this container, where the Pod shows it.
     pub(super) stop_signal: Cell<Option<Signal>>,
     /// The Pod's UID, where the kubelet's mounts tell it.
@@ -70,7 +74,7 @@ impl<'a> Companion<'a> {
         signals: &'a Signals,
         dispensable: bool,
     ) -> Result<Self, Outcome> {
-        let presence = appear(mounts)?;
+        let presence = appear(mounts, Part::Sidecar)?;
         let listener = presence.as_ref().and_then(|presence| {
             let failed = |error: &io::Error| debug!(%error, "cannot listen for the other proas of this Pod");
             presence.listen().inspect_err(failed).ok()
@@ -86,6 +90,9 @@ impl<'a> Companion<'a> {
             _presence: presence,
             listener,
             notifications: RefCell::default(),
+            mains: RefCell::new(MainContainers::named(
+                plan.mains.iter().map(|main| main.name.clone()).collect(),
+            )),
             stop_signal: Cell::default(),
             uid: mounts.uid.clone(),
         })
@@ -140,7 +147,14 @@ impl<'a> Companion<'a> {
         let mut refused = Refused::default();
         let mut clocks = Clocks::default();
         let mut mains = None;
-        while let Some(observation) = observations.next().await {
+        let mut search = Search::default();
+        let mut last = None;
+        loop {
+            let observation = tokio::select! {
+                observation = observations.next() => observation,
+                () = until(search.again_at()) => last.take().map(Observation::Seen),
+            };
+            let Some(observation) = observation else { break };
             let mut snapshot = match observation {
                 Observation::Seen(snapshot) => snapshot,
                 Observation::Gone => return Mains::Gone,
@@ -153,10 +167,14 @@ impl<'a> Companion<'a> {
             clocks.settle(&mut snapshot, Instant::now());
             self.stop_signal.set(snapshot.own.stop_signal);
             if mains.is_none() {
-                match mains::find(&snapshot, &self.plan.mains) {
-                    Ok(these) => {
+                match self.find_mains(&mut search, &mut snapshot) {
+                    Ok(Some(these)) => {
                         found(&these);
                         mains = Some(these);
+                    }
+                    Ok(None) => {
+                        last = Some(snapshot);
+                        continue;
                     }
                     Err(misplaced) => return Mains::Misplaced(misplaced),
                 }
@@ -175,6 +193,21 @@ impl<'a> Companion<'a> {
         // No connection is kept for what will not come.
         drop(observations);
         pending().await
+    }
+
+    /// Finds the main containers; `None`: not yet.
+    pub(super) fn find_mains(
+        &self,
+        search: &mut Search,
+        snapshot: &mut Snapshot,
+    ) -> Result<Option<Vec<Awaited>>, Misplaced> {
+        let mut mains = self.mains.borrow_mut();
+        mains.see(Sockets::of(&snapshot.uid).mains);
+        mains.settle(snapshot);
+        let found = search.over(mains::find(snapshot, &self.plan.mains), Instant::now())?;
+        mains.add(found.as_deref().unwrap_or_default());
+        mains.settle(snapshot);
+        Ok(found)
     }
 
     /// Looks once more, from the API server's store: what seems to be the main containers' end is final for us. `None`: it
@@ -214,6 +247,42 @@ impl<'a> Companion<'a> {
             () = by_peer => info!("the main container's proa asks for the end"),
             () = self.server.quit_asked() => info!("asked to end at /quitquitquit"),
         }
+    }
+}
+
+/// The search for the main containers, in which an image's entrypoint may hide proa.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    since: Option<Instant>,
+    again_at: Option<Instant>,
+}
+
+impl Search {
+    /// How long the proa of a container that the kubelet calls started may take to show itself, and how often it is looked for.
+    const LIMIT: Duration = Duration::from_secs(3);
+    const PAUSE: Duration = Duration::from_millis(200);
+
+    /// Takes the fact that nothing tells them for final only after a while.
+    fn over(
+        &mut self,
+        found: Result<Option<Vec<Awaited>>, Misplaced>,
+        now: Instant,
+    ) -> Result<Option<Vec<Awaited>>, Misplaced> {
+        self.again_at = None;
+        let Err(Misplaced::WhichMain(_)) = found else {
+            return found;
+        };
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= Self::LIMIT {
+            return found;
+        }
+        self.again_at = now.checked_add(Self::PAUSE);
+        Ok(None)
+    }
+
+    /// When to look at the same snapshot again.
+    pub(super) fn again_at(&self) -> Option<Instant> {
+        self.again_at
     }
 }
 

@@ -84,7 +84,9 @@ impl Helper<'_> {
     }
 
     /// Ends the other sidecars, once the main containers have ended. `code`: the worst of theirs.
-    fn end_others(&self, snapshot: Snapshot, code: i32, shutdown: &Shutdown) -> Outcome {
+    fn end_others(&self, mut snapshot: Snapshot, code: i32, shutdown: &Shutdown) -> Outcome {
+        let mains = self.companion.mains.borrow().clone();
+        mains.settle(&mut snapshot);
         let code = u8::try_from(code).unwrap_or(u8::MAX);
         match shutdown::decide(shutdown.when, code, None) {
             Decision::Keep(why) => info!("sidecars are left running: {why}"),
@@ -92,10 +94,10 @@ impl Helper<'_> {
                 runtime()?.block_on(async {
                     let mut signals = self.companion.signals.listen().context("cannot listen for signals")?;
                     let message = Message { container: snapshot.own.name.clone(), code };
-                    let peers = Peers { message, ..Peers::default() };
+                    let peers = Peers { ended: vec![message], ..Peers::default() };
                     let own_pod =
                         self.companion.own_pod.as_ref().map(|own_pod| own_pod.named(&snapshot.name));
-                    let sight = Sight { snapshot: Some(snapshot), fresh: true, own_pod };
+                    let sight = Sight { snapshot: Some(snapshot), fresh: true, own_pod, mains };
                     let (after, board) = (After::Command, &self.companion.board);
                     let asked = StopRequests::default();
                     let ended = shutdown::run(shutdown, &sight, after, asked, &peers, &mut signals, board);

@@ -1,9 +1,12 @@
 //! `proa -- COMMAND`: gate, command, shutdown, outcome.
 
+mod last;
+
+use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::Context;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{afterwards, appear, give_memory_back, guarded, own_pod, runtime};
 use crate::budget::StopRequests;
@@ -13,19 +16,22 @@ use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
-use crate::peer::{Message, Peers, Presence};
+use crate::peer::{Message, Part, Peer, Peers, Presence};
 use crate::plan::Plan;
-use crate::pod::Snapshot;
-use crate::shutdown::{self, After, Decision};
+use crate::pod::mains::Mains;
+use crate::pod::{KnownBy, Main, Snapshot};
+use crate::shutdown::{self, After, Decision, Keep, Sight};
 use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
+use last::Last;
 
 /// Carries the plan out.
 #[must_use]
 pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
-    let presence = match appear(mounts) {
+    let started = Instant::now();
+    let presence = match appear(mounts, Part::Main) {
         Ok(presence) => presence,
         // The other one ends the sidecars.
         Err(outcome) => return outcome,
@@ -39,7 +45,16 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
         Ok((server, own_pod)) => (server, own_pod, None),
         Err(outcome) => (Server::none(), None, Some(outcome)),
     };
-    let run = Run { plan, mounts, own_pod, signals, server, board: Board::default(), _presence: presence };
+    let run = Run {
+        plan,
+        mounts,
+        own_pod,
+        signals,
+        server,
+        board: Board::default(),
+        presence: RefCell::new(presence),
+        started,
+    };
     let end = match unable {
         None => {
             guarded(|| run.gate_and_command()).unwrap_or_else(|error| End::of(Outcome::Failed(error), None))
@@ -62,7 +77,8 @@ struct Run<'a> {
     server: Server,
     board: Board,
     /// Ends with us, which is what the others wait for.
-    _presence: Option<Presence>,
+    presence: RefCell<Option<Presence>>,
+    started: Instant,
 }
 
 /// How gate and command came to their end.
@@ -105,6 +121,7 @@ impl Run<'_> {
             Err(end) => return Ok(*end),
         };
         self.board.gate_over();
+        self.appear_late(snapshot.as_ref());
         // The command first: it does not wait for what it costs to tidy up.
         let spawned = child::spawn(&self.plan.command, &variables);
         drop((waits, waiting, variables));
@@ -158,37 +175,96 @@ impl Run<'_> {
         }
     }
 
+    /// Where no mount told who we are, the Pod has.
+    fn appear_late(&self, snapshot: Option<&Snapshot>) {
+        let mut presence = self.presence.borrow_mut();
+        let known = self.mounts.uid.is_some() && self.mounts.container.is_some();
+        if let (None, false, Some(snapshot)) = (presence.as_ref(), known, snapshot) {
+            let own = Peer { uid: snapshot.uid.clone(), container: snapshot.own.name.clone() };
+            *presence = own.announce(Part::Main).inspect_err(|error| debug!("{error}")).ok();
+        }
+    }
+
+    /// Shuts the sidecars down, unless they are needed again: by this container, once it is started again, or by another main
+    /// one.
     fn end_sidecars(
         &self,
         code: u8,
         snapshot: Option<Snapshot>,
         after: After,
-        mut asked: StopRequests,
+        asked: StopRequests,
     ) -> anyhow::Result<()> {
-        let decide = |snapshot: Option<&Snapshot>| shutdown::decide(self.plan.shutdown.when, code, snapshot);
-        // What was seen of the restart policy holds for good: no look is needed to leave the sidecars to a restart.
-        if let Decision::Keep(why) = decide(snapshot.as_ref()) {
-            info!("sidecars are left running: {why}");
+        let decision = snapshot.as_ref().map(|seen| self.decide(code, Some(seen)));
+        // What was seen of the restart policy holds for good: no look is needed to leave the sidecars to a restart. Other main
+        // containers see us until our very end, and may leave theirs to that restart too.
+        if let Some(Decision::Keep(why @ (Keep::Restart | Keep::InitContainer))) = decision {
+            left_running(why);
             return Ok(());
         }
         runtime()?.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
-            let ended = async {
-                let sight = shutdown::look(self.own_pod.as_ref(), snapshot, &mut asked, &mut signals).await;
-                if let Decision::Keep(why) = decide(sight.snapshot.as_ref()) {
-                    info!("sidecars are left running: {why}");
-                    return;
-                }
-                let seen = sight.snapshot.as_ref().map(|snapshot| (&snapshot.uid, &snapshot.own.name));
-                let own = seen.or(self.mounts.uid.as_ref().zip(self.mounts.container.as_ref()));
-                let peers = own.map_or_else(Peers::default, |(uid, container)| {
-                    Peers::beside(uid, Message { container: container.clone(), code })
-                });
-                shutdown::run(&self.plan.shutdown, &sight, after, asked, &peers, &mut signals, &self.board)
-                    .await;
-            };
+            let ended = self.end_sidecars_if_last(code, snapshot, after, asked, &mut signals);
             self.server.during(&self.board, ended).await;
             Ok(())
         })
     }
+
+    async fn end_sidecars_if_last(
+        &self,
+        code: u8,
+        before: Option<Snapshot>,
+        after: After,
+        mut asked: StopRequests,
+        signals: &mut Listener<'_>,
+    ) {
+        let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
+        let present = |main: &&Main| main.known_by == KnownBy::Presence;
+        let seen_present = before.iter().flat_map(|seen| &seen.mains).filter(present);
+        mains.see(seen_present.map(|main| main.container.name.clone()));
+        let own_pod = self.own_pod.as_ref();
+        // Who may be started again takes no leave before that is known.
+        let unknown = before.is_none();
+        let mut sight = if unknown {
+            shutdown::look(own_pod, before, mains, &mut asked, signals).await
+        } else {
+            Sight { snapshot: before, mains, ..Sight::none() }
+        };
+        let decision = self.decide(code, sight.snapshot.as_ref());
+        if let Decision::Keep(why @ (Keep::Restart | Keep::InitContainer)) = decision {
+            return left_running(why);
+        }
+        let handover = self.presence.borrow_mut().as_mut().and_then(Presence::handover);
+        let seen = sight.snapshot.as_ref().map(|snapshot| (&snapshot.uid, &snapshot.own.name));
+        let own = seen.or(self.mounts.uid.as_ref().zip(self.mounts.container.as_ref()));
+        let own = own.map(|(uid, name)| (uid.as_str(), Message { container: name.clone(), code }));
+        let last = Last::withdraw(handover, own, self.started).await;
+        if let Some(last) = &last
+            && last.is_followed(sight.snapshot.as_ref()).await
+        {
+            return;
+        }
+        if let Decision::Keep(why) = decision {
+            return left_running(why);
+        }
+        if !unknown {
+            sight = shutdown::look(own_pod, sight.snapshot, sight.mains, &mut asked, signals).await;
+        }
+        let mut peers = Peers::default();
+        if let Some(last) = last {
+            if last.is_left_to_others(&mut sight, &mut asked, signals).await {
+                return;
+            }
+            let (uid, own) = (last.uid().to_owned(), last.own().to_owned());
+            peers = Peers::beside(&uid, &own, last.ended());
+        }
+        shutdown::run(&self.plan.shutdown, &sight, after, asked, &peers, signals, &self.board).await;
+    }
+
+    fn decide(&self, code: u8, snapshot: Option<&Snapshot>) -> Decision {
+        shutdown::decide(self.plan.shutdown.when, code, snapshot)
+    }
+}
+
+fn left_running(why: Keep) {
+    info!("sidecars are left running: {why}");
 }

@@ -56,8 +56,8 @@ pub enum Reply {
 /// The other proas of this Pod, as one of them sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peers {
-    /// What is said to them.
-    pub message: Message,
+    /// The main containers that have ended, of which they are notified.
+    pub ended: Vec<Message>,
     /// Those that take messages.
     pub listening: Vec<Peer>,
 }
@@ -65,11 +65,25 @@ pub struct Peers {
 /// The containers of the Pod in which somebody takes messages, as /proc/net/unix lists them (`proc_net(5)`). Names are
 /// bytes, and anybody may have bound one with a line's end in it: a line that makes no sense hides no other.
 pub(super) fn listening<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+    names(sockets, uid).filter_map(|name| name.strip_suffix("/q"))
+}
+
+/// The containers in which proa runs in front of a main container's command that is not over.
+pub(super) fn mains<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+    names(sockets, uid).filter_map(|name| name.strip_suffix("/m"))
+}
+
+/// The containers in which proa runs.
+pub(super) fn present<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+    names(sockets, uid).filter(|name| !name.contains('/'))
+}
+
+fn names<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
     let fields = |line: &'a [u8]| line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
     let names = sockets.split(|byte| *byte == b'\n').filter_map(move |line| fields(line).nth(7));
     names.filter_map(move |name| {
         let name = std::str::from_utf8(name).ok()?.strip_prefix("@proa/")?;
-        name.strip_prefix(uid)?.strip_prefix('/')?.strip_suffix("/q")
+        name.strip_prefix(uid)?.strip_prefix('/')
     })
 }
 
@@ -104,8 +118,11 @@ mod tests {
             0000: 00000002 00000000 00010000 0001 01 12 @proa/u-1/web/q\n\
             0000: 00000002 00000000 00010000 0001 01 13 @proa/u-1/main\n\
             0000: 00000002 00000000 00010000 0001 01 14 @proa/u-2/other/q\n\
+            0000: 00000002 00000000 00010000 0001 01 17 @proa/u-1/main/m\n\
             0000: 00000002 00000000 00010000 0001 01 15\n\
             0000: 00000002 00000000 00010000 0001 01 16 @proa/u-1/\xff/q\n";
         assert_eq!(listening(sockets, "u-1").collect::<Vec<_>>(), ["web"]);
+        assert_eq!(mains(sockets, "u-1").collect::<Vec<_>>(), ["main"]);
+        assert_eq!(present(sockets, "u-1").collect::<Vec<_>>(), ["main"]);
     }
 }

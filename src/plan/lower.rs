@@ -35,8 +35,8 @@ pub(super) fn who(who: flags::Who, environment: &Environment) -> Result<(Claim, 
 }
 
 /// What is waited for.
-pub(super) fn gate(waiting: flags::Waiting, ask: AskApi) -> Result<Gate, Invalid> {
-    let selection = Selection { wait_for: flatten(waiting.wait_for), ignore: flatten(waiting.ignore) };
+pub(super) fn gate(waiting: flags::Waiting, mains: Vec<String>, ask: AskApi) -> Result<Gate, Invalid> {
+    let selection = Selection { wait_for: flatten(waiting.wait_for), ignore: flatten(waiting.ignore), mains };
     if let Some(both) = selection.wait_for.iter().find(|name| selection.ignore.contains(name)) {
         return Err(Invalid::Contradiction(both.clone()));
     }

@@ -10,6 +10,8 @@ pub struct Selection {
     pub wait_for: Vec<String>,
     /// Not these.
     pub ignore: Vec<String>,
+    /// These are main containers, no sidecars.
+    pub mains: Vec<String>,
 }
 
 /// What the gate wants of a sidecar.

@@ -64,7 +64,7 @@ impl SidecarPlan {
     /// When values that are fine on their own make no sense together.
     pub fn new(mut cli: SidecarCli, environment: &Environment) -> Result<Self, Invalid> {
         let (claim, api) = lower::who(cli.who, environment)?;
-        let gate = lower::gate(cli.waiting, api.ask)?;
+        let gate = lower::gate(cli.waiting, Vec::new(), api.ask)?;
         let awaited = |end| move |name| Awaited { name, end };
         let for_good = lower::flatten(cli.until.until_exit).into_iter().map(awaited(End::ForGood));
         let success = lower::flatten(cli.until.until_exit_success).into_iter().map(awaited(End::Success));

@@ -1,9 +1,61 @@
-//! The main containers as a sidecar sees them: which they are, and whether they have ended.
+//! The main containers: which they are, and how far they are, as a sidecar or another main container sees them.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::pod::{Exit, Role, Sidecar, Snapshot, list};
+use crate::pod::{Exit, KnownBy, Main, Role, Sidecar, Snapshot, list};
+
+/// Which containers are main ones beside those whose command shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mains {
+    named: Vec<String>,
+    present: BTreeSet<String>,
+}
+
+impl Mains {
+    /// Those that a flag names.
+    #[must_use]
+    pub fn named(named: Vec<String>) -> Self {
+        Self { named, present: BTreeSet::new() }
+    }
+
+    /// These are main ones, as nothing else can be.
+    pub fn add(&mut self, found: &[Awaited]) {
+        let new = found.iter().map(|main| &main.name).filter(|name| !self.named.contains(name));
+        let new: Vec<_> = new.cloned().collect();
+        self.named.extend(new);
+    }
+
+    /// Notes that proa runs in these, in front of a command. Whether that is news.
+    pub fn see(&mut self, present: impl IntoIterator<Item = String>) -> bool {
+        let before = self.present.len();
+        self.present.extend(present);
+        self.present.len() > before
+    }
+
+    /// The names given that no container has.
+    pub fn unknown<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a str> {
+        let known =
+            |name: &str| name == snapshot.own.name || snapshot.beside().any(|beside| beside.name == name);
+        self.named.iter().map(String::as_str).filter(move |name| !known(name))
+    }
+
+    /// Calls them main containers in what was seen of the Pod.
+    pub fn settle(&self, snapshot: &mut Snapshot) {
+        let known_by = |sidecar: &Sidecar| {
+            if sidecar.native {
+                None
+            } else if self.present.contains(&sidecar.name) {
+                Some(KnownBy::Presence)
+            } else {
+                self.named.contains(&sidecar.name).then_some(KnownBy::Flag)
+            }
+        };
+        let mains = snapshot.sidecars.extract_if(.., |sidecar| known_by(sidecar).is_some());
+        let mains = mains.filter_map(|container| Some(Main { known_by: known_by(&container)?, container }));
+        snapshot.mains.extend(mains);
+    }
+}
 
 /// A main container, and which end of it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,19 +137,20 @@ impl fmt::Display for Misplaced {
 
 impl std::error::Error for Misplaced {}
 
-/// Finds the main containers: those named, else the only one that is no sidecar.
+/// Finds the main containers: those named, else those that proa runs in front of a command in, else the only one that is
+/// no sidecar. `None`: it is too early to tell.
 ///
 /// # Errors
 /// When there are none of these names, or not one alone.
-pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misplaced> {
+pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Option<Vec<Awaited>>, Misplaced> {
     match snapshot.own.role {
         Role::Init => return Err(Misplaced::Init),
         // Nothing to wait for: the kubelet ends it, and in order.
-        Role::NativeSidecar if named.is_empty() => return Ok(Vec::new()),
+        Role::NativeSidecar if named.is_empty() => return Ok(Some(Vec::new())),
         Role::NativeSidecar => return Err(Misplaced::Native),
         Role::Regular => {}
     }
-    let regular: Vec<_> = snapshot.sidecars.iter().filter(|sidecar| !sidecar.native).collect();
+    let regular: Vec<_> = snapshot.beside().filter(|container| !container.native).collect();
     if let Some(itself) = named.iter().find(|awaited| awaited.name == snapshot.own.name) {
         return Err(Misplaced::Itself(itself.name.clone()));
     }
@@ -106,13 +159,19 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misp
         return Err(Misplaced::NoSuchMain { name: missing.name.clone(), found: list(&regular) });
     }
     if !named.is_empty() {
-        return Ok(named.to_vec());
+        return Ok(Some(named.to_vec()));
     }
-    let unknown: Vec<_> = regular.into_iter().filter(|sidecar| sidecar.known.is_none()).collect();
-    match unknown.as_slice() {
-        [] => Err(Misplaced::NoMain(snapshot.own.name.clone())),
-        [main] => Ok(vec![Awaited { name: main.name.clone(), end: End::ForGood }]),
-        several => Err(Misplaced::WhichMain(list(several))),
+    let sidecars = snapshot.sidecars.iter().filter(|sidecar| !sidecar.native);
+    let unknown: Vec<_> = sidecars.filter(|sidecar| sidecar.known.is_none()).collect();
+    // An image's entrypoint may hide the proa of one that has yet to start.
+    let is_early = unknown.iter().any(|sidecar| sidecar.has_yet_to_start());
+    let awaited = |container: &Sidecar| Awaited { name: container.name.clone(), end: End::ForGood };
+    match (snapshot.mains.as_slice(), unknown.as_slice()) {
+        ([], []) => Err(Misplaced::NoMain(snapshot.own.name.clone())),
+        ([], [main]) => Ok(Some(vec![awaited(main)])),
+        _ if is_early => Ok(None),
+        ([], several) => Err(Misplaced::WhichMain(list(several))),
+        (mains, _) => Ok(Some(mains.iter().map(|main| awaited(&main.container)).collect())),
     }
 }
 
@@ -150,7 +209,7 @@ pub enum Progress {
 /// Decides how far they are.
 #[must_use]
 pub fn progress(snapshot: &Snapshot, mains: &[Awaited]) -> Progress {
-    let of = |main: &Awaited| snapshot.sidecars.iter().find(|sidecar| sidecar.name == main.name);
+    let of = |main: &Awaited| snapshot.beside().find(|container| container.name == main.name);
     if mains.is_empty() || mains.iter().filter_map(of).any(|sidecar| sidecar.restart.always()) {
         return Progress::Endless;
     }
@@ -190,6 +249,7 @@ spec:
 status:
   containerStatuses:
   - {{name: app, image: a, imageID: a, ready: false, restartCount: 0, state: {{{status}}}}}
+  - {{name: web, image: w, imageID: w, ready: false, restartCount: 0, state: {{running: {{}}}}}}
 "
         ));
         Snapshot::of(&pod, Some(own), None).unwrap()
@@ -201,7 +261,7 @@ status:
 
     fn found(own: &str, names: &[&str]) -> Result<Vec<String>, Misplaced> {
         let found = find(&seen_by(own, "Never", "running: {}"), &named(names, End::ForGood))?;
-        Ok(found.into_iter().map(|main| main.name).collect())
+        Ok(found.expect("not too early").into_iter().map(|main| main.name).collect())
     }
 
     #[test]
@@ -210,6 +270,56 @@ status:
         assert_eq!(found("wrapped", &[]), Err(Misplaced::WhichMain(vec!["web".into(), "app".into()])));
         assert_eq!(found("wrapped", &["app"]), Ok(vec!["app".into()]));
         assert_eq!(found("wrapped", &["app", "web"]), Ok(vec!["app".into(), "web".into()]));
+    }
+
+    #[test]
+    fn those_that_run_proa_are_the_main_ones_however_that_shows() {
+        let pod = |second: &str| {
+            let yaml = format!(
+                "
+spec:
+  containers:
+  - {{name: web, image: w}}
+  - {{name: first, image: a, command: [/proa, --, first]}}
+  - {{name: second, image: b}}
+  - {{name: wrapped, image: w, command: [/proa, sidecar, --, w]}}
+status:
+  containerStatuses:
+  - {{name: web, image: w, imageID: w, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: second, image: w, imageID: w, ready: false, restartCount: 0, state: {{{second}}}}}
+"
+            );
+            Snapshot::of(&pod(&yaml), Some("wrapped"), None).unwrap()
+        };
+        let names = |snapshot: &Snapshot| {
+            let found = find(snapshot, &[]).unwrap()?;
+            Some(found.into_iter().map(|main| main.name).collect::<Vec<_>>())
+        };
+        let early = pod("waiting: {reason: ContainerCreating}");
+        assert_eq!(names(&early), None, "the second may be one too");
+        assert_eq!(names(&pod("running: {}")), Some(vec!["first".into()]));
+        let mut seen = pod("running: {}");
+        let mut mains = Mains::default();
+        assert!(mains.see(["second".to_owned()]) && !mains.see(["second".to_owned()]));
+        mains.settle(&mut seen);
+        assert_eq!(names(&seen), Some(vec!["first".into(), "second".into()]));
+    }
+
+    #[test]
+    fn a_flag_names_main_containers_that_nothing_else_shows() {
+        let mut snapshot = seen_by("app", "Never", "running: {}");
+        let mains = Mains::named(vec!["web".into(), "app".into(), "wbe".into(), "native".into()]);
+        mains.settle(&mut snapshot);
+        assert_eq!(snapshot.mains.len(), 1);
+        assert_eq!(
+            (snapshot.mains[0].container.name.as_str(), snapshot.mains[0].known_by),
+            ("web", KnownBy::Flag)
+        );
+        assert_eq!(mains.unknown(&snapshot).collect::<Vec<_>>(), ["wbe"]);
+        assert!(
+            snapshot.sidecars.iter().any(|sidecar| sidecar.name == "native"),
+            "a native one is a sidecar"
+        );
     }
 
     #[test]

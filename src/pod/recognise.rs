@@ -8,13 +8,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::known::{self, Recognised};
 
 pub(super) fn recognise(pod: &Pod, container: &Container) -> Option<Recognised> {
-    let variables = container.env.iter().flatten();
-    let variables: Vec<_> =
-        variables.filter_map(|variable| Some((variable.name.as_str(), variable.value.as_deref()?))).collect();
-    let words = container.command.iter().chain(&container.args).flatten();
-    let words: Vec<_> = words.map(|word| expanded(word, &variables)).collect();
-    // What a shell is given is taken apart, if roughly: `sh -c "exec /cloud-sql-proxy --admin-port=9191"`.
-    let words: Vec<_> = words.iter().flat_map(|word| word.split_whitespace()).collect();
+    let variables = variables(container);
+    let words = words(container, &variables);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
     let probes = [&container.readiness_probe, &container.startup_probe];
     let none = BTreeMap::new();
     known::recognise(&known::Container {
@@ -32,6 +28,25 @@ pub(super) fn recognise(pod: &Pod, container: &Container) -> Option<Recognised> 
             .collect::<Vec<_>>(),
         annotations: pod.metadata.annotations.as_ref().unwrap_or(&none),
     })
+}
+
+/// Whether proa stands in front of its command.
+pub(super) fn runs_proa(container: &Container) -> bool {
+    let words = words(container, &variables(container));
+    known::is_main_entrypoint(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn variables(container: &Container) -> Vec<(&str, &str)> {
+    let variables = container.env.iter().flatten();
+    variables.filter_map(|variable| Some((variable.name.as_str(), variable.value.as_deref()?))).collect()
+}
+
+/// The words of `command` and `args`. What a shell is given is taken apart, if roughly: `sh -c "exec /cloud-sql-proxy
+/// --admin-port=9191"`.
+fn words(container: &Container, variables: &[(&str, &str)]) -> Vec<String> {
+    let words = container.command.iter().chain(&container.args).flatten();
+    let words = words.map(|word| expanded(word, variables));
+    words.flat_map(|word| word.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 /// A word of `command` or `args` with the container's own variables in it, as the kubelet expands `$(NAME)`.

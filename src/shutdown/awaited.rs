@@ -235,7 +235,6 @@ pub fn drain(awaited: &[Awaited], seen: &Seen) -> Drain {
 mod tests {
     use super::*;
     use crate::endpoint::{Method, Request};
-    use crate::peer::message::Message;
     use crate::pod::tests::snapshot;
 
     fn pod(policy: &str, web: &str) -> Snapshot {
@@ -265,7 +264,7 @@ status:
 
     fn notify(container: &str) -> Task {
         let peer = Peer { uid: "u".into(), container: container.into() };
-        let step = Step::Notify { peer, message: Message::default() };
+        let step = Step::Notify { peer, ended: Vec::new() };
         Task { step, known: None, traffic: Traffic::Own, container: Some(container.into()) }
     }
 

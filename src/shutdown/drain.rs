@@ -12,6 +12,7 @@ use super::awaited::{Awaited, Drain, Pointless, Seen, Trace, drain};
 use crate::cluster::{Observation, OwnPod};
 use crate::deadline::until;
 use crate::endpoint::Address;
+use crate::pod::mains::Mains;
 use crate::pod::{Snapshot, State, list};
 use crate::tcp::{Answer, probe};
 
@@ -55,6 +56,7 @@ pub(super) async fn wait(
     awaited: &[Awaited],
     terms: Terms,
     mut seen: Seen,
+    mains: &Mains,
     named: &mut Named,
 ) {
     if awaited.is_empty() {
@@ -115,7 +117,8 @@ pub(super) async fn wait(
         tokio::select! {
             Some(observation) = observation => match observation {
                 Observation::Gone => return,
-                Observation::Seen(snapshot) => {
+                Observation::Seen(mut snapshot) => {
+                    mains.settle(&mut snapshot);
                     (in_sight, lost_since, denied_since) = (true, None, None);
                     named.name_failures(&snapshot);
                     seen.snapshot = Some(snapshot);

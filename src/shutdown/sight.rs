@@ -8,6 +8,7 @@ use super::stopped;
 use crate::budget::{Budget, Now, StopRequests, budget};
 use crate::cluster::trouble::Trouble;
 use crate::cluster::{Looked, OwnPod};
+use crate::pod::mains::Mains;
 use crate::pod::{Life, Snapshot, Termination};
 use crate::signal::stream::Listener;
 
@@ -20,13 +21,15 @@ pub struct Sight {
     pub fresh: bool,
     /// Where its status is to be seen, if anywhere.
     pub own_pod: Option<OwnPod>,
+    /// The main containers that the manifest does not show.
+    pub mains: Mains,
 }
 
 impl Sight {
     /// Neither the Pod nor a way to see it.
     #[must_use]
     pub fn none() -> Self {
-        Self { snapshot: None, fresh: false, own_pod: None }
+        Self { snapshot: None, fresh: false, own_pod: None, mains: Mains::default() }
     }
 
     /// The budget for what is left. That a Pod goes is never undone; that it stays is true for the moment, and no longer once
@@ -44,16 +47,17 @@ impl Sight {
 pub async fn look(
     own_pod: Option<&OwnPod>,
     before: Option<Snapshot>,
+    mains: Mains,
     asked: &mut StopRequests,
     signals: &mut Listener<'_>,
 ) -> Sight {
     let Some(own_pod) = own_pod else {
-        return Sight { snapshot: before, ..Sight::none() };
+        return Sight { snapshot: before, mains, ..Sight::none() };
     };
     let own_pod = before.as_ref().map_or_else(|| own_pod.clone(), |before| own_pod.named(&before.name));
     let seen = before.is_some();
     let stop = before.as_ref().and_then(|before| before.own.stop_signal);
-    let mut sight = Sight { snapshot: before, fresh: false, own_pod: None };
+    let mut sight = Sight { snapshot: before, fresh: false, own_pod: None, mains };
     let limit = sight.budget(asked, false).look(seen);
     let looked = tokio::select! {
         looked = own_pod.look(limit, !seen) => looked,
@@ -66,7 +70,10 @@ pub async fn look(
         }
     };
     match looked {
-        Looked::Seen(snapshot) => Sight { snapshot: Some(snapshot), fresh: true, own_pod: Some(own_pod) },
+        Looked::Seen(mut snapshot) => {
+            sight.mains.settle(&mut snapshot);
+            Sight { snapshot: Some(snapshot), fresh: true, own_pod: Some(own_pod), mains: sight.mains }
+        }
         Looked::Gone => {
             if let Some(before) = &mut sight.snapshot {
                 before.life = Life::Deleting;

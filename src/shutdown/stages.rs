@@ -43,8 +43,8 @@ pub enum Step {
     Notify {
         /// That proa.
         peer: Peer,
-        /// What is said to it.
-        message: Message,
+        /// The main containers that have ended.
+        ended: Vec<Message>,
     },
 }
 
@@ -139,7 +139,7 @@ fn http(request: &Request, known: Option<&'static Known>, container: Option<Stri
 fn notified(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
     let notify = |peer: Peer, traffic| {
         let container = Some(peer.container.clone());
-        Task { step: Step::Notify { peer, message: peers.message.clone() }, known: None, traffic, container }
+        Task { step: Step::Notify { peer, ended: peers.ended.clone() }, known: None, traffic, container }
     };
     let Some(Snapshot { uid, sidecars, .. }) = snapshot else {
         return peers.listening.iter().map(|peer| notify(peer.clone(), Traffic::Own)).collect();

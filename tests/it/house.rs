@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions and facts: values in, values out.
-const PURE: [&str; 18] = [
+const PURE: [&str; 19] = [
     "budget",
     "cluster/trouble",
     "endpoint",
@@ -24,6 +24,7 @@ const PURE: [&str; 18] = [
     "shutdown/awaited",
     "shutdown/decision",
     "shutdown/stages",
+    "shutdown/turn",
 ];
 
 /// The two ends of the flow: what will happen is put together from the phases' inputs, and how it ended from their failures.

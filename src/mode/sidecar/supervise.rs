@@ -17,8 +17,9 @@ use crate::cluster::{Looked, Observation, OwnPod};
 use crate::deadline::until;
 use crate::exit::Outcome;
 use crate::gate::Refusal;
-use crate::mode::companion::{CONFIRM, Companion, announce};
+use crate::mode::companion::{CONFIRM, Companion, Search, announce};
 use crate::peer::Peer;
+use crate::peer::handover::Sockets;
 use crate::plan::sidecar::Stop;
 use crate::pod::mains::{self, Awaited, Progress};
 use crate::pod::run::Clocks;
@@ -52,6 +53,7 @@ pub(super) async fn until_its_end(
         refused: Refused::default(),
         warned: false,
         clocks: Clocks::default(),
+        search: Search::default(),
         mains: None,
         failed: false,
         snapshot: None,
@@ -62,6 +64,7 @@ pub(super) async fn until_its_end(
     // One for all rounds: a message that is being taken is not to be cut off.
     let mut quit_asked = pin!(companion.quit_asked());
     loop {
+        let again_at = watch.search.again_at();
         let (held_until, kill_at) = (watch.stage.held().map(|held| held.until), watch.stage.kill_at());
         tokio::select! {
             biased;
@@ -89,6 +92,11 @@ pub(super) async fn until_its_end(
             }
             looked = confirmation(&mut watch.confirming) => watch.confirmed(looked),
             Some(observation) = watch.observations.next() => watch.observe(observation),
+            () = until(again_at) => {
+                if let Some(snapshot) = watch.snapshot.take() {
+                    watch.seen(snapshot);
+                }
+            }
         }
     }
 }
@@ -180,6 +188,7 @@ struct Watch<'a, 'b> {
     /// Whether it was said that the main containers cannot be seen.
     warned: bool,
     clocks: Clocks,
+    search: Search,
     mains: Option<Vec<Awaited>>,
     /// One of them ended otherwise than it should, so that there is no end to wait for.
     failed: bool,
@@ -289,6 +298,10 @@ impl Watch<'_, '_> {
     /// The main containers' names, as far as they are known.
     fn main_names(&self) -> Vec<String> {
         let known = self.mains.as_deref().unwrap_or(&self.companion.plan.mains);
+        if known.is_empty() && self.mains.is_none() {
+            let uid = self.snapshot.as_ref().map(|snapshot| &snapshot.uid).or(self.companion.uid.as_ref());
+            return uid.map_or_else(Vec::new, |uid| Sockets::of(uid).mains.into_iter().collect());
+        }
         known.iter().map(|main| main.name.clone()).collect()
     }
 
@@ -316,10 +329,10 @@ impl Watch<'_, '_> {
         self.clocks.settle(&mut snapshot, Instant::now());
         self.companion.stop_signal.set(snapshot.own.stop_signal);
         if self.mains.is_none() {
-            match mains::find(&snapshot, &self.companion.plan.mains) {
+            match self.companion.find_mains(&mut self.search, &mut snapshot) {
                 Ok(found) => {
-                    announce(&found);
-                    self.mains = Some(found);
+                    found.as_deref().into_iter().for_each(announce);
+                    self.mains = found;
                 }
                 Err(misplaced) => return self.give_up(Outcome::Misplaced(misplaced)),
             }
@@ -346,7 +359,10 @@ impl Watch<'_, '_> {
         if self.failed {
             return Progress::Endless;
         }
-        mains::progress(snapshot, self.mains.as_deref().unwrap_or_default())
+        match &self.mains {
+            Some(mains) => mains::progress(snapshot, mains),
+            None => Progress::Outdated,
+        }
     }
 
     /// What the look came to by which the main containers' end is confirmed.

@@ -1,0 +1,198 @@
+//! Whether this is the last main container, which shuts the sidecars down.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use futures::stream::StreamExt;
+use tracing::info;
+
+use crate::budget::StopRequests;
+use crate::cluster::{Observation, OwnPod};
+use crate::deadline::until;
+use crate::peer::handover::{Handover, Sockets, hand_over};
+use crate::peer::{Message, Peer};
+use crate::pod::{Life, Main, Snapshot};
+use crate::shutdown::turn::Other;
+use crate::shutdown::{Others, Sight, Turn, Worth, look, turn};
+use crate::signal::stream::Listener;
+use crate::signal::{Phase, Signal};
+
+/// How long after our start the kubelet may not have reported what became of the containers that were started with ours.
+const REPORTED: Duration = Duration::from_secs(10);
+/// How often the other proas are looked at while main containers are waited for.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// How long main containers are waited for where the Pod is out of sight: never seen again, or denied all that time.
+const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
+
+/// Our place among the main containers, once our command is over.
+pub(super) struct Last {
+    uid: String,
+    own: String,
+    /// Ours, and those who left the sidecars to us.
+    ended: Vec<Message>,
+    /// Whether other proas can see us.
+    seen: bool,
+    /// When our container was started.
+    started: Instant,
+}
+
+impl Last {
+    /// Nobody can leave the sidecars to us any more. `own`: who we are, as far as that is known.
+    pub(super) async fn withdraw(
+        handover: Option<Handover>,
+        own: Option<(&str, Message)>,
+        started: Instant,
+    ) -> Option<Self> {
+        let (uid, message) = own?;
+        let (seen, left) = match handover {
+            Some(handover) => (true, handover.withdraw().await),
+            None => (false, Vec::new()),
+        };
+        let own = message.container.clone();
+        let mut ended = vec![message];
+        ended.extend(left.into_iter().filter(|left| left.container != own));
+        Some(Self { uid: uid.to_owned(), own, ended, seen, started })
+    }
+
+    /// The main containers that have ended, as far as they said so.
+    pub(super) fn ended(self) -> Vec<Message> {
+        self.ended
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    pub(super) fn own(&self) -> &str {
+        &self.own
+    }
+
+    /// Leaves the sidecars to a main container whose proa is there for that: whether there is one. It takes no look at the Pod.
+    pub(super) async fn is_followed(&self, snapshot: Option<&Snapshot>) -> bool {
+        let others = self.look_around(snapshot).await;
+        let Turn::Theirs(theirs) = turn(None, &others) else {
+            return false;
+        };
+        announce(&theirs);
+        true
+    }
+
+    /// Whether the sidecars are left to others, once that is certain. Waits for main containers that may need the sidecars and
+    /// shut nothing down themselves.
+    pub(super) async fn is_left_to_others(
+        &self,
+        sight: &mut Sight,
+        asked: &mut StopRequests,
+        signals: &mut Listener<'_>,
+    ) -> bool {
+        let mut observations = None;
+        let mut said = Vec::new();
+        // Where nobody sees us others may wait for us as well: one of two goes first.
+        let goes_first = |other: &Other| !self.seen && other.name > self.own;
+        let out_of_sight_after = |since: Instant| since.checked_add(OUT_OF_SIGHT);
+        let mut unseen_since = (!sight.fresh).then(Instant::now);
+        loop {
+            let others = self.look_around(sight.snapshot.as_ref()).await;
+            let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, self.worth(snapshot, sight.fresh)));
+            let awaited = match turn(seen, &others) {
+                Turn::Ours => return false,
+                Turn::Theirs(theirs) => {
+                    announce(&theirs);
+                    return true;
+                }
+                Turn::Await(awaited) if awaited.iter().any(goes_first) => {
+                    announce(&awaited);
+                    return true;
+                }
+                Turn::Await(awaited) => awaited,
+            };
+            if !asked.is_empty() {
+                // The API server knew first whether the whole Pod goes.
+                let own_pod = sight.own_pod.take();
+                let mains = std::mem::take(&mut sight.mains);
+                *sight = look(own_pod.as_ref(), sight.snapshot.take(), mains, asked, signals).await;
+                return leaving(sight.snapshot.as_ref());
+            }
+            if awaited != said {
+                info!("waiting for {} before the sidecars are shut down", names(&awaited));
+                said = awaited;
+            }
+            let observations = observations.get_or_insert_with(|| sight.own_pod.as_ref().map(OwnPod::watch));
+            let observation = async {
+                match observations {
+                    Some(observations) => observations.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
+            tokio::select! {
+                biased;
+                Ok(signal) = signals.stop(Phase::Shutdown { stop }) => asked_to_stop(signal, asked),
+                Some(observation) = observation => match observation {
+                    Observation::Seen(mut snapshot) => {
+                        sight.mains.settle(&mut snapshot);
+                        sight.snapshot = Some(snapshot);
+                        sight.fresh = true;
+                        unseen_since = None;
+                    }
+                    Observation::Gone => return true,
+                    Observation::Trouble(trouble) if trouble.is_denial() => {
+                        unseen_since.get_or_insert_with(Instant::now);
+                    }
+                    // It will come back, and the main containers may run on meanwhile.
+                    Observation::Trouble(_) => {}
+                },
+                () = until(unseen_since.and_then(out_of_sight_after)) => {
+                    info!("not waiting any longer: the Pod is out of sight");
+                    return false;
+                }
+                () = tokio::time::sleep(LOOK_AROUND) => {}
+            }
+        }
+    }
+
+    /// What the other proas of the Pod show; those that still listen are left the sidecars thereby.
+    async fn look_around(&self, snapshot: Option<&Snapshot>) -> Others {
+        let Sockets { present, mut mains } = Sockets::of(&self.uid);
+        // Where the system does not list them.
+        let known = snapshot.into_iter().flat_map(|snapshot| &snapshot.mains);
+        mains.extend(known.map(|Main { container, .. }| container.name.clone()));
+        let peers = mains.into_iter().filter(|name| *name != self.own);
+        let peers = peers.map(|container| Peer { uid: self.uid.clone(), container }).collect();
+        let listening = hand_over(peers, &self.ended).await;
+        let ended: BTreeSet<_> = self.ended.iter().map(|message| message.container.clone()).collect();
+        Others { listening, present, ended }
+    }
+
+    fn worth(&self, snapshot: &Snapshot, fresh: bool) -> Worth {
+        if !fresh || snapshot.own.run.is_outdated() {
+            Worth::Past
+        } else if self.started.elapsed() < REPORTED {
+            Worth::Early
+        } else {
+            Worth::Current
+        }
+    }
+}
+
+fn asked_to_stop(signal: Signal, asked: &mut StopRequests) {
+    info!(%signal, "asked to stop");
+    asked.note(Instant::now());
+}
+
+/// Whether the kubelet stops the sidecars itself.
+fn leaving(snapshot: Option<&Snapshot>) -> bool {
+    let leaving = snapshot.is_some_and(|snapshot| snapshot.life != Life::Active);
+    if leaving {
+        info!("sidecars are left running: the Pod is going");
+    }
+    leaving
+}
+
+fn announce(others: &[Other]) {
+    info!("sidecars are left running for {}, whose proa shuts them down", names(others));
+}
+
+fn names(others: &[Other]) -> String {
+    others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

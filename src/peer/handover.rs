@@ -1,0 +1,217 @@
+//! Which of a Pod's main containers shuts the sidecars down: the last. Each listens for as long as it may need them. One whose
+//! command is over stops listening, and looks only then who still listens: of two that end in the same instant at least one
+//! finds nobody left.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener as StdListener;
+use std::time::Duration;
+
+use nix::sys::socket::{Shutdown, shutdown};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::message::{self, Message, Peer};
+use super::sender::Sender;
+use super::{LIMIT, connect, listen};
+
+/// How often a main container whose queue is full is tried, and the pause between.
+const ATTEMPTS: usize = 5;
+const AGAIN: Duration = Duration::from_millis(50);
+/// The most that is read of what another main container left.
+const LONGEST: u64 = 64 * 1024;
+
+/// Takes what other main containers leave to this one. They never wait for that: the kernel queues their connections up, and
+/// nobody reads them before this one's command is over.
+#[derive(Debug)]
+pub struct Handover {
+    listener: StdListener,
+    uid: String,
+}
+
+impl Handover {
+    pub(super) fn open(peer: &Peer) -> io::Result<Self> {
+        let listener = listen(&peer.handover())?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, uid: peer.uid.clone() })
+    }
+
+    /// Stops listening; returns the main containers that have ended and left the sidecars to this one.
+    pub async fn withdraw(self) -> Vec<Message> {
+        // A listener that is shut down refuses connections, and those in its queue can still be accepted (unix(7);
+        // `unix_stream_connect` and `unix_accept` in net/unix/af_unix.c): nothing is lost between the last look and the close.
+        if let Err(error) = shutdown(self.listener.as_raw_fd(), Shutdown::Read) {
+            debug!(%error, "cannot shut the listener down before its last connections are taken");
+        }
+        let mut ended = Vec::new();
+        while let Ok((stream, _)) = self.listener.accept() {
+            let _ = stream.set_nonblocking(true);
+            let Ok(stream) = UnixStream::from_std(stream) else { continue };
+            if Sender::of(&stream).is_of_another_pod(&self.uid) {
+                debug!("a process of another Pod is not heeded");
+                continue;
+            }
+            let mut text = Vec::new();
+            let _ = timeout(LIMIT, stream.take(LONGEST).read_to_end(&mut text)).await;
+            ended.extend(text.split_inclusive(|byte| *byte == b'\n').filter_map(Message::parse));
+        }
+        ended
+    }
+}
+
+/// Leaves the sidecars to those of these main containers that still listen: their names. `ended`: who will not need the
+/// sidecars any more.
+pub async fn hand_over(peers: Vec<Peer>, ended: &[Message]) -> BTreeSet<String> {
+    let text: String = ended.iter().map(ToString::to_string).collect();
+    let mut listening = BTreeSet::new();
+    for peer in peers {
+        if leave_to(&peer, &text).await {
+            listening.insert(peer.container);
+        }
+    }
+    listening
+}
+
+async fn leave_to(peer: &Peer, text: &str) -> bool {
+    for _ in 0..ATTEMPTS {
+        match connect(&peer.handover()).await {
+            Ok(stream) if Sender::of(&stream).is_of_another_pod(&peer.uid) => return false,
+            Ok(mut stream) => {
+                return matches!(timeout(LIMIT, stream.write_all(text.as_bytes())).await, Ok(Ok(())));
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return false,
+            Err(error) => debug!(%error, container = peer.container, "cannot leave the sidecars to it yet"),
+        }
+        sleep(AGAIN).await;
+    }
+    // Its queue is full (connect(2), `EAGAIN`): it is there.
+    true
+}
+
+/// The other proas of the Pod, as /proc/net/unix shows them (`proc_net(5)`); none where the system does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sockets {
+    /// Containers in which proa runs.
+    pub present: BTreeSet<String>,
+    /// Containers in which it runs in front of a main container's command that is not over.
+    pub mains: BTreeSet<String>,
+}
+
+impl Sockets {
+    /// Looks.
+    #[must_use]
+    pub fn of(uid: &str) -> Self {
+        let sockets = fs::read("/proc/net/unix").unwrap_or_default();
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        Self {
+            present: owned(message::present(&sockets, uid).collect()),
+            mains: owned(message::mains(&sockets, uid).collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::{Part, Presence};
+
+    fn peer(container: &str) -> Peer {
+        Peer { uid: format!("handover-{}", std::process::id()), container: container.into() }
+    }
+
+    fn main(container: &str) -> (Presence, Handover) {
+        let mut presence = peer(container).announce(Part::Main).unwrap();
+        let handover = presence.handover().unwrap();
+        (presence, handover)
+    }
+
+    fn from(container: &str, code: u8) -> Message {
+        Message { container: container.into(), code }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn what_is_left_to_one_that_runs_is_there_once_it_is_over() {
+        let (_there, handover) = main("left-to");
+        block_on(async {
+            let left =
+                hand_over(vec![peer("left-to"), peer("left-to-nobody")], &[from("a", 3), from("b", 0)]).await;
+            assert_eq!(left, BTreeSet::from(["left-to".to_owned()]));
+            assert_eq!(handover.withdraw().await, [from("a", 3), from("b", 0)]);
+        });
+    }
+
+    #[test]
+    fn one_that_has_withdrawn_takes_nothing_and_is_still_there() {
+        let (_there, handover) = main("withdrawn");
+        let uid = peer("").uid;
+        assert!(Sockets::of(&uid).mains.contains("withdrawn"));
+        block_on(async {
+            handover.withdraw().await;
+            assert!(hand_over(vec![peer("withdrawn")], &[from("a", 0)]).await.is_empty());
+        });
+        let sockets = Sockets::of(&uid);
+        assert!(sockets.present.contains("withdrawn") && !sockets.mains.contains("withdrawn"));
+    }
+
+    #[test]
+    fn who_connects_and_says_nothing_keeps_nobody_for_long() {
+        let (_there, handover) = main("pestered-main");
+        block_on(async {
+            let _silent = connect(&peer("pestered-main").handover()).await.unwrap();
+            hand_over(vec![peer("pestered-main")], &[from("a", 0)]).await;
+            assert_eq!(handover.withdraw().await, [from("a", 0)]);
+        });
+    }
+
+    #[test]
+    fn a_full_queue_is_somebody() {
+        let (_there, _handover) = main("full-main");
+        block_on(async {
+            let mut crowd = Vec::new();
+            while let Ok(stream) = connect(&peer("full-main").handover()).await {
+                crowd.push(stream);
+            }
+            assert_eq!(hand_over(vec![peer("full-main")], &[]).await.len(), 1);
+        });
+    }
+
+    #[test]
+    fn of_many_that_withdraw_together_at_least_one_finds_nobody() {
+        const TOGETHER: usize = 3;
+        for round in 0..300 {
+            let name = |number: usize| format!("race-{round}-{number}");
+            let mains: Vec<_> = (0..TOGETHER).map(|number| main(&name(number))).collect();
+            let barrier = std::sync::Barrier::new(TOGETHER);
+            let alone = std::thread::scope(|scope| {
+                let racing: Vec<_> = mains
+                    .into_iter()
+                    .enumerate()
+                    .map(|(number, (presence, handover))| {
+                        let barrier = &barrier;
+                        scope.spawn(move || {
+                            barrier.wait();
+                            block_on(async {
+                                handover.withdraw().await;
+                                let others = (0..TOGETHER).filter(|other| *other != number);
+                                let others = others.map(|other| peer(&name(other))).collect();
+                                let left = hand_over(others, &[from(&name(number), 0)]).await;
+                                drop(presence);
+                                left.is_empty()
+                            })
+                        })
+                    })
+                    .collect();
+                racing.into_iter().map(|race| race.join().unwrap()).filter(|alone| *alone).count()
+            });
+            assert!(alone >= 1, "round {round}");
+        }
+    }
+}

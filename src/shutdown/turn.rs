@@ -1,0 +1,240 @@
+//! Whose turn it is to shut the sidecars down: that of the last main container. A decision over one snapshot and what the Pod's
+//! proas show of themselves.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::pod::{KnownBy, Main, Snapshot, State};
+
+/// What the proas of the other main containers show of themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Those that were left the sidecars just now: their commands have yet to start, or run.
+    pub listening: BTreeSet<String>,
+    /// Those in which proa runs at all.
+    pub present: BTreeSet<String>,
+    /// Those that have left the sidecars to this one, for good.
+    pub ended: BTreeSet<String>,
+}
+
+/// What the snapshot is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// It shows the Pod as it is.
+    Current,
+    /// Our container has just started, and the kubelet may not have reported yet what became of those that started with it.
+    Early,
+    /// It shows the Pod as it was some time ago.
+    Past,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// Ours: nobody else will.
+    Ours,
+    /// Theirs.
+    Theirs(Vec<Other>),
+    /// These may need the sidecars still, and it is unknown whether anybody shuts them down after that.
+    Await(Vec<Other>),
+}
+
+/// Another main container that may need the sidecars still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// Its name.
+    pub name: String,
+    /// Why it may.
+    pub why: Why,
+}
+
+/// Why a main container may need the sidecars still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Its command has yet to end.
+    Runs,
+    /// It has yet to start.
+    YetToStart,
+    /// The kubelet will start it again.
+    StartsAgain,
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.why {
+            Why::Runs => "running",
+            Why::YetToStart => "not started yet",
+            Why::StartsAgain => "to be restarted",
+        };
+        write!(f, "`{}` ({why})", self.name)
+    }
+}
+
+/// Decides whose turn it is, once our command is over and nobody can leave the sidecars to us any more. `snapshot`: the Pod,
+/// where it is seen at all.
+#[must_use]
+pub fn turn(snapshot: Option<(&Snapshot, Worth)>, others: &Others) -> Turn {
+    let listening = others.listening.iter().map(|name| Other { name: name.clone(), why: Why::Runs });
+    let mut theirs: Vec<_> = listening.collect();
+    let mut awaited = Vec::new();
+    let (mains, worth) = snapshot.map_or(([].as_slice(), Worth::Past), |(seen, worth)| (&seen.mains, worth));
+    for main in mains {
+        let name = &main.container.name;
+        if others.listening.contains(name) || others.ended.contains(name) {
+            continue;
+        }
+        let Some(why) = needs(main, others) else { continue };
+        let other = Other { name: name.clone(), why };
+        if main.container.restart.always() || main.known_by != KnownBy::Flag && is_certain(why, worth) {
+            theirs.push(other);
+        } else {
+            awaited.push(other);
+        }
+    }
+    if !theirs.is_empty() {
+        Turn::Theirs(theirs)
+    } else if awaited.is_empty() {
+        Turn::Ours
+    } else {
+        Turn::Await(awaited)
+    }
+}
+
+/// Why one whose proa does not listen may need the sidecars still.
+fn needs(main: &Main, others: &Others) -> Option<Why> {
+    let container = &main.container;
+    match &container.state {
+        State::Terminated(exit) => container.restart.after(exit.code).then_some(Why::StartsAgain),
+        // Its command is over, and this is not restarted: else its proa would listen until its own end.
+        _ if others.present.contains(&container.name) => None,
+        State::Waiting(_) if container.has_yet_to_start() => Some(Why::YetToStart),
+        State::Waiting(_) => Some(Why::StartsAgain),
+        State::Running => Some(Why::Runs),
+    }
+}
+
+/// Whether it is certain that its proa will look whose turn it is, after we did.
+fn is_certain(why: Why, worth: Worth) -> bool {
+    match (why, worth) {
+        // Not listening though running: proa is about to, or was killed, and the kubelet's report will tell. One that has yet to
+        // start may have been started, and killed, since an early report.
+        (Why::Runs, _) | (_, Worth::Past) | (Why::YetToStart, Worth::Early) => false,
+        (Why::YetToStart, Worth::Current) | (Why::StartsAgain, Worth::Current | Worth::Early) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::mains::Mains;
+    use crate::pod::tests::snapshot;
+
+    fn pod(policy: &str, status: &str) -> Snapshot {
+        snapshot(&format!(
+            "
+spec:
+  restartPolicy: {policy}
+  containers:
+  - {{name: envoy, image: e}}
+  - {{name: main, image: m}}
+  - {{name: other, image: o, command: [/proa, --, other]}}
+status:
+  containerStatuses:
+  - {{name: other, image: o, imageID: o, ready: false, restartCount: 0, state: {{{status}}}}}
+"
+        ))
+    }
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn theirs(why: Why) -> Turn {
+        Turn::Theirs(vec![Other { name: "other".into(), why }])
+    }
+
+    fn awaited(why: Why) -> Turn {
+        Turn::Await(vec![Other { name: "other".into(), why }])
+    }
+
+    fn decided(policy: &str, status: &str, worth: Worth) -> Turn {
+        turn(Some((&pod(policy, status), worth)), &Others::default())
+    }
+
+    const WAITING: &str = "waiting: {reason: ContainerCreating}";
+    const RUNNING: &str = "running: {}";
+
+    #[test]
+    fn alone_it_is_ours() {
+        let alone = snapshot("spec: {containers: [{name: envoy, image: e}, {name: main, image: m}]}");
+        assert_eq!(turn(Some((&alone, Worth::Current)), &Others::default()), Turn::Ours);
+        assert_eq!(turn(None, &Others::default()), Turn::Ours);
+    }
+
+    #[test]
+    fn it_is_theirs_who_listen_whatever_else_is_seen() {
+        let listening =
+            Others { listening: names(&["other"]), ended: names(&["other"]), ..Others::default() };
+        for status in [WAITING, RUNNING, "terminated: {exitCode: 0}"] {
+            for worth in [Worth::Current, Worth::Early, Worth::Past] {
+                assert_eq!(turn(Some((&pod("Never", status), worth)), &listening), theirs(Why::Runs));
+            }
+        }
+        assert_eq!(turn(None, &listening), theirs(Why::Runs));
+    }
+
+    #[test]
+    fn one_that_will_start_is_left_the_sidecars_once_the_kubelet_has_had_time_to_report() {
+        assert_eq!(decided("Never", WAITING, Worth::Current), theirs(Why::YetToStart));
+        assert_eq!(decided("Never", WAITING, Worth::Early), awaited(Why::YetToStart));
+        assert_eq!(decided("Never", WAITING, Worth::Past), awaited(Why::YetToStart));
+    }
+
+    #[test]
+    fn one_that_is_restarted_is_left_the_sidecars() {
+        let failed = "terminated: {exitCode: 3}";
+        assert_eq!(decided("OnFailure", failed, Worth::Current), theirs(Why::StartsAgain));
+        assert_eq!(decided("OnFailure", failed, Worth::Early), theirs(Why::StartsAgain));
+        assert_eq!(decided("OnFailure", failed, Worth::Past), awaited(Why::StartsAgain));
+        assert_eq!(decided("OnFailure", "terminated: {exitCode: 0}", Worth::Current), Turn::Ours);
+        assert_eq!(decided("Never", failed, Worth::Past), Turn::Ours);
+        let mut back_off = pod("OnFailure", "waiting: {reason: CrashLoopBackOff}");
+        back_off.mains[0].container.last = Some(crate::pod::Exit { code: 3, reason: "Error".into() });
+        assert_eq!(turn(Some((&back_off, Worth::Current)), &Others::default()), theirs(Why::StartsAgain));
+        assert_eq!(decided("Always", RUNNING, Worth::Current), theirs(Why::Runs), "it has no end");
+    }
+
+    #[test]
+    fn one_that_runs_and_does_not_listen_is_waited_for_unless_its_command_is_over() {
+        for worth in [Worth::Current, Worth::Early, Worth::Past] {
+            assert_eq!(decided("Never", RUNNING, worth), awaited(Why::Runs));
+            let over = Others { present: names(&["other"]), ..Others::default() };
+            assert_eq!(turn(Some((&pod("Never", RUNNING), worth)), &over), Turn::Ours);
+        }
+    }
+
+    #[test]
+    fn one_that_said_that_it_has_ended_has_whatever_the_kubelet_has_reported() {
+        let ended = Others { ended: names(&["other"]), ..Others::default() };
+        for status in [WAITING, RUNNING] {
+            assert_eq!(turn(Some((&pod("Never", status), Worth::Current)), &ended), Turn::Ours);
+        }
+    }
+
+    #[test]
+    fn one_without_proa_is_waited_for() {
+        let mut pod = snapshot(
+            "
+spec:
+  restartPolicy: OnFailure
+  containers: [{name: main, image: m}, {name: plain, image: p}]
+status:
+  containerStatuses:
+  - {name: plain, image: p, imageID: p, ready: false, restartCount: 0, state: {terminated: {exitCode: 3}}}
+",
+        );
+        Mains::named(vec!["plain".into()]).settle(&mut pod);
+        let decided = turn(Some((&pod, Worth::Current)), &Others::default());
+        assert_eq!(decided, Turn::Await(vec![Other { name: "plain".into(), why: Why::StartsAgain }]));
+    }
+}

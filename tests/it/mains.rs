@@ -1,0 +1,426 @@
+//! Several main containers under proa: none waits for another, and the last one shuts the sidecars down.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+
+use crate::support::http::Endpoint;
+use crate::support::{Dir, Held, PATIENCE, PROA, Proa, World, unshare};
+
+const DONE: &str = "terminated: {exitCode: 0, reason: Completed}";
+
+/// A Pod of `main`, `second` and a sidecar that is ready. `command`: of the main containers, where the manifest shows it.
+fn pod(policy: &str, command: &str) -> World {
+    World::of(&format!(
+        "
+metadata: {{name: pod, namespace: default}}
+spec:
+  restartPolicy: {policy}
+  containers:
+  - {{name: web, image: w}}
+  - {{name: main, image: m, {command}}}
+  - {{name: second, image: s, {command}}}
+status:
+  phase: Running
+  containerStatuses:
+  - {{name: web, image: w, imageID: w, ready: true, started: true, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: main, image: m, imageID: m, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: second, image: s, imageID: s, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+"
+    ))
+}
+
+/// The manifest shows what they are.
+const SHOWN: &str = "command: [/proa, --, work]";
+/// The image's entrypoint hides it.
+const HIDDEN: &str = "args: [work]";
+
+/// proa in `main` and in `second`.
+fn both(world: &World) -> Option<(Proa, Proa)> {
+    Some((world.mounted("main", "pod")?, world.mounted("second", "pod")?))
+}
+
+fn answering() -> (Endpoint, [String; 2]) {
+    let web = Endpoint::ok();
+    let flags = ["--shutdown-http-post".to_owned(), web.url()];
+    (web, flags)
+}
+
+#[test]
+fn main_containers_do_not_wait_for_one_another() {
+    for command in [SHOWN, HIDDEN] {
+        let world = pod("Never", command);
+        let Some((main, second)) = both(&world) else { return };
+        let dirs = [Dir::new(), Dir::new()];
+        let [held, other] = dirs.each_ref().map(|dir| Held::in_dir(dir, ""));
+        let main = main.flag("--shutdown-when=never").start(&held.command);
+        let second = second.flag("--shutdown-when=never").start(&other.command);
+        for running in [&main, &second] {
+            running.wait_stdout("up");
+        }
+        if command == SHOWN {
+            main.wait_stderr("other main containers: `second`");
+        }
+        held.let_go();
+        other.let_go();
+        main.finish().expect(0, &[]);
+        second.finish().expect(0, &[]);
+    }
+}
+
+#[test]
+fn a_main_container_that_starts_later_behind_its_images_entrypoint_is_not_waited_for_either() {
+    let world = pod("Never", HIDDEN);
+    let Some((main, second)) = both(&world) else { return };
+    let main = main.flag("--shutdown-when=never").start(["true"]);
+    main.wait_stderr("second (running, not ready)");
+    let held = Held::in_dir(&world.dir, "");
+    let second = second.flag("--shutdown-when=never").start(&held.command);
+    main.finish().expect(0, &["gate open"]);
+    held.let_go();
+    second.finish().expect(0, &[]);
+}
+
+#[test]
+fn a_flag_names_a_main_container_that_nothing_shows() {
+    let world = pod("Never", "args: [work]");
+    let main = world.proa().flags(["--main=second main wbe", "--shutdown-when=never"]);
+    main.run(["true"])
+        .expect(0, &["other main containers: `second`", "--main names `wbe`, which is no container"]);
+}
+
+#[test]
+fn one_that_is_named_to_be_waited_for_is() {
+    let world = pod("Never", SHOWN);
+    let running = world.proa().flags(["--wait-for=second", "--shutdown-when=never"]).start(["true"]);
+    running.wait_stderr("waiting for second (running, not ready)");
+    world.make_ready("second");
+    running.finish().expect(0, &[]);
+}
+
+#[test]
+fn the_first_to_end_leaves_the_sidecars_to_the_other_and_exits_at_once() {
+    for api in [&[][..], &["--api=off"]] {
+        let world = pod("Never", SHOWN);
+        let Some((main, second)) = both(&world) else { return };
+        let (web, flags) = answering();
+        let held = Held::in_dir(&world.dir, "");
+        let second = second.flags(&flags).flags(api).start(&held.command);
+        second.wait_stdout("up");
+        main.flags(&flags)
+            .flags(api)
+            .run(["sh", "-c", "exit 3"])
+            .expect(3, &["sidecars are left running for `second` (running), whose proa shuts them down"]);
+        assert_eq!(web.more_requests(), 0);
+        world.set_state("main", "terminated: {exitCode: 3}");
+        held.let_go();
+        web.request();
+        world.set_state("web", DONE);
+        drop(web);
+        second.signal(libc::SIGTERM);
+        second.finish().expect(0, &["POST "]);
+    }
+}
+
+#[test]
+fn one_that_is_waiting_for_its_sidecars_is_left_them() {
+    let world = pod("Never", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let (web, flags) = answering();
+    let second = second.flags(&flags).flag("--wait-file=/never").start(["true"]);
+    second.wait_stderr("(not there)");
+    main.flags(&flags).run(["true"]).expect(0, &["left running for `second`"]);
+    assert_eq!(web.more_requests(), 0);
+    second.signal(libc::SIGTERM);
+    second.finish().expect(143, &[]);
+    web.request();
+}
+
+#[test]
+fn one_that_has_yet_to_start_is_left_the_sidecars() {
+    let world = pod("Never", SHOWN);
+    world.set_state("second", "waiting: {reason: ContainerCreating}");
+    let Some((main, second)) = both(&world) else { return };
+    let (web, flags) = answering();
+    // So soon after the start of the Pod the kubelet's report may be old.
+    let main = main.flags(&flags).start(["true"]);
+    main.wait_stderr("waiting for `second` (not started yet) before the sidecars are shut down");
+    let second = second.flags(&flags).start(["true"]);
+    let (main, second) = (main, second);
+    web.request();
+    world.set_state("main", DONE);
+    world.set_state("second", DONE);
+    world.set_state("web", DONE);
+    main.finish().expect(0, &[]);
+    second.finish().expect(0, &[]);
+}
+
+#[test]
+fn one_that_is_restarted_is_left_the_sidecars() {
+    let world = pod("OnFailure", SHOWN);
+    world.set_state("second", "terminated: {exitCode: 3, reason: Error}");
+    let (web, flags) = answering();
+    let main = world.proa().flags(&flags).run(["true"]);
+    main.expect(0, &["left running for `second` (to be restarted)"]);
+    assert_eq!(web.more_requests(), 0);
+}
+
+#[test]
+fn one_that_ends_to_be_restarted_takes_nothing_with_it() {
+    let world = pod("OnFailure", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let (web, flags) = answering();
+    second
+        .flags(&flags)
+        .run(["sh", "-c", "exit 3"])
+        .expect(3, &["the restart policy will start this container again"]);
+    // The kubelet has yet to report that.
+    let main = main.flags(&flags).start(["true"]);
+    main.wait_stderr("waiting for `second` (running) before the sidecars are shut down");
+    world.set_state("second", "terminated: {exitCode: 3, reason: Error}");
+    main.finish().expect(0, &["left running for `second` (to be restarted)"]);
+    assert_eq!(web.more_requests(), 0);
+}
+
+#[test]
+fn one_that_was_killed_is_not_waited_for_once_the_kubelet_says_so() {
+    let world = pod("Never", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let (web, flags) = answering();
+    let held = Held::in_dir(&world.dir, "");
+    let mut second = second.flags(&flags).start(&held.command);
+    second.wait_stdout("up");
+    second.signal(libc::SIGKILL);
+    second.end();
+    let main = main.flags(&flags).start(["true"]);
+    main.wait_stderr("waiting for `second` (running)");
+    assert_eq!(web.more_requests(), 0);
+    world.set_state("second", "terminated: {exitCode: 137, reason: OOMKilled}");
+    web.request();
+    world.set_state("web", DONE);
+    main.finish().expect(0, &[]);
+}
+
+#[test]
+fn one_without_proa_is_waited_for() {
+    let world = pod("Never", "args: [work]");
+    let (web, flags) = answering();
+    let main = world.proa().flags(&flags).flag("--main=second").start(["sh", "-c", "exit 4"]);
+    main.wait_stderr("waiting for `second` (running) before the sidecars are shut down");
+    assert_eq!(web.more_requests(), 0);
+    world.set_state("second", "terminated: {exitCode: 1}");
+    web.request();
+    world.set_state("web", DONE);
+    main.finish().expect(4, &[]);
+}
+
+#[test]
+fn who_waits_for_one_without_proa_and_is_asked_to_stop_shuts_the_sidecars_down_unless_the_pod_goes() {
+    for (deleting, requests) in [(false, 1), (true, 0)] {
+        let world = pod("Never", "args: [work]");
+        let (web, flags) = answering();
+        let main = world.proa().flags(&flags).flag("--main=second").start(["sh", "-c", "exit 4"]);
+        main.wait_stderr("waiting for `second` (running)");
+        if deleting {
+            world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
+        }
+        main.signal(libc::SIGTERM);
+        main.finish().expect(4, &[if deleting { "the Pod is going" } else { "asked to stop" }]);
+        assert_eq!(web.more_requests(), requests);
+    }
+}
+
+#[test]
+fn the_last_main_container_speaks_for_all_to_a_wrapped_sidecar() {
+    let world = pod("Never", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = world.mounted("web", "pod") else { return };
+    let web = web.sidecar("web").flags(["--api=off", "--until-exit=main", "--until-exit=second"]);
+    let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
+    web.wait_stdout("up");
+    let held = Held::in_dir(&world.dir, "");
+    let second = second.flag("--api=off").start(&held.command);
+    second.wait_stdout("up");
+    main.flag("--api=off").run(["sh", "-c", "exit 3"]).expect(3, &["left running for `second`"]);
+    held.let_go();
+    second.finish().expect(0, &["`web` told to end: it will"]);
+    web.finish().expect(0, &[]);
+}
+
+#[test]
+fn a_wrapped_sidecar_knows_the_main_containers_by_their_proa() {
+    for command in [SHOWN, HIDDEN] {
+        let world = pod("Never", command);
+        let Some((main, second)) = both(&world) else { return };
+        let dirs = [Dir::new(), Dir::new()];
+        let [a, b] = dirs.each_ref().map(|dir| Held::in_dir(dir, ""));
+        let main = main.flags(["--api=off"]).start(&a.command);
+        let second = second.flags(["--api=off"]).start(&b.command);
+        main.wait_stdout("up");
+        second.wait_stdout("up");
+        let web = world.proa().sidecar("web").start([
+            "sh",
+            "-c",
+            "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done",
+        ]);
+        web.wait_stderr("until `main`, `second` has ended");
+        world.set_state("main", DONE);
+        world.set_state("second", DONE);
+        web.finish().expect(0, &["the main containers have ended"]);
+        a.let_go();
+        b.let_go();
+        main.finish();
+        second.finish();
+    }
+}
+
+/// One container of a Pod, in which proa is started over and over: the kubelet's mounts need not be made each time.
+struct Container {
+    shell: Child,
+    lines: Receiver<String>,
+}
+
+impl Container {
+    fn new(world: &World, name: &str, flags: &str, lock: &str) -> Option<Self> {
+        let uid = world.uid();
+        let pod = world.dir.join(&format!("pods/{uid}"));
+        let files = pod.join("containers").join(name);
+        std::fs::create_dir_all(&files).unwrap();
+        std::fs::write(files.join("5f0c6d11"), "").unwrap();
+        std::fs::write(pod.join("etc-hosts"), "127.0.0.1 localhost\n").unwrap();
+        let message = world.dir.join(&format!("message-{name}"));
+        std::fs::write(&message, "").unwrap();
+        let script = format!(
+            "mount --bind {files}/5f0c6d11 {message} && mount --bind {pod}/etc-hosts /etc/hosts || exit 9
+             while read -r round; do {PROA} {flags} -- flock --shared {lock} true </dev/null 2>&1; echo over: $?; done",
+            files = files.display(),
+            message = message.display(),
+            pod = pod.display(),
+        );
+        let wrapper = unshare(&[])?;
+        let mut command = Command::new(&wrapper[0]);
+        command.args(&wrapper[1..]).args(["sh", "-c", &script]).env_clear().envs(world.cluster.env());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("PROA_POD_NAME", "pod");
+        let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("unshare runs");
+        let (sender, lines) = channel();
+        let stdout = BufReader::new(shell.stdout.take().expect("piped"));
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Some(Self { shell, lines })
+    }
+
+    fn start(&mut self) {
+        writeln!(self.shell.stdin.as_mut().expect("piped"), "go").expect("the shell reads");
+    }
+
+    /// Its lines up to the one with this in it.
+    fn until(&self, sought: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        loop {
+            let line =
+                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {sought:?}: {seen:#?}"));
+            let found = line.contains(sought);
+            seen.push(line);
+            if found {
+                return seen;
+            }
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // The shell ends with its input.
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// Lets this many main containers end in the same instant, over and over; each time the sidecar is to be asked at least once.
+fn race(rounds: usize, together: usize, api: &str) {
+    let names: Vec<_> = (0..together).map(|number| format!("main-{number}")).collect();
+    let entry = |name: &String| format!("  - {{name: {name}, image: m, command: [/proa, --, work]}}\n");
+    let status = |name: &String| {
+        format!(
+            "  - {{name: {name}, image: m, imageID: m, ready: false, restartCount: 0, state: {{running: {{}}}}}}\n"
+        )
+    };
+    let world = World::of(&format!(
+        "
+metadata: {{name: pod, namespace: default}}
+spec:
+  restartPolicy: Never
+  containers:
+{}
+status:
+  phase: Running
+  containerStatuses:
+{}
+",
+        names.iter().map(entry).collect::<String>(),
+        names.iter().map(status).collect::<String>()
+    ));
+    let web = Endpoint::ok();
+    let lock_path = world.dir.join("lock");
+    std::fs::write(&lock_path, "").unwrap();
+    let flags = format!("{api} --shutdown-timeout=100ms -p {}", web.url());
+    let containers: Option<Vec<_>> = names
+        .iter()
+        .map(|name| Container::new(&world, name, &flags, &lock_path.display().to_string()))
+        .collect();
+    let Some(mut containers) = containers else { return };
+    for round in 0..rounds {
+        let lock = std::fs::File::open(&lock_path).unwrap();
+        let lock = Flock::lock(lock, FlockArg::LockExclusive).expect("nobody else has it");
+        for (container, name) in containers.iter_mut().zip(&names) {
+            world.set_state(name, "running: {}");
+            container.start();
+        }
+        for container in &containers {
+            container.until("command started");
+        }
+        drop(lock);
+        // The kubelet reports each on its own.
+        let ends: Vec<_> = thread::scope(|scope| {
+            let ends: Vec<_> = containers
+                .iter_mut()
+                .zip(&names)
+                .map(|(container, name)| {
+                    let world = &world;
+                    scope.spawn(move || {
+                        let lines = container.until("over: ");
+                        world.set_state(name, DONE);
+                        lines
+                    })
+                })
+                .collect();
+            ends.into_iter().map(|end| end.join().expect("an end")).collect()
+        });
+        assert!(ends.iter().all(|lines| lines.last().is_some_and(|line| line == "over: 0")), "{ends:#?}");
+        assert!(web.more_requests() >= 1, "round {round}: each left it to another: {ends:#?}");
+    }
+}
+
+#[test]
+fn of_two_that_end_together_one_shuts_the_sidecars_down() {
+    race(1000, 2, "--api=off");
+}
+
+#[test]
+fn of_three_that_end_together_one_shuts_the_sidecars_down() {
+    race(1000, 3, "--api=off");
+}
+
+#[test]
+fn of_two_that_end_together_in_sight_of_the_pod_one_shuts_the_sidecars_down() {
+    race(1000, 2, "");
+}
+
+#[test]
+fn of_three_that_end_together_in_sight_of_the_pod_one_shuts_the_sidecars_down() {
+    race(1000, 3, "");
+}
