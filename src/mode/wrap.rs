@@ -1,11 +1,16 @@
 //! `proa -- COMMAND`: gate, command, shutdown, outcome.
 
+pub mod mistake;
+
 use std::time::Instant;
 
 use anyhow::Context;
 use tracing::info;
 
-use super::{afterwards, appear, give_memory_back, guarded, own_pod, runtime};
+use super::{
+    afterwards, announce_disabled, appear, collect_orphans, give_memory_back, guarded, is_outside, own_pod,
+    runtime,
+};
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
 use crate::cluster::OwnPod;
@@ -25,20 +30,26 @@ use crate::status::{Quit, Server};
 /// Carries the plan out.
 #[must_use]
 pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
-    let presence = match appear(mounts) {
-        Ok(presence) => presence,
-        // The other one ends the sidecars.
-        Err(outcome) => return outcome,
+    let presence = if plan.disabled {
+        announce_disabled();
+        collect_orphans();
+        None
+    } else {
+        match appear(mounts) {
+            Ok(presence) => presence,
+            // The other one ends the sidecars.
+            Err(outcome) => return outcome,
+        }
     };
-    let start = || -> Result<_, Outcome> {
-        let server = Server::bind(plan.status, Quit::None).map_err(Outcome::NoStatus)?;
-        let own_pod = own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable())?;
-        Ok((server, own_pod))
+    let (own_pod, no_pod) = match own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable()) {
+        Ok(own_pod) => (own_pod, None),
+        Err(outcome) => (None, Some(outcome)),
     };
-    let (server, own_pod, unable) = match start() {
-        Ok((server, own_pod)) => (server, own_pod, None),
-        Err(outcome) => (Server::none(), None, Some(outcome)),
+    let (server, no_server) = match Server::bind(plan.status, Quit::None) {
+        Ok(server) => (server, None),
+        Err(unbound) => (Server::none(), Some(Outcome::NoStatus(unbound))),
     };
+    let unable = no_server.or(no_pod);
     let run = Run { plan, mounts, own_pod, signals, server, board: Board::default(), _presence: presence };
     let end = match unable {
         None => {
@@ -165,6 +176,11 @@ impl Run<'_> {
         after: After,
         mut asked: StopRequests,
     ) -> anyhow::Result<()> {
+        // Outside Kubernetes nobody stays behind but what the flags name.
+        let nobody = is_outside(&self.plan.api, self.mounts) && self.plan.shutdown.actions.is_empty();
+        if self.plan.disabled || nobody {
+            return Ok(());
+        }
         let decide = |snapshot: Option<&Snapshot>| shutdown::decide(self.plan.shutdown.when, code, snapshot);
         // What was seen of the restart policy holds for good: no look is needed to leave the sidecars to a restart.
         if let Decision::Keep(why) = decide(snapshot.as_ref()) {

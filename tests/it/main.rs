@@ -18,6 +18,7 @@ mod house;
 mod identity;
 mod kill;
 mod known;
+mod mistakes;
 mod order;
 mod shutdown;
 mod sidecar;
