@@ -1,17 +1,20 @@
 //! What was asked: the command line, its variables and its help.
 
 pub mod flags;
+mod mistake;
+pub mod variables;
 
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::endpoint::without_secrets;
 use crate::known;
 use flags::{Ending, Environment, Mains, Output, Stopping, Until, Waiting, Who};
+use variables::{UnknownVariable, is_ours, unknown, without_unset};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -23,7 +26,9 @@ Exit codes:
 
 Every flag has a variable: --ready-timeout is PROA_READY_TIMEOUT. Where a flag
 repeats, a value of it, or of its variable, may be several separated by spaces.
-Durations read 500ms, 30s, 5m, 1h; 0 is no limit. RUST_LOG sets what is logged.";
+A variable that is empty is not set; of a flag without a value it is 1 or 0,
+true or false, yes or no. Durations read 500ms, 30s, 5m, 1h; 0 is no limit.
+RUST_LOG sets what is logged.";
 
 /// Entrypoint of a Kubernetes container that runs beside sidecars: waits until
 /// they are ready, runs COMMAND, ends them, and exits with its exit code.
@@ -160,8 +165,13 @@ pub enum Task {
 pub enum Answer {
     /// Help, version or the table: for stdout.
     Asked(String),
-    /// The command line is wrong: for stderr.
-    Usage(String),
+    /// The command line is wrong.
+    Usage {
+        /// What is wrong with it: for stderr.
+        text: String,
+        /// What can be read all the same, where it is meant for the entrypoint of a main container.
+        readable: Option<Box<Cli>>,
+    },
 }
 
 /// Reads the command line and the flags' variables.
@@ -169,16 +179,18 @@ pub enum Answer {
 /// # Errors
 /// When there is nothing to do: help was asked for, or the command line is wrong.
 pub fn read() -> Result<Task, Answer> {
-    let arguments = Arguments::try_parse().map_err(|error| {
-        let text = without_secrets_of(error.to_string(), given());
-        match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Answer::Asked(text),
-            ErrorKind::MissingRequiredArgument | ErrorKind::UnknownArgument if !text.contains("<DEST>") => {
-                Answer::Usage(format!("{text}The command to run and its arguments stand after `--`.\n"))
-            }
-            _ => Answer::Usage(text),
-        }
-    })?;
+    let words: Vec<_> = env::args_os().collect();
+    let arguments =
+        parse(without_unset(Arguments::command()), &words).map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Answer::Asked(error.to_string()),
+            _ => Answer::Usage {
+                text: without_secrets_of(
+                    mistake::explain(error, words.get(1..).unwrap_or_default()),
+                    given(),
+                ),
+                readable: readable().map(Box::new),
+            },
+        })?;
     match arguments.other {
         None => Ok(Task::Main(Box::new(arguments.cli))),
         Some(Other::Sidecar(cli)) => Ok(Task::Sidecar(cli)),
@@ -187,11 +199,31 @@ pub fn read() -> Result<Task, Answer> {
     }
 }
 
+fn parse(mut command: clap::Command, words: &[OsString]) -> Result<Arguments, clap::Error> {
+    let matches = command.try_get_matches_from_mut(words)?;
+    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// What can be read of a command line that cannot be carried out. `None`: it is not meant for the entrypoint of a main
+/// container.
+#[must_use]
+pub fn readable() -> Option<Cli> {
+    let words: Vec<_> = env::args_os().skip(1).collect();
+    mistake::readable(&words)
+}
+
+/// The variables that look like a flag's and are none.
+#[must_use]
+pub fn unknown_variables() -> Vec<UnknownVariable> {
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let all: Vec<_> = env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    unknown(&Arguments::command(), &all)
+}
+
 /// What was given: every word, and what stands behind its `=`; every variable of ours.
 fn given() -> impl Iterator<Item = String> {
     let words = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    let ours = |name: &OsString| name.to_string_lossy().starts_with("PROA_");
-    let variables = env::vars_os().filter(move |(name, _)| ours(name));
+    let variables = env::vars_os().filter(|(name, _)| is_ours(name));
     let values = words.chain(variables.map(|(_, value)| value.to_string_lossy().into_owned()));
     values.flat_map(|value| {
         let behind = value.split_once('=').map(|(_, rest)| rest.to_owned());
@@ -216,7 +248,8 @@ fn without_secrets_of(mut text: String, given: impl Iterator<Item = String>) -> 
 impl Task {
     /// Reads these words.
     pub(crate) fn of(words: &[&str]) -> Result<Self, clap::Error> {
-        let arguments = Arguments::try_parse_from(words)?;
+        let words: Vec<_> = words.iter().map(OsString::from).collect();
+        let arguments = parse(without_unset(Arguments::command()), &words)?;
         Ok(match arguments.other {
             Some(Other::Sidecar(cli)) => Self::Sidecar(cli),
             _ => Self::Main(Box::new(arguments.cli)),

@@ -224,19 +224,34 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// When our container's first process started: the one among our ancestors whose parent is out of sight, since it was
-/// started from outside. The runtime makes it before it reports the container's start, by the same clock.
+/// When our container's first process started. The runtime makes it before it reports the container's start, by the same
+/// clock.
 fn container_start() -> Option<SystemTime> {
-    let mut process = "self".to_owned();
+    let (_, first) = first_ancestor()?;
+    since_boot(first.start_ticks)
+}
+
+/// The one among our ancestors whose parent is out of sight, since it was started from outside; ourselves, perhaps.
+fn first_ancestor() -> Option<(String, Stat)> {
+    let mut process = fs::read_link("/proc/self").ok()?.to_str()?.to_owned();
     // More ancestors than that has nobody; a cycle is impossible, but costs nothing to rule out.
     for _ in 0..64 {
         let stat = Stat::of(&process)?;
         if stat.parent == 0 {
-            return since_boot(stat.start_ticks);
+            return Some((process, stat));
         }
         process = stat.parent.to_string();
     }
     None
+}
+
+/// Whether this process came to a container that ran already, by `kubectl exec`, a probe or a hook: its first ancestor is
+/// not the container's PID 1. Where containers share a PID namespace PID 1 is the Pod's, and nothing shows it.
+#[must_use]
+pub fn came_later() -> bool {
+    let view = |process: &str| fs::read(format!("/proc/{process}/cgroup")).ok();
+    let stranger = first_ancestor().is_some_and(|(process, _)| process != "1");
+    stranger && view("1").is_some_and(|cgroup| Some(cgroup) == view("self"))
 }
 
 /// The moment so many clock ticks after the system's start; None where that would be in the future.

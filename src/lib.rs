@@ -8,7 +8,8 @@
 //! Cli + environment -> Plan -> who am I -> gate -> command -> shutdown -> drain -> exit code
 //! ```
 //!
-//! - [`cli`] says what was asked, [`plan`] what will happen; after it nothing is left to validate.
+//! - [`cli`] says what was asked, [`plan`] what will happen; after it nothing is left to validate. Of a command line that makes
+//!   no plan [`cli::readable`] says what can be read, and [`mode::wrap::mistake`] shuts the sidecars down.
 //! - [`mode`] has a room for each thing that proa can be: [`mode::wrap`] for `proa -- COMMAND`, [`mode::sidecar`] for
 //!   `proa sidecar -- COMMAND`, [`mode::helper`] for `proa sidecar`, [`mode::install`]. They put the phases together.
 //! - [`identity`] says which Pod and container this is, before anybody is asked.

@@ -2,13 +2,15 @@
 
 use std::env;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use proa::cli::flags::Output;
 use proa::cli::{self, Answer, Cli, SidecarCli, Task};
 use proa::exit::{Code, Outcome};
 use proa::identity::Mounts;
 use proa::mode::sidecar::CommandDuty;
+use proa::mode::wrap::mistake;
 use proa::mode::{helper, install, sidecar, wrap};
 use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::{self, Environment, Plan};
@@ -19,7 +21,7 @@ use proa::{report, telemetry};
 fn main() -> ExitCode {
     let mounts = Mounts::of_this_process();
     let (outcome, message_path) = match cli::read() {
-        Ok(Task::Main(cli)) => main_container(*cli, &mounts),
+        Ok(Task::Main(cli)) => return main_container(*cli, &mounts),
         Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
         Ok(Task::Install(destination)) => match install::install(&destination) {
             Ok(target) => {
@@ -33,10 +35,30 @@ fn main() -> ExitCode {
             }
         },
         Err(Answer::Asked(text)) => return print(&text),
-        Err(Answer::Usage(text)) => (Outcome::Usage(text), message_path()),
+        Err(Answer::Usage { text, readable: Some(cli) }) => {
+            return mistaken(&Outcome::Usage(text), *cli, &mounts);
+        }
+        Err(Answer::Usage { text, readable: None }) => (Outcome::Usage(text), message_path()),
     };
-    report::report(&outcome, message_path.as_deref(), &mounts);
+    end(&outcome, message_path.as_deref(), &mounts)
+}
+
+fn end(outcome: &Outcome, message_path: Option<&Path>, mounts: &Mounts) -> ExitCode {
+    report::report(outcome, message_path, mounts);
     ExitCode::from(outcome.code())
+}
+
+/// Says what is wrong before anything else, then ends the sidecars, which takes its time. `cli`: what can be read of a command
+/// line that cannot be carried out.
+fn mistaken(outcome: &Outcome, cli: Cli, mounts: &Mounts) -> ExitCode {
+    telemetry::set_up(cli.output.log_format);
+    let code = end(outcome, cli.output.termination_message_path.as_deref(), mounts);
+    let plan = Plan::after_mistake(cli, &environment());
+    match Signals::register() {
+        Ok(signals) => mistake::end_sidecars(&plan, outcome, mounts, &signals),
+        Err(error) => tracing::error!("ending the sidecars failed: cannot receive signals: {error}"),
+    }
+    code
 }
 
 /// Says what was asked for. A reader who has seen enough is none who has not seen it.
@@ -52,19 +74,22 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn main_container(cli: Cli, mounts: &Mounts) -> (Outcome, Option<PathBuf>) {
-    telemetry::set_up(cli.output.log_format);
+fn main_container(cli: Cli, mounts: &Mounts) -> ExitCode {
+    set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
     let outcome = match (Plan::new(cli, &environment()), Signals::register()) {
-        (Err(invalid), _) => Outcome::Invalid(invalid),
+        (Err(invalid), _) => match cli::readable() {
+            Some(cli) => return mistaken(&Outcome::Invalid(invalid), cli, mounts),
+            None => Outcome::Invalid(invalid),
+        },
         (_, Err(error)) => Outcome::Failed(error.into()),
         (Ok(plan), Ok(signals)) => wrap::run(&plan, mounts, &signals),
     };
-    (outcome, message_path)
+    end(&outcome, message_path.as_deref(), mounts)
 }
 
 fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Outcome, Option<PathBuf>) {
-    telemetry::set_up(cli.output.log_format);
+    set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
     let outcome = match (SidecarPlan::new(cli, &environment()), Signals::register()) {
         (Err(invalid), _) => Outcome::Invalid(invalid),
@@ -82,6 +107,14 @@ fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Outcome, Option<PathB
     (outcome, message_path)
 }
 
+/// Sets up logging, and says which variables have no effect.
+fn set_up(output: &Output) {
+    telemetry::set_up(output.log_format);
+    for unknown in cli::unknown_variables() {
+        tracing::warn!("{unknown}");
+    }
+}
+
 fn environment() -> Environment {
     let variable = |name: &str| Some((name.to_owned(), env::var(name).ok()?));
     plan::VARIABLES.into_iter().filter_map(variable).collect()
@@ -89,5 +122,5 @@ fn environment() -> Environment {
 
 /// Where no command line has told it.
 fn message_path() -> Option<PathBuf> {
-    env::var_os("PROA_TERMINATION_MESSAGE_PATH").map(PathBuf::from)
+    env::var_os("PROA_TERMINATION_MESSAGE_PATH").filter(|path| !path.is_empty()).map(PathBuf::from)
 }

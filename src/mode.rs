@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
 use tracing::{debug, error, info, warn};
 
-use crate::cluster::{ApiServer, Cluster, OwnPod};
+use crate::cluster::{ApiServer, Cluster, OwnPod, SERVICE_HOST};
 use crate::exit::Outcome;
 use crate::identity::{Claim, Identity, Mounts};
 use crate::peer::{Part, Peer, Presence, Unannounced};
@@ -32,13 +32,28 @@ fn afterwards(task: impl FnOnce() -> anyhow::Result<()>) {
     }
 }
 
-/// Takes up the place of a container's entrypoint: collects orphans, and is there for the other proas of the Pod.
-/// `None`: there is no telling who we are, or the system does not let us.
-fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
-    // A system that forbids it is no reason not to run: as PID 1 orphans come to us anyway.
+/// Has orphans come to us.
+fn collect_orphans() {
+    // A system that forbids it is no reason not to run: as PID 1 they come to us anyway.
     if let Err(error) = reaper::become_subreaper() {
         warn!(%error, "cannot become a subreaper: orphans below another PID 1 are not collected here");
     }
+}
+
+/// Says what a disabled proa does.
+fn announce_disabled() {
+    info!("disabled (PROA_DISABLED): proa waits for nothing and shuts down no sidecar");
+}
+
+/// Whether this is no container of the kubelet's: there is no Pod to look at, and nobody who would stay behind.
+fn is_outside(api: &ApiServer, mounts: &Mounts) -> bool {
+    api.is_absent() && mounts.uid.is_none()
+}
+
+/// Takes up the place of a container's entrypoint: collects orphans, and is there for the other proas of the Pod.
+/// `None`: there is no telling who we are, or the system does not let us.
+fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
+    collect_orphans();
     let Some((uid, container)) = mounts.uid.clone().zip(mounts.container.clone()) else {
         return Ok(None);
     };
@@ -64,6 +79,13 @@ fn own_pod(
     dispensable: bool,
 ) -> Result<Option<OwnPod>, Outcome> {
     if api.ask == AskApi::Off {
+        return Ok(None);
+    }
+    if api.ask == AskApi::Auto && is_outside(api, mounts) {
+        info!(
+            "not in Kubernetes: neither {SERVICE_HOST} nor a service account is here, so there is no Pod to look at \
+             (--api=require refuses that)"
+        );
         return Ok(None);
     }
     let cluster = match Cluster::new(api) {

@@ -5,6 +5,7 @@ pub mod selection;
 pub mod sidecar;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -15,8 +16,9 @@ use crate::env_file::EnvFiles;
 use crate::gate::Gate;
 use crate::identity::Claim;
 use crate::known::NoEndpoint;
-use crate::policy::AskApi;
+use crate::policy::{AskApi, Precedence, ShutdownAuto};
 use crate::shutdown::Shutdown;
+use selection::Selection;
 
 /// Everything that was asked for, checked.
 #[derive(Debug, Clone)]
@@ -35,6 +37,8 @@ pub struct Plan {
     pub shutdown: Shutdown,
     /// Where to tell what proa is doing.
     pub status: Option<SocketAddr>,
+    /// Whether the command is run and nothing else done.
+    pub disabled: bool,
 }
 
 /// The variables that are read beside the flags' own, taken out of the environment by the caller.
@@ -114,6 +118,10 @@ impl Plan {
     /// # Errors
     /// When values that are fine on their own make no sense together.
     pub fn new(mut cli: Cli, environment: &Environment) -> Result<Self, Invalid> {
+        let disabled = cli.environment.disabled;
+        if disabled {
+            lower::disable(&mut cli.waiting, &mut cli.environment, &mut cli.ending, &mut cli.who);
+        }
         let (claim, api) = lower::who(cli.who, environment)?;
         let gate = lower::gate(cli.waiting, lower::flatten(cli.mains.main), api.ask)?;
         Ok(Self {
@@ -122,9 +130,46 @@ impl Plan {
             command: lower::command(cli.command, &cli.environment)?,
             shutdown: lower::shutdown(cli.ending, gate.selection.ignore.clone())?,
             status: cli.output.status_address,
+            disabled,
             api,
             gate,
         })
+    }
+
+    /// What follows a command line that makes no plan: the end of the sidecars that need no flag to be known. `cli`: what
+    /// can be read of it.
+    #[must_use]
+    pub fn after_mistake(cli: Cli, environment: &Environment) -> Self {
+        let forward_to = cli.environment.forward_to;
+        let (claim, api) = lower::who_is_known(cli.who, environment);
+        let ignore = lower::flatten(cli.waiting.ignore);
+        Self {
+            claim,
+            api,
+            gate: Gate {
+                selection: Selection {
+                    ignore: ignore.clone(),
+                    mains: lower::flatten(cli.mains.main),
+                    ..Selection::default()
+                },
+                waits: Vec::new(),
+                known: Vec::new(),
+                timeout: lower::limit(cli.waiting.ready_timeout),
+                on_timeout: cli.waiting.on_timeout,
+            },
+            // It is never run.
+            command: Command { program: OsString::new(), args: Vec::new(), forward_to },
+            env_files: EnvFiles { paths: Vec::new(), precedence: Precedence::Environment },
+            shutdown: Shutdown {
+                when: cli.ending.shutdown_when,
+                actions: Vec::new(),
+                auto: if cli.ending.no_shutdown_auto { ShutdownAuto::Off } else { ShutdownAuto::Otherwise },
+                timeout: cli.ending.shutdown_timeout.into(),
+                ignore,
+            },
+            status: None,
+            disabled: cli.environment.disabled,
+        }
     }
 
     /// Whether what is asked directly makes do without an API server that denies us or cannot be reached.

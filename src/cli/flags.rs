@@ -77,7 +77,7 @@ pub struct Environment {
     pub env_file: Vec<List<PathBuf>>,
 
     /// Let them, and the last file, win over the container's own variables
-    #[arg(long, env = "PROA_ENV_FILE_OVERRIDE", hide_env = true)]
+    #[arg(long, env = "PROA_ENV_FILE_OVERRIDE", value_parser = switch, hide_env = true)]
     pub env_file_override: bool,
 
     /// Who gets proa's signals: child, or its process group [default: child]
@@ -91,6 +91,11 @@ pub struct Environment {
         hide_possible_values = true
     )]
     pub forward_to: ForwardTo,
+
+    /// Run COMMAND, forward signals and reap orphans, and do nothing else: wait
+    /// for nothing, shut nothing down
+    #[arg(long, env = "PROA_DISABLED", value_parser = switch, hide_env = true)]
+    pub disabled: bool,
 }
 
 /// How the sidecars are ended.
@@ -128,7 +133,7 @@ pub struct Ending {
     pub kill: Vec<List<String>>,
 
     /// Signal all other processes there
-    #[arg(short = 'K', long, env = "PROA_KILL_ALL", hide_env = true)]
+    #[arg(short = 'K', long, env = "PROA_KILL_ALL", value_parser = switch, hide_env = true)]
     pub kill_all: bool,
 
     /// The signal that --kill and --kill-all send [default: SIGTERM]
@@ -144,11 +149,12 @@ pub struct Ending {
 
     /// End well-known sidecars of this Pod beside what else is to be ended;
     /// without any of the flags above they are
-    #[arg(long, env = "PROA_SHUTDOWN_AUTO", hide_env = true, conflicts_with = "no_shutdown_auto")]
+    #[arg(long, env = "PROA_SHUTDOWN_AUTO", value_parser = switch, hide_env = true,
+        conflicts_with = "no_shutdown_auto")]
     pub shutdown_auto: bool,
 
     /// End no sidecar that no flag names
-    #[arg(long, env = "PROA_NO_SHUTDOWN_AUTO", hide_env = true)]
+    #[arg(long, env = "PROA_NO_SHUTDOWN_AUTO", value_parser = switch, hide_env = true)]
     pub no_shutdown_auto: bool,
 
     /// How long ending the sidecars and their exit may take together [default:
@@ -286,6 +292,15 @@ impl<T: FromStr> FromStr for List<T> {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// What the variable of a flag without a value may be.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" => Ok(true),
+        "0" | "false" | "no" => Ok(false),
+        _ => Err("expected 1 or 0, true or false, yes or no".to_owned()),
     }
 }
 

@@ -38,6 +38,17 @@ pub struct ApiServer {
     pub service_account: PathBuf,
     /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, which the kubelet gives every container.
     pub address: Option<(String, u16)>,
+    /// Whether either of the two is set at all.
+    pub announced: bool,
+}
+
+impl ApiServer {
+    /// Whether nothing of Kubernetes is here: neither the kubelet's variables, which it gives every container of an API
+    /// server's Pods (`getServiceEnvVarMap`, `pkg/kubelet/kubelet_pods.go`, Kubernetes 1.36), nor a service account.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        !self.announced && !self.service_account.exists()
+    }
 }
 
 /// Why there is no way to ask an API server at all.

@@ -9,7 +9,7 @@ use futures::future::pending;
 use futures::stream::StreamExt;
 use tracing::{debug, info};
 
-use super::{appear, own_pod, runtime};
+use super::{announce_disabled, appear, collect_orphans, own_pod, runtime};
 use crate::cluster::trouble::{Refused, Trouble};
 use crate::cluster::{Looked, Observation, OwnPod};
 use crate::deadline::until;
@@ -74,7 +74,13 @@ impl<'a> Companion<'a> {
         signals: &'a Signals,
         dispensable: bool,
     ) -> Result<Self, Outcome> {
-        let presence = appear(mounts, Part::Sidecar)?;
+        let presence = if plan.disabled {
+            announce_disabled();
+            collect_orphans();
+            None
+        } else {
+            appear(mounts, Part::Sidecar)?
+        };
         let listener = presence.as_ref().and_then(|presence| {
             let failed = |error: &io::Error| debug!(%error, "cannot listen for the other proas of this Pod");
             presence.listen().inspect_err(failed).ok()

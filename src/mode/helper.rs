@@ -9,8 +9,9 @@ use anyhow::Context;
 use tracing::{info, warn};
 
 use super::companion::{Companion, Gated, Mains, announce};
-use super::{afterwards, guarded, runtime};
+use super::{afterwards, guarded, is_outside, runtime};
 use crate::budget::StopRequests;
+use crate::cluster::NoApi;
 use crate::exit::Outcome;
 use crate::gate::Refusal;
 use crate::identity::Mounts;
@@ -40,6 +41,10 @@ fn carry_out(
     mounts: &Mounts,
     signals: &Signals,
 ) -> anyhow::Result<Outcome> {
+    // A command would run all the same; a helper without a Pod has nobody to help.
+    if is_outside(&plan.api, mounts) && !plan.disabled {
+        return Ok(Outcome::NoApi(NoApi::Server));
+    }
     let companion = match Companion::start(plan, mounts, signals, false) {
         Ok(companion) => companion,
         Err(outcome) => return Ok(outcome),
@@ -49,6 +54,11 @@ fn carry_out(
         if let Err(error) = remove(path).and_then(|()| try_beside(path)) {
             return Ok(cannot_write(path)(error));
         }
+    }
+    if plan.disabled {
+        // The main containers may wait for the file; nothing else is to be done, and whoever stayed would keep a Job from
+        // completing.
+        return Ok(ready_file.and_then(|path| wrote(path).err()).unwrap_or(Outcome::ShutDown));
     }
     let helper = Helper { companion };
     match helper.companion.gate()? {
@@ -64,11 +74,8 @@ struct Helper<'a> {
 
 impl Helper<'_> {
     fn help(&self, ready_file: Option<&Path>, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
-        if let Some(path) = ready_file {
-            if let Err(error) = touch(path) {
-                return Ok(cannot_write(path)(error));
-            }
-            info!("wrote {}", path.display());
+        if let Some(Err(outcome)) = ready_file.map(wrote) {
+            return Ok(outcome);
         }
         self.companion.board.helping(true);
         let waited = runtime()?.block_on(async {
@@ -153,6 +160,13 @@ enum Waited {
     Ended(Box<Snapshot>, i32),
     /// There is nothing more to do.
     Over(Outcome),
+}
+
+/// Writes the ready file.
+fn wrote(path: &Path) -> Result<(), Outcome> {
+    touch(path).map_err(cannot_write(path))?;
+    info!("wrote {}", path.display());
+    Ok(())
 }
 
 fn touch(path: &Path) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! `proa -- COMMAND`: gate, command, shutdown, outcome.
 
 mod last;
+pub mod mistake;
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -8,7 +9,10 @@ use std::time::Instant;
 use anyhow::Context;
 use tracing::{debug, info};
 
-use super::{afterwards, appear, give_memory_back, guarded, own_pod, runtime};
+use super::{
+    afterwards, announce_disabled, appear, collect_orphans, give_memory_back, guarded, is_outside, own_pod,
+    runtime,
+};
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
 use crate::cluster::OwnPod;
@@ -31,20 +35,26 @@ use last::Last;
 #[must_use]
 pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
     let started = Instant::now();
-    let presence = match appear(mounts, Part::Main) {
-        Ok(presence) => presence,
-        // The other one ends the sidecars.
-        Err(outcome) => return outcome,
+    let presence = if plan.disabled {
+        announce_disabled();
+        collect_orphans();
+        None
+    } else {
+        match appear(mounts, Part::Main) {
+            Ok(presence) => presence,
+            // The other one ends the sidecars.
+            Err(outcome) => return outcome,
+        }
     };
-    let start = || -> Result<_, Outcome> {
-        let server = Server::bind(plan.status, Quit::None).map_err(Outcome::NoStatus)?;
-        let own_pod = own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable())?;
-        Ok((server, own_pod))
+    let (own_pod, no_pod) = match own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable()) {
+        Ok(own_pod) => (own_pod, None),
+        Err(outcome) => (None, Some(outcome)),
     };
-    let (server, own_pod, unable) = match start() {
-        Ok((server, own_pod)) => (server, own_pod, None),
-        Err(outcome) => (Server::none(), None, Some(outcome)),
+    let (server, no_server) = match Server::bind(plan.status, Quit::None) {
+        Ok(server) => (server, None),
+        Err(unbound) => (Server::none(), Some(Outcome::NoStatus(unbound))),
     };
+    let unable = no_server.or(no_pod);
     let run = Run {
         plan,
         mounts,
@@ -194,6 +204,11 @@ impl Run<'_> {
         after: After,
         asked: StopRequests,
     ) -> anyhow::Result<()> {
+        // Outside Kubernetes nobody stays behind but what the flags name.
+        let nobody = is_outside(&self.plan.api, self.mounts) && self.plan.shutdown.actions.is_empty();
+        if self.plan.disabled || nobody {
+            return Ok(());
+        }
         let decision = snapshot.as_ref().map(|seen| self.decide(code, Some(seen)));
         // What was seen of the restart policy holds for good: no look is needed to leave the sidecars to a restart. Other main
         // containers see us until our very end, and may leave theirs to that restart too.

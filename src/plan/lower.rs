@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Environment, Invalid, POD_NAME, POD_NAMESPACE};
 use crate::child::Command;
@@ -14,12 +15,49 @@ use crate::gate::Gate;
 use crate::identity::Claim;
 use crate::known::{Known, Named, NoEndpoint};
 use crate::plan::selection::Selection;
-use crate::policy::{AskApi, Precedence, ShutdownAuto};
+use crate::policy::{AskApi, Precedence, ShutdownAuto, ShutdownWhen};
 use crate::shutdown::{Action, Processes, Shutdown};
 use crate::signal::Signal;
 
+/// Leaves nothing but the command: no waits, nobody to ask, nobody to end.
+pub(super) fn disable(
+    waiting: &mut flags::Waiting,
+    how: &mut flags::Environment,
+    ending: &mut flags::Ending,
+    who: &mut flags::Who,
+) {
+    waiting.wait_for.clear();
+    waiting.ignore.clear();
+    waiting.wait_http_get.clear();
+    waiting.wait_tcp.clear();
+    waiting.wait_file.clear();
+    waiting.wait_known.clear();
+    // A sidecar would have written them.
+    how.env_file.clear();
+    ending.shutdown_when = ShutdownWhen::Never;
+    ending.shutdown_http_get.clear();
+    ending.shutdown_http_post.clear();
+    ending.shutdown_known.clear();
+    ending.kill.clear();
+    ending.kill_all = false;
+    ending.shutdown_auto = false;
+    ending.no_shutdown_auto = true;
+    who.api = AskApi::Off;
+}
+
 /// Who we are, and whom to ask.
 pub(super) fn who(who: flags::Who, environment: &Environment) -> Result<(Claim, ApiServer), Invalid> {
+    let address = match server(environment) {
+        // Nobody is going to be asked there.
+        Err(_) if who.api == AskApi::Off => None,
+        address => address?,
+    };
+    let (claim, api) = who_is_known(who, environment);
+    Ok((claim, ApiServer { address, ..api }))
+}
+
+/// The same as far as it can be known.
+pub(super) fn who_is_known(who: flags::Who, environment: &Environment) -> (Claim, ApiServer) {
     let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
     let claim = Claim {
         namespace: who.namespace.or_else(|| variable(POD_NAMESPACE)),
@@ -29,9 +67,10 @@ pub(super) fn who(who: flags::Who, environment: &Environment) -> Result<(Claim, 
     let api = ApiServer {
         ask: who.api,
         service_account: who.service_account_dir,
-        address: server(variable(SERVICE_HOST), variable(SERVICE_PORT))?,
+        address: server(environment).ok().flatten(),
+        announced: [SERVICE_HOST, SERVICE_PORT].into_iter().any(|name| variable(name).is_some()),
     };
-    Ok((claim, api))
+    (claim, api)
 }
 
 /// What is waited for.
@@ -44,7 +83,7 @@ pub(super) fn gate(waiting: flags::Waiting, mains: Vec<String>, ask: AskApi) -> 
         return Err(Invalid::Nameless(name.clone()));
     }
     Ok(Gate {
-        timeout: Some(waiting.ready_timeout).filter(|timeout| !timeout.is_zero()),
+        timeout: limit(waiting.ready_timeout),
         on_timeout: waiting.on_timeout,
         selection,
         waits: waits(flatten(waiting.wait_http_get), flatten(waiting.wait_tcp), flatten(waiting.wait_file)),
@@ -91,14 +130,20 @@ pub(super) fn flatten<T>(lists: Vec<List<T>>) -> Vec<T> {
     lists.into_iter().flat_map(|list| list.0).collect()
 }
 
-fn server(host: Option<String>, port: Option<String>) -> Result<Option<(String, u16)>, Invalid> {
-    let Some((host, port)) = host.zip(port) else {
+fn server(environment: &Environment) -> Result<Option<(String, u16)>, Invalid> {
+    let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+    let Some((host, port)) = variable(SERVICE_HOST).zip(variable(SERVICE_PORT)) else {
         return Ok(None);
     };
     match port.parse() {
         Ok(number) if number > 0 => Ok(Some((host, number))),
         _ => Err(Invalid::ServicePort(port)),
     }
+}
+
+/// A limit of time, of which 0 is none.
+pub(super) fn limit(duration: Duration) -> Option<Duration> {
+    Some(duration).filter(|duration| !duration.is_zero())
 }
 
 fn waits(http: Vec<HttpUrl>, tcp: Vec<Address>, file: Vec<PathBuf>) -> Vec<DirectWait> {

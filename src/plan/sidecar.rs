@@ -30,6 +30,8 @@ pub struct SidecarPlan {
     pub duty: Duty,
     /// Where to tell what proa is doing.
     pub status: Option<SocketAddr>,
+    /// Whether the command is run and nothing else done.
+    pub disabled: bool,
 }
 
 /// What a sidecar does.
@@ -63,6 +65,13 @@ impl SidecarPlan {
     /// # Errors
     /// When values that are fine on their own make no sense together.
     pub fn new(mut cli: SidecarCli, environment: &Environment) -> Result<Self, Invalid> {
+        let disabled = cli.environment.disabled;
+        if disabled {
+            lower::disable(&mut cli.waiting, &mut cli.environment, &mut cli.ending, &mut cli.who);
+            cli.until.until_exit.clear();
+            cli.until.until_exit_success.clear();
+            cli.stopping.hold_term = None;
+        }
         let (claim, api) = lower::who(cli.who, environment)?;
         let gate = lower::gate(cli.waiting, Vec::new(), api.ask)?;
         let awaited = |end| move |name| Awaited { name, end };
@@ -77,7 +86,7 @@ impl SidecarPlan {
             if !cli.environment.env_file.is_empty() {
                 return Err(Invalid::NeedsCommand("--env-file"));
             }
-            if api.ask == AskApi::Off {
+            if api.ask == AskApi::Off && !disabled {
                 return Err(Invalid::BlindHelper);
             }
             Duty::Help { ready_file: cli.stopping.ready_file, shutdown }
@@ -101,7 +110,7 @@ impl SidecarPlan {
             let env_files = lower::env_files(&mut cli.environment);
             Duty::Command(lower::command(cli.command, &cli.environment)?, env_files, stop)
         };
-        Ok(Self { claim, mains, duty, status: cli.output.status_address, api, gate })
+        Ok(Self { claim, mains, duty, status: cli.output.status_address, disabled, api, gate })
     }
 }
 

@@ -6,7 +6,7 @@ use super::actions::{Action, Processes, Shutdown};
 use crate::endpoint::Request;
 use crate::known::{self, End, Known, Recognised, Traffic};
 use crate::peer::message::{Message, Peer, Peers};
-use crate::pod::{Sidecar, Snapshot};
+use crate::pod::{Sidecar, Snapshot, State};
 use crate::policy::ShutdownAuto;
 use crate::signal::Signal;
 
@@ -107,6 +107,19 @@ pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)
     })
 }
 
+/// Regular sidecars that can be asked to exit, and have yet to start: whoever asks them now is not heard.
+#[must_use]
+pub fn yet_to_start<'a>(shutdown: &Shutdown, snapshot: &'a Snapshot) -> Vec<&'a str> {
+    if shutdown.auto == ShutdownAuto::Off {
+        return Vec::new();
+    }
+    let asked = regular(Some(snapshot)).filter(|(sidecar, recognised)| {
+        let can_be_asked = matches!(recognised.known.end, End::Ask(..) | End::Peer);
+        can_be_asked && sidecar.id.is_none() && matches!(sidecar.state, State::Waiting(_))
+    });
+    asked.map(|(sidecar, _)| sidecar.name.as_str()).collect()
+}
+
 fn given(action: &Action, snapshot: Option<&Snapshot>) -> Vec<Task> {
     match action {
         Action::Kill(processes, signal) => vec![Task {
@@ -192,6 +205,45 @@ mod tests {
 
     fn post(url: &str) -> Action {
         Action::Http(Request::new(Method::Post, url.parse().unwrap()))
+    }
+
+    #[test]
+    fn only_those_who_are_to_be_asked_are_waited_for_to_start() {
+        let waiting = |name: &str, more: &str| {
+            format!(
+                "  - {{name: {name}, image: i, imageID: i, ready: false, restartCount: 0, state: {{waiting: {{}}}}{more}}}\n"
+            )
+        };
+        let statuses = waiting("istio-proxy", "")
+            + &waiting("fluent-bit", "")
+            + &waiting("web", "")
+            + &waiting("sql", ", containerID: c://1");
+        let pod = snapshot(&format!(
+            "
+spec:
+  containers:
+  - {{name: istio-proxy, image: i}}
+  - {{name: sql, image: cloud-sql-connectors/cloud-sql-proxy}}
+  - {{name: fluent-bit, image: f}}
+  - {{name: web, image: w}}
+  - {{name: wrapped, image: w, command: [/proa, sidecar, --, nginx]}}
+  - {{name: main, image: m}}
+status:
+  containerStatuses:
+{statuses}"
+        ));
+        let late = |auto| {
+            yet_to_start(&shutdown(auto, Vec::new()), &pod)
+                .into_iter()
+                .map(ToOwned::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            late(ShutdownAuto::Otherwise),
+            ["istio-proxy", "wrapped"],
+            "the others have run, or nobody asks them"
+        );
+        assert_eq!(late(ShutdownAuto::Off), [""; 0]);
     }
 
     fn pod() -> Snapshot {

@@ -51,12 +51,13 @@ const EFFECTS: [&str; 9] = [
 ];
 
 /// Libraries that one room alone imports.
-const SOLE_IMPORTERS: [(&str, &[&str]); 5] = [
+const SOLE_IMPORTERS: [(&str, &[&str]); 6] = [
     ("kube", &["cluster"]),
     ("reqwest", &["http"]),
     ("hyper", &["status"]),
     ("prometheus_client", &["status"]),
     ("clap", &["cli", "policy"]),
+    ("strsim", &["cli"]),
 ];
 
 /// A file of src, with what it imports.

@@ -19,6 +19,7 @@ mod identity;
 mod kill;
 mod known;
 mod mains;
+mod mistakes;
 mod order;
 mod shutdown;
 mod sidecar;

@@ -1,0 +1,143 @@
+//! After a command line that makes no plan: its sidecars would keep the Pod from its end like any other's.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures::stream::StreamExt;
+use tokio::time::interval_at;
+use tracing::{info, warn};
+
+use super::Run;
+use crate::budget::StopRequests;
+use crate::cluster::trouble::Refused;
+use crate::cluster::{Observation, OwnPod};
+use crate::deadline::until;
+use crate::exit::Outcome;
+use crate::identity::{Mounts, came_later};
+use crate::mode::{afterwards, appear, is_outside, own_pod, runtime};
+use crate::peer::Part;
+use crate::peer::handover::Sockets;
+use crate::plan::Plan;
+use crate::pod::mains::Mains;
+use crate::pod::run::Clocks;
+use crate::pod::{Life, Snapshot, list};
+use crate::policy::ShutdownAuto;
+use crate::shutdown::stages::yet_to_start;
+use crate::shutdown::{self, After, Decision};
+use crate::signal::Phase;
+use crate::signal::stream::Signals;
+use crate::status::Server;
+use crate::status::board::Board;
+
+/// How often a long wait says what it waits for.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// Ends the sidecars after such an outcome, as after any other refusal. Not for somebody who tries proa in a container that
+/// runs already: the command that needs them may be at work.
+pub fn end_sidecars(plan: &Plan, outcome: &Outcome, mounts: &Mounts, signals: &Signals) {
+    if plan.disabled || is_outside(&plan.api, mounts) || came_later() {
+        return;
+    }
+    // Another proa in this container ends them.
+    let started = Instant::now();
+    let Ok(presence) = appear(mounts, Part::Main) else {
+        return;
+    };
+    // What proa wraps is found without sight of the Pod too.
+    let own_pod = own_pod(&plan.claim, &plan.api, mounts, true).unwrap_or_default();
+    let (server, board, code) = (Server::none(), Board::default(), outcome.code());
+    let presence = RefCell::new(presence);
+    let run = Run { plan, mounts, own_pod, signals, server, board, presence, started };
+    run.board.gate_over();
+    afterwards(|| {
+        let Seen { snapshot, after, asked } = run.until_they_have_started(code)?;
+        run.end_sidecars(code, snapshot, after, asked)
+    });
+}
+
+/// The Pod as it was last seen, and whether somebody has asked us to stop meanwhile.
+struct Seen {
+    snapshot: Option<Snapshot>,
+    after: After,
+    asked: StopRequests,
+}
+
+impl Run<'_> {
+    /// Waits until everybody has started who is going to be asked to exit, as long as the gate would have: containers start one
+    /// after the other, ours perhaps first, and a mesh proxy that is not up yet keeps us from seeing the Pod.
+    fn until_they_have_started(&self, code: u8) -> anyhow::Result<Seen> {
+        let mut seen = Seen { snapshot: None, after: After::Command, asked: StopRequests::default() };
+        let shutdown = &self.plan.shutdown;
+        let stay = shutdown::decide(shutdown.when, code, None) != Decision::End;
+        if let Some(own_pod) = self.own_pod.as_ref().filter(|_| !stay && shutdown.auto != ShutdownAuto::Off) {
+            runtime()?.block_on(self.watch(own_pod, code, &mut seen))?;
+        }
+        Ok(seen)
+    }
+
+    async fn watch(&self, own_pod: &OwnPod, code: u8, seen: &mut Seen) -> anyhow::Result<()> {
+        let mut signals = self.signals.listen().context("cannot listen for signals")?;
+        let started = Instant::now();
+        let deadline = self.plan.gate.timeout.and_then(|timeout| started.checked_add(timeout));
+        let mut report = interval_at((started + REPORT).into(), REPORT);
+        let mut observations = own_pod.watch();
+        let (mut refused, mut clocks) = (Refused::default(), Clocks::default());
+        let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
+        let mut missing = "the API server's answer".to_owned();
+        loop {
+            let settled_at = clocks.settled_at(seen.snapshot.as_ref());
+            let stop = seen.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
+            tokio::select! {
+                biased;
+                signal = signals.stop(Phase::Gate { stop }) => {
+                    info!(signal = %signal.context("cannot receive signals")?, "asked to stop");
+                    seen.asked.note(Instant::now());
+                    seen.after = After::EarlyStop;
+                    return Ok(());
+                }
+                observation = observations.next() => match observation {
+                    Some(Observation::Seen(mut snapshot)) => {
+                        refused.pod_seen();
+                        mains.see(Sockets::of(&snapshot.uid).mains);
+                        mains.settle(&mut snapshot);
+                        seen.snapshot = Some(snapshot);
+                    }
+                    Some(Observation::Trouble(trouble)) if !refused.is_final(&trouble, Instant::now()) => {
+                        missing = trouble.to_string();
+                    }
+                    // What is to be said of it is said by the look that follows.
+                    Some(Observation::Trouble(_) | Observation::Gone) | None => return Ok(()),
+                },
+                () = until(settled_at) => {}
+                () = until(deadline) => {
+                    warn!("no longer waiting for {missing} (--ready-timeout)");
+                    return Ok(());
+                }
+                _ = report.tick() => {
+                    info!("still waiting for {missing}, to shut down the sidecars");
+                    continue;
+                }
+            }
+            let Some(snapshot) = &mut seen.snapshot else {
+                continue;
+            };
+            clocks.settle(snapshot, Instant::now());
+            let late = yet_to_start(&self.plan.shutdown, snapshot);
+            let stay = shutdown::decide(self.plan.shutdown.when, code, Some(snapshot)) != Decision::End;
+            let there = late.is_empty() && !snapshot.own.run.is_outdated();
+            if stay || there || snapshot.life != Life::Active {
+                return Ok(());
+            }
+            if late.is_empty() {
+                missing = format!("the present status of `{}`", snapshot.own.name);
+            } else {
+                let news = format!("the start of {}", list(&late));
+                if news != missing {
+                    info!("waiting for {news}, to shut down the sidecars");
+                }
+                missing = news;
+            }
+        }
+    }
+}
