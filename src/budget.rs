@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::pod::{Countdown, DEFAULT_GRACE, Life, Termination};
 use crate::policy::{HoldTerm, Limit};
+use crate::signal::Sender;
 
 /// The kubelet gives every container this long, whatever the grace period (`minimumGracePeriodInSeconds`).
 const LEAST_GRACE: Duration = Duration::from_secs(2);
@@ -15,10 +16,8 @@ const LEAST_GRACE: Duration = Duration::from_secs(2);
 const MARGIN: Duration = Duration::from_secs(1);
 /// How much later than reckoned the SIGKILL may come: whoever is alive after that is not going to get it.
 const LATE: Duration = Duration::from_secs(2);
-/// What the quit requests may take where it is unknown how long we have: the kubelet's own minimum.
-const UNCONFIRMED: Duration = Duration::from_secs(2);
 /// What they may take however late it is: a request that is never sent helps nobody.
-const LEAST: Duration = Duration::from_millis(250);
+pub const LEAST: Duration = Duration::from_millis(250);
 /// How long a sidecar that nobody can ask may hold up those that carry its traffic: two thirds of the default.
 const UNASKED: Duration = Duration::from_secs(20);
 /// The most that is kept for a held command's own end, a quarter of the grace period at most.
@@ -43,25 +42,35 @@ pub struct Now {
 
 /// When the container was asked to stop: each time, since a signal that no kill follows says nothing of a later one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StopRequests(Vec<Instant>);
+pub struct StopRequests {
+    at: Vec<Instant>,
+    by_runtime: bool,
+}
 
 impl StopRequests {
     /// It is asked now.
-    pub fn note(&mut self, now: Instant) {
+    pub fn note(&mut self, now: Instant, sender: Sender) {
+        self.by_runtime |= sender == Sender::Outside;
         // A burst is one request, and as old as its first signal.
-        if self.0.last().is_some_and(|last| now.saturating_duration_since(*last) < BURST) {
+        if self.at.last().is_some_and(|last| now.saturating_duration_since(*last) < BURST) {
             return;
         }
-        if self.0.len() == MOST_REQUESTS {
-            self.0.remove(0);
+        if self.at.len() == MOST_REQUESTS {
+            self.at.remove(0);
         }
-        self.0.push(now);
+        self.at.push(now);
     }
 
     /// Whether it never was.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.at.is_empty()
+    }
+
+    /// Whether the container's runtime was among those who asked.
+    #[must_use]
+    pub fn is_by_runtime(&self) -> bool {
+        self.by_runtime
     }
 }
 
@@ -76,14 +85,22 @@ enum End {
     WholePod(Instant),
     /// The container was asked to stop, and what happens to the Pod is unknown; or the kubelet ends the Pod on its own
     /// account, for which it may have a grace period of its own (eviction, the node's shutdown).
-    Unconfirmed(Instant),
+    Unconfirmed {
+        /// When it was asked.
+        asked_at: Instant,
+        /// The latest that SIGKILL comes.
+        kill_at: Instant,
+    },
 }
 
 /// How long what is left may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     now: Instant,
+    /// The Pod's, or its deletion's.
     grace: Duration,
+    /// This container's, where a probe has another.
+    own_grace: Duration,
     end: End,
 }
 
@@ -96,6 +113,8 @@ pub struct ShutdownBudget {
     pub others_by: Option<Instant>,
     /// Those that nobody asked, likewise.
     pub unasked_by: Instant,
+    /// Those that nobody asked, where nobody waits for their end.
+    pub idle_by: Option<Instant>,
     /// Whether anybody's exit is waited for.
     pub waits: bool,
 }
@@ -110,22 +129,26 @@ pub fn budget(termination: &Termination, life: Option<Life>, asked: &StopRequest
         Some(probe) if !leaving => termination.grace.min(probe),
         _ => termination.grace,
     };
-    let mut kills = asked.0.iter().filter_map(|asked_at| kill_at(grace, termination, *asked_at, now));
+    let mut kills = asked
+        .at
+        .iter()
+        .filter_map(|asked_at| Some((*asked_at, kill_at(grace, termination, *asked_at, now)?)));
     // The earliest that can still come: being alive past the others proves that they do not.
-    let kill_at = kills.find(|kill_at| !is_past(*kill_at, now.instant)).or_else(|| {
-        // The signal is still to come; the kubelet may have been counting for a while.
-        let to_come = leaving && asked.is_empty();
-        to_come.then(|| within(gone_by(termination, now), now.instant, LEAST_GRACE, grace))?
+    let kill = kills.find(|(_, kill_at)| !is_past(*kill_at, now.instant)).or_else(|| {
+        // A Pod that goes is killed for certain: the signal is still to come, or the clocks or a shorter grace period that
+        // came later have misled us.
+        let kill_at = within(gone_by(termination, now), now.instant, LEAST_GRACE, grace)?;
+        leaving.then_some((now.instant, kill_at))
     });
-    let end = match kill_at {
+    let end = match kill {
         None => End::AtLeisure,
-        Some(kill_at) => match life {
+        Some((asked_at, kill_at)) => match life {
             Some(Life::Deleting) => End::WholePod(kill_at),
             Some(Life::Active) => End::Alone(kill_at),
-            Some(Life::Finished) | None => End::Unconfirmed(kill_at),
+            Some(Life::Finished) | None => End::Unconfirmed { asked_at, kill_at },
         },
     };
-    Budget { now: now.instant, grace, end }
+    Budget { now: now.instant, grace: termination.grace, own_grace: grace, end }
 }
 
 /// When the kubelet kills what was asked to stop then.
@@ -167,7 +190,7 @@ impl Budget {
     pub fn kill_at(&self) -> Option<Instant> {
         match self.end {
             End::AtLeisure => None,
-            End::Alone(at) | End::WholePod(at) | End::Unconfirmed(at) => Some(at),
+            End::Alone(kill_at) | End::WholePod(kill_at) | End::Unconfirmed { kill_at, .. } => Some(kill_at),
         }
     }
 
@@ -188,9 +211,11 @@ impl Budget {
         let by = match self.end {
             End::AtLeisure => by,
             End::Alone(kill_at) | End::WholePod(kill_at) => Some(earlier(by, self.before(kill_at, LEAST))),
-            End::Unconfirmed(kill_at) => {
-                let unconfirmed = self.after(UNCONFIRMED).unwrap_or(self.now);
-                Some(earlier(by, self.before(kill_at, LEAST).min(unconfirmed)))
+            End::Unconfirmed { asked_at, kill_at } => {
+                // It may be as soon as the kubelet ever kills, until that is past.
+                let soonest =
+                    asked_at.checked_add(LEAST_GRACE).filter(|soonest| !is_past(*soonest, self.now));
+                Some(earlier(by, self.before(soonest.unwrap_or(kill_at).min(kill_at), LEAST)))
             }
         };
         let whole = by.map_or_else(|| self.at_leisure(), |by| by.saturating_duration_since(self.now));
@@ -200,6 +225,10 @@ impl Budget {
             by,
             others_by: self.after(others),
             unasked_by: self.after(others.min(UNASKED)).unwrap_or(self.now),
+            idle_by: match limit {
+                Limit::Default => self.after(whole.min(DEFAULT_GRACE)),
+                Limit::For(_) | Limit::None => by,
+            },
             waits: matches!(self.end, End::AtLeisure | End::Alone(_)),
         }
     }
@@ -224,8 +253,9 @@ impl Budget {
     #[must_use]
     pub fn hold(&self, hold: HoldTerm, asked_at: Instant, limit: Limit) -> Instant {
         let reserve = match limit {
-            Limit::For(limit) => limit,
-            Limit::Default | Limit::None => (self.grace / 4).min(RESERVE),
+            // A limit is no need: half of the time is for the hold all the same.
+            Limit::For(limit) => limit.min(self.own_grace / 2),
+            Limit::Default | Limit::None => (self.own_grace / 4).min(RESERVE),
         };
         let latest = self.kill_at().and_then(|kill_at| kill_at.checked_sub(MARGIN)?.checked_sub(reserve));
         let latest = latest.unwrap_or(self.now).max(self.now);
@@ -241,7 +271,7 @@ impl Budget {
             (Limit::None, _) => None,
             (Limit::For(limit), _) => self.after(limit),
             (Limit::Default, End::AtLeisure) => self.after(self.at_leisure()),
-            (Limit::Default, _) => self.after(self.grace.max(LEAST_GRACE)),
+            (Limit::Default, _) => self.after(self.own_grace.max(LEAST_GRACE)),
         }
     }
 
@@ -291,7 +321,7 @@ mod tests {
     }
 
     fn once(at: Instant) -> StopRequests {
-        StopRequests(vec![at])
+        StopRequests { at: vec![at], by_runtime: true }
     }
 
     fn pod(grace: Duration) -> Termination {
@@ -330,6 +360,8 @@ mod tests {
         assert_eq!(hour.unasked_by - now.instant, seconds(20));
         assert_eq!(hour.others_by.unwrap() - now.instant, seconds(2400));
         assert_eq!(shutdown(3600, Limit::None).unasked_by - now.instant, seconds(20));
+        assert_eq!(hour.idle_by, Some(now.instant + seconds(30)), "nor the end of the Pod for an hour");
+        assert_eq!(shutdown(30, Limit::For(HUGE)).idle_by, None, "unless a flag says so");
         let short = shutdown(30, Limit::For(seconds(9)));
         assert_eq!(
             (short.unasked_by - now.instant, short.others_by.unwrap() - now.instant),
@@ -380,35 +412,57 @@ mod tests {
     fn of_several_requests_the_earliest_counts_that_can_still_be_followed_by_a_kill() {
         let now = now();
         let asked = |times: &[u64]| {
-            let asked = StopRequests(times.iter().map(|ago| before(now, *ago)).collect());
+            let asked =
+                StopRequests { at: times.iter().map(|ago| before(now, *ago)).collect(), by_runtime: true };
             budget(&pod(seconds(10)), None, &asked, now).kill_at()
         };
         assert_eq!(asked(&[1000, 500]), None);
         assert_eq!(asked(&[1000, 4, 2]), Some(now.instant + seconds(6)));
         let mut burst = StopRequests::default();
         for _ in 0..3 {
-            burst.note(now.instant);
+            burst.note(now.instant, Sender::Outside);
         }
-        burst.note(now.instant + seconds(2));
-        assert_eq!(burst.0.len(), 2);
+        burst.note(now.instant + seconds(2), Sender::Inside);
+        assert_eq!(burst.at.len(), 2);
         for more in 0..1000 {
-            burst.note(now.instant + seconds(10 + 2 * more));
+            burst.note(now.instant + seconds(10 + 2 * more), Sender::Inside);
         }
-        assert_eq!(burst.0.len(), MOST_REQUESTS);
+        assert_eq!(burst.at.len(), MOST_REQUESTS);
     }
 
     #[test]
     fn without_knowing_how_long_there_is_the_requests_have_the_least() {
         let now = now();
         let unknown = budget(&pod(seconds(30)), None, &once(now.instant), now).shutdown(Limit::Default);
-        assert_eq!((unknown.by, unknown.waits), (Some(now.instant + seconds(2)), false));
+        assert_eq!(
+            (unknown.by, unknown.waits),
+            (Some(now.instant + seconds(1)), false),
+            "the kubelet may kill after 2 s"
+        );
     }
 
     #[test]
     fn a_kubelet_that_ends_the_pod_on_its_own_account_may_be_in_more_of_a_hurry() {
         let now = now();
         let evicted = budget(&pod(seconds(30)), Some(Life::Finished), &once(now.instant), now);
-        assert_eq!(evicted.shutdown(Limit::Default).by, Some(now.instant + seconds(2)));
+        assert_eq!(evicted.shutdown(Limit::Default).by, Some(now.instant + seconds(1)));
+        let asked = |ago| {
+            let budget = budget(&pod(seconds(30)), Some(Life::Finished), &once(before(now, ago)), now);
+            budget.shutdown(Limit::Default).by.unwrap() - now.instant
+        };
+        assert_eq!([asked(1), asked(4)], [LEAST; 2]);
+        assert_eq!(asked(5), seconds(24), "it was not in such a hurry");
+    }
+
+    #[test]
+    fn a_pod_that_goes_is_killed_whatever_the_clocks_or_a_later_deletion_say() {
+        let now = now();
+        // Deleted with 30 s, then with less: its time is over by the API server's clock, and it was asked long ago.
+        let shortened = Termination { gone_by: Some(now.wall), ..pod(seconds(1)) };
+        let budget = budget(&shortened, Some(Life::Deleting), &once(before(now, 8)), now);
+        assert_eq!(budget.kill_at(), Some(now.instant + seconds(2)));
+        assert_eq!(budget.shutdown(Limit::Default).by, Some(now.instant + seconds(1)));
+        assert!(!budget.shutdown(Limit::Default).waits);
     }
 
     #[test]
@@ -418,6 +472,9 @@ mod tests {
         let kill_in =
             |life| budget(&probed, Some(life), &once(now.instant), now).kill_at().unwrap() - now.instant;
         assert_eq!((kill_in(Life::Active), kill_in(Life::Deleting)), (seconds(3), seconds(30)));
+        let long = Termination { grace: seconds(45), ..probed };
+        let leisure = budget(&long, Some(Life::Active), &never(), now).shutdown(Limit::Default);
+        assert_eq!(leisure.by, Some(now.instant + seconds(45)), "at leisure no probe ends it");
     }
 
     #[test]
@@ -432,9 +489,9 @@ mod tests {
         assert_eq!(held(HoldTerm::Grace, 30, Limit::For(seconds(10))), seconds(19));
         assert_eq!(held(HoldTerm::For(seconds(3)), 30, Limit::Default), seconds(3));
         assert_eq!(held(HoldTerm::For(seconds(60)), 30, Limit::Default), seconds(24));
-        assert_eq!(held(HoldTerm::For(HUGE), 30, Limit::For(HUGE)), Duration::ZERO);
+        assert_eq!(held(HoldTerm::For(HUGE), 30, Limit::For(HUGE)), seconds(14), "a limit is no need");
         assert_eq!(held(HoldTerm::Grace, 0, Limit::Default), seconds(1));
-        assert_eq!(held(HoldTerm::Grace, 5, Limit::For(seconds(60))), Duration::ZERO);
+        assert_eq!(held(HoldTerm::Grace, 5, Limit::For(seconds(60))), Duration::from_millis(1500));
     }
 
     #[test]
@@ -476,6 +533,11 @@ mod tests {
                         let termination = Termination { grace, probe_grace, gone_by, countdown };
                         let asked = asked_at.map_or_else(never, once);
                         let budget = budget(&termination, life, &asked, now);
+                        let leaving = matches!(life, Some(Life::Deleting | Life::Finished));
+                        assert!(
+                            !leaving || budget.kill_at().is_some() || grace > seconds(3600),
+                            "{budget:?}"
+                        );
                         for limit in limits() {
                             hold_bounds(&budget, limit, now.instant, asked_at);
                             swept += 1;

@@ -213,7 +213,7 @@ impl Child {
                 }
                 Reaction::Forward => {
                     if received.is_stop(stop) {
-                        asked.note(Instant::now());
+                        asked.note(Instant::now(), received.sender);
                     }
                     self.forward(received.signal);
                 }

@@ -85,7 +85,7 @@ pub enum Outcome {
 impl From<Cause> for Outcome {
     fn from(cause: Cause) -> Self {
         match cause {
-            Cause::Stopped(signal) => Self::Stopped(signal),
+            Cause::Stopped(received) => Self::Stopped(received.signal),
             Cause::Refused(refusal) => Self::Refused(refusal),
             Cause::Failed(error) => Self::Failed(error),
         }

@@ -21,10 +21,10 @@ use crate::peer::handover::Sockets;
 use crate::plan::selection::Selection;
 use crate::pod::mains::Mains;
 use crate::pod::run::{CLOCKS_DIFFER, Clocks};
-use crate::pod::{Sidecar, Snapshot, list};
+use crate::pod::{Life, Sidecar, Snapshot, list};
 use crate::policy::OnTimeout;
 use crate::signal::stream::Listener;
-use crate::signal::{Phase, Signal};
+use crate::signal::{Phase, Received};
 use crate::status::board::Board;
 use probe::Finding;
 use verdict::{Reason, Unready, Verdict, asked_instead, verdict};
@@ -88,7 +88,7 @@ pub struct Closed {
 #[derive(Debug)]
 pub enum Cause {
     /// A signal asked proa to end.
-    Stopped(Signal),
+    Stopped(Received),
     /// It will never open, or took too long.
     Refused(Refusal),
     /// proa itself failed.
@@ -178,7 +178,7 @@ pub async fn pass(
             // Signals first: whoever asks us to end is not kept waiting by news of the Pod.
             biased;
             stopped = signals.stop(phase) => Step::Shut(match stopped {
-                Ok(signal) => Cause::Stopped(signal),
+                Ok(received) => Cause::Stopped(received),
                 Err(error) => Cause::Failed(error.into()),
             }),
             observation = wait.api.next() => wait.observe(observation),
@@ -356,7 +356,12 @@ impl<'a> Wait<'a> {
     fn observe(&mut self, observation: Observation) -> Step {
         match observation {
             Observation::Seen(snapshot) => self.seen(snapshot),
-            Observation::Gone => Step::Shut(Cause::Refused(Refusal::Pod(Reason::Deleting))),
+            Observation::Gone => {
+                if let Some(snapshot) = &mut self.snapshot {
+                    snapshot.life = Life::Deleting;
+                }
+                Step::Shut(Cause::Refused(Refusal::Pod(Reason::Deleting)))
+            }
             Observation::Trouble(trouble) => self.trouble(trouble),
         }
     }

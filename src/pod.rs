@@ -98,6 +98,8 @@ pub struct Own {
     pub name: String,
     /// Whether the kubelet starts it again after an end.
     pub restart: Restart,
+    /// Whether a liveness or startup probe may end it.
+    pub is_probed: bool,
     /// The signal with which the runtime stops it, where the Pod's status tells.
     pub stop_signal: Option<Signal>,
     /// What the container is to the Pod.
@@ -229,6 +231,13 @@ impl Restart {
                 RestartPolicy::OnFailure => code != 0,
                 RestartPolicy::Never => false,
             }
+    }
+
+    /// Whether the container is started again once a probe has ended it: its exit code does not count then, nor do its rules
+    /// (`computePodActions` in `pkg/kubelet/kuberuntime/kuberuntime_manager.go`).
+    #[must_use]
+    pub fn after_probe(&self) -> bool {
+        self.policy != RestartPolicy::Never
     }
 
     /// Whether the container is started again whatever its exit code.
@@ -396,6 +405,7 @@ impl Snapshot {
                     Role::Init => init_restart(own, policy),
                     Role::Regular | Role::NativeSidecar => Restart::of(own, policy),
                 },
+                is_probed: own.liveness_probe.is_some() || own.startup_probe.is_some(),
                 stop_signal: stop_signal(own, own_status),
                 role,
                 run: Run::of(own_status, started),

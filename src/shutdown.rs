@@ -1,6 +1,7 @@
 //! Ending the sidecars: whether, then how, all within one budget of time.
 
 pub mod actions;
+pub mod again;
 pub mod awaited;
 pub mod decision;
 pub mod drain;
@@ -12,26 +13,35 @@ pub mod turn;
 
 use std::cell::RefCell;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use tracing::{info, warn};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
 
-use crate::budget::{ShutdownBudget, StopRequests};
-use crate::deadline::until;
-use crate::peer::{Peers, Reply};
+use crate::budget::{LEAST, ShutdownBudget, StopRequests};
+use crate::deadline::{before, until};
+use crate::peer::{Message, Peer, Peers, Reply};
 use crate::pod::Snapshot;
 use crate::policy::ShutdownAuto;
 use crate::signal::stream::Listener;
-use crate::signal::{Phase, Signal};
+use crate::signal::{Phase, Received, Signal};
 use crate::status::board::{ActionResult, Board};
 pub use actions::{Action, Processes, Shutdown};
-use awaited::{Pointless, Scope, Seen, TaskResult, awaited, carrier_leaves};
-pub use decision::{Decision, Keep, decide};
-use drain::{Named, Terms};
+use again::DoneTask;
+use awaited::{Pointless, Scope, Seen, TaskResult, awaited, carrier_leaves, unattributed_traces};
+pub use decision::{Decision, Keep, Origin, decide};
+use drain::{Latest, Named, Terms};
 pub use sight::{Sight, look};
 use stages::{Stages, Step, Task, stages, unasked};
 pub use turn::{Others, Turn, Worth, turn};
+
+/// Pauses before a wrapped sidecar that does not listen is notified again.
+const TO_LISTEN: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(600)];
+/// How often a sidecar that still runs is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What the sidecars are shut down after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,21 +89,16 @@ pub async fn run(
         asked,
         named,
         done: Vec::new(),
+        wrapped: peers.listening.iter().map(|peer| peer.container.clone()).collect(),
     };
-    ending.act(first).await;
+    // Nobody who hangs takes the time of those that come last.
+    ending.act(first, if last.is_empty() { Scope::All } else { Scope::Others }).await;
     board.drain_begins();
     if !last.is_empty() {
-        // Those too that nobody asked: they may exit by themselves, and need the network for it.
-        let terms = Terms {
-            asked_by: ending.time.others_by,
-            unasked_by: Some(ending.time.unasked_by),
-            done: "the others have ended",
-        };
-        ending.drain(Scope::Others, terms).await;
-        ending.act(last).await;
+        ending.drain(Scope::Others).await;
+        ending.act(last, Scope::All).await;
     }
-    let by = ending.time.by;
-    ending.drain(Scope::All, Terms { asked_by: by, unasked_by: by, done: "every sidecar has ended" }).await;
+    ending.drain(Scope::All).await;
     board.drain_ends();
 }
 
@@ -115,18 +120,19 @@ struct Ending<'a, 'b> {
     extent: Extent,
     asked: StopRequests,
     named: Named,
-    done: Vec<(Task, TaskResult)>,
+    done: Vec<DoneTask>,
+    /// Containers in which the proa of a sidecar listens.
+    wrapped: Vec<String>,
 }
 
 impl Ending<'_, '_> {
-    /// Carries the tasks out side by side.
-    async fn act(&mut self, tasks: Vec<Task>) {
-        if self.extent == Extent::Nothing {
-            return;
-        }
+    /// Carries the tasks out side by side; within the time of those in this scope, but for a moment at least: a request that is
+    /// never sent helps nobody.
+    async fn act(&mut self, tasks: Vec<Task>, scope: Scope) {
         let results = RefCell::new(vec![None; tasks.len()]);
         let snapshot = self.sight.snapshot.as_ref();
         let (board, by) = (self.board, self.time.by);
+        let least = Instant::now().checked_add(LEAST);
         {
             let mut work = Box::pin(join_all(tasks.iter().enumerate().map(|(place, task)| {
                 let results = &results;
@@ -135,12 +141,17 @@ impl Ending<'_, '_> {
                     results.borrow_mut()[place] = Some(result);
                 }
             })));
-            while self.extent != Extent::Nothing {
-                let (stop, by) = (self.stop(), self.time.by);
+            loop {
+                let stop = self.stop();
+                let by = match (self.extent, scope) {
+                    (Extent::Nothing, _) => least,
+                    (_, Scope::Others) => self.time.others_by.map(|by| by.max(least.unwrap_or(by))),
+                    (_, Scope::All) => self.time.by.map(|by| by.max(least.unwrap_or(by))),
+                };
                 tokio::select! {
                     biased;
                     _ = &mut work => break,
-                    signal = stopped(self.signals, stop) => self.interrupt(signal, "not waiting"),
+                    received = stopped(self.signals, stop) => self.interrupt(received, "not waiting"),
                     () = until(by) => break,
                 }
             }
@@ -150,38 +161,63 @@ impl Ending<'_, '_> {
                 warn!("{task}: no answer before --shutdown-timeout ran out, or the grace period");
                 board.action(task.to_string(), ActionResult::Failed);
             }
-            self.done.push((task, result.unwrap_or(TaskResult::Failed)));
+            self.done.push(DoneTask::new(task, result.unwrap_or(TaskResult::Failed), snapshot));
         }
     }
 
     /// Waits for the sidecars to exit.
-    async fn drain(&mut self, scope: Scope, terms: Terms) {
-        if self.extent != Extent::All {
-            return;
+    async fn drain(&mut self, scope: Scope) {
+        while self.extent == Extent::All {
+            if !self.time.waits {
+                info!("not waiting for the sidecars to exit: {}", Pointless::Leaving);
+                self.extent = Extent::ActionsOnly;
+                return;
+            }
+            let own_pod = self.sight.own_pod.as_ref();
+            let visible = self.sight.snapshot.as_ref().filter(|_| own_pod.is_some());
+            let awaited = awaited(&self.done, visible, scope, &self.shutdown.ignore, &self.wrapped);
+            let seen = Seen {
+                // Those that carry the others' traffic have yet to be asked.
+                carrier_leaves: scope == Scope::All && carrier_leaves(&self.done),
+                stopping: !self.asked.is_empty(),
+                ..Seen::default()
+            };
+            let terms = self.terms(scope);
+            let (stop, latest) = (self.stop(), Latest::default());
+            tokio::select! {
+                () = drain::wait(own_pod, &awaited, terms, seen, &self.sight.mains, &latest, &mut self.named) => return,
+                received = stopped(self.signals, stop) => self.interrupt(received, "no longer waiting"),
+                place = asked_again(&self.done, &latest, self.time.by, self.board) => {
+                    let snapshot = latest.borrow();
+                    self.done[place] = DoneTask::new(self.done[place].task.clone(), TaskResult::Accepted, snapshot.as_ref());
+                }
+            }
         }
-        if !self.time.waits {
-            info!("not waiting for the sidecars to exit: {}", Pointless::Leaving);
-            self.extent = Extent::ActionsOnly;
-            return;
+    }
+
+    fn terms(&self, scope: Scope) -> Terms {
+        let unattributed = unattributed_traces(&self.done);
+        match scope {
+            // Those too that nobody asked: they may exit by themselves, and need the network for it.
+            Scope::Others => Terms {
+                asked_by: self.time.others_by,
+                unasked_by: Some(self.time.unasked_by),
+                unattributed,
+                done: "the others have ended",
+            },
+            Scope::All => Terms {
+                asked_by: self.time.by,
+                unasked_by: self.time.idle_by,
+                unattributed,
+                done: "every sidecar has ended",
+            },
         }
-        let own_pod = self.sight.own_pod.as_ref();
-        let visible = self.sight.snapshot.as_ref().filter(|_| own_pod.is_some());
-        let awaited = awaited(&self.done, visible, scope, &self.shutdown.ignore);
-        let seen = Seen {
-            carrier_leaves: carrier_leaves(&self.done),
-            stopping: !self.asked.is_empty(),
-            ..Seen::default()
-        };
-        let stop = self.stop();
-        let signal = tokio::select! {
-            () = drain::wait(own_pod, &awaited, terms, seen, &self.sight.mains, &mut self.named) => return,
-            signal = stopped(self.signals, stop) => signal,
-        };
-        self.interrupt(signal, "no longer waiting");
     }
 
     /// The container is asked to stop: what it was going to do at its leisure it has no time for any more.
-    fn interrupt(&mut self, signal: Signal, waiting: &str) {
+    fn interrupt(&mut self, received: Received, waiting: &str) {
+        let signal = received.signal;
+        self.asked.note(Instant::now(), received.sender);
         self.extent = match self.extent {
             Extent::All => {
                 info!(%signal, "asked to end: {waiting} for the sidecars to exit");
@@ -192,16 +228,36 @@ impl Ending<'_, '_> {
                 Extent::Nothing
             }
         };
-        self.asked.note(Instant::now());
-        let hurried = self.sight.budget(&self.asked, true).shutdown(self.shutdown.timeout).by;
-        self.time.by = match (self.time.by, hurried) {
-            (Some(by), Some(hurried)) => Some(by.min(hurried)),
-            (by, hurried) => by.or(hurried),
-        };
+        let hurried = self.sight.budget(&self.asked, true).shutdown(self.shutdown.timeout);
+        let sooner = |by: Option<Instant>, hurried| [by, hurried].into_iter().flatten().min();
+        self.time.by = sooner(self.time.by, hurried.by);
+        self.time.others_by = sooner(self.time.others_by, hurried.others_by);
     }
 
     fn stop(&self) -> Option<Signal> {
         self.sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal)
+    }
+}
+
+/// Asks those once more that are due, until one has accepted: its place.
+async fn asked_again(done: &[DoneTask], latest: &Latest, by: Option<Instant>, board: &Board) -> usize {
+    loop {
+        sleep(AGAIN).await;
+        for (place, done) in done.iter().enumerate() {
+            let snapshot = latest.borrow().clone();
+            if !done.is_due_again(snapshot.as_ref()) {
+                continue;
+            }
+            match perform(&done.task.step, snapshot.as_ref(), by).await {
+                Ok((text, TaskResult::Accepted)) => {
+                    board.action(done.task.to_string(), ActionResult::Accepted);
+                    info!("{}: {text}", done.task);
+                    return place;
+                }
+                Ok((text, _)) => debug!("{}: {text}", done.task),
+                Err(error) => debug!("{}: {error}", done.task),
+            }
+        }
     }
 }
 
@@ -237,10 +293,15 @@ async fn perform(
             Ok((done.to_string(), TaskResult::Accepted))
         }
         Step::Kill(processes, signal) => {
-            let count = kill::kill(processes, *signal, snapshot).map_err(|error| error.to_string())?;
+            // /proc/PID/cmdline may block on a process that hangs (`mmap_lock`), and with it all that this thread does.
+            let (processes, signal, snapshot) = (processes.clone(), *signal, snapshot.cloned());
+            let kill = spawn_blocking(move || kill::kill(&processes, signal, snapshot.as_ref()));
+            let killed =
+                before(by, kill).await.ok_or("looking at the processes of the Pod takes too long")?;
+            let count = killed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
             Ok((format!("{count} signalled"), TaskResult::Accepted))
         }
-        Step::Notify { peer, ended } => match peer.notify(ended).await {
+        Step::Notify { peer, ended } => match notify(peer, ended).await {
             Ok(Reply::Stopping) => Ok(("it will".to_owned(), TaskResult::Accepted)),
             Ok(Reply::NotYet) => Ok(("it waits for other containers too".to_owned(), TaskResult::NotYet)),
             // It has ended, or is being started again.
@@ -252,10 +313,21 @@ async fn perform(
     }
 }
 
+/// Notifies a wrapped sidecar. One that has just been started takes a moment to listen.
+async fn notify(peer: &Peer, ended: &[Message]) -> io::Result<Reply> {
+    let mut pauses = TO_LISTEN.into_iter();
+    loop {
+        match (peer.notify(ended).await, pauses.next()) {
+            (Err(error), Some(pause)) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(pause).await,
+            (taken, _) => return taken,
+        }
+    }
+}
+
 /// The next signal that asks proa to stop.
-async fn stopped(signals: &mut Listener<'_>, stop: Option<Signal>) -> Signal {
+async fn stopped(signals: &mut Listener<'_>, stop: Option<Signal>) -> Received {
     match signals.stop(Phase::Shutdown { stop }).await {
-        Ok(signal) => signal,
+        Ok(received) => received,
         // Without signals there is nothing to listen for; the budget still holds.
         Err(_) => std::future::pending().await,
     }

@@ -190,7 +190,7 @@ impl<'a> Companion<'a> {
                 Progress::Running(_) | Progress::Outdated => {}
                 Progress::Endless => break,
                 Progress::Ended(_) | Progress::Failed(..) => {
-                    if let Some(end) = self.confirmed(own_pod, &snapshot, mains).await {
+                    if let Some(end) = self.confirmed(own_pod, &snapshot, mains, &mut clocks).await {
                         return end;
                     }
                 }
@@ -218,9 +218,18 @@ impl<'a> Companion<'a> {
 
     /// Looks once more, from the API server's store: what seems to be the main containers' end is final for us. `None`: it
     /// was none.
-    async fn confirmed(&self, own_pod: &OwnPod, seen: &Snapshot, mains: &[Awaited]) -> Option<Mains> {
+    async fn confirmed(
+        &self,
+        own_pod: &OwnPod,
+        seen: &Snapshot,
+        mains: &[Awaited],
+        clocks: &mut Clocks,
+    ) -> Option<Mains> {
         let snapshot = match own_pod.named(&seen.name).look(CONFIRM, false).await {
-            Looked::Seen(snapshot) => snapshot,
+            Looked::Seen(mut snapshot) => {
+                clocks.settle(&mut snapshot, Instant::now());
+                snapshot
+            }
             Looked::Gone => return Some(Mains::Gone),
             // What was seen is all there is.
             Looked::Not(trouble) => {
@@ -315,8 +324,8 @@ impl From<Result<Opened, Closed>> for Gated {
     fn from(passed: Result<Opened, Closed>) -> Self {
         match passed {
             Ok(_) => Self::Open,
-            Err(Closed { cause: Cause::Stopped(signal), .. }) => {
-                info!(%signal, "asked to end before the gate was open");
+            Err(Closed { cause: Cause::Stopped(received), .. }) => {
+                info!(signal = %received.signal, "asked to end before the gate was open");
                 Self::Over(Outcome::ShutDown)
             }
             Err(Closed { cause, .. }) => Self::Over(cause.into()),

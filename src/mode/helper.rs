@@ -18,7 +18,7 @@ use crate::identity::Mounts;
 use crate::peer::{Message, Peers};
 use crate::plan::sidecar::SidecarPlan;
 use crate::pod::Snapshot;
-use crate::shutdown::{self, After, Decision, Shutdown, Sight};
+use crate::shutdown::{self, After, Decision, Origin, Shutdown, Sight};
 use crate::signal::stream::{Listener, Signals};
 use crate::signal::{self, Phase, Reaction, reaper};
 
@@ -95,7 +95,7 @@ impl Helper<'_> {
         let mains = self.companion.mains.borrow().clone();
         mains.settle(&mut snapshot);
         let code = u8::try_from(code).unwrap_or(u8::MAX);
-        match shutdown::decide(shutdown.when, code, None) {
+        match shutdown::decide(shutdown.when, code, Origin::Inside, None) {
             Decision::Keep(why) => info!("sidecars are left running: {why}"),
             Decision::End => afterwards(|| {
                 runtime()?.block_on(async {

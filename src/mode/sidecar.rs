@@ -14,7 +14,7 @@ use crate::identity::Mounts;
 use crate::plan::sidecar::{SidecarPlan, Stop};
 use crate::policy::AskApi;
 use crate::signal::stream::Signals;
-use crate::signal::{Phase, Signal};
+use crate::signal::{Phase, Received};
 
 /// What a sidecar runs, and how that is stopped.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +63,7 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
                 stopped = signals.stop(phase) => Err(stopped.map_or_else(|error| Outcome::Failed(error.into()), before)),
                 read = env_file::read(env_files) => match signals.stopped(phase) {
                     Ok(None) => read.map_err(Outcome::EnvFile),
-                    Ok(Some(signal)) => Err(before(signal)),
+                    Ok(Some(received)) => Err(before(received)),
                     Err(error) => Err(Outcome::Failed(error.into())),
                 },
             }
@@ -95,7 +95,7 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
 }
 
 /// Asked to stop before there is a command to pass that on to.
-fn before(signal: Signal) -> Outcome {
-    info!(%signal, "asked to end before the command started");
+fn before(received: Received) -> Outcome {
+    info!(signal = %received.signal, "asked to end before the command started");
     Outcome::ShutDown
 }

@@ -24,7 +24,7 @@ use crate::peer::{Message, Part, Peer, Peers, Presence};
 use crate::plan::Plan;
 use crate::pod::mains::Mains;
 use crate::pod::{KnownBy, Main, Snapshot};
-use crate::shutdown::{self, After, Decision, Keep, Sight};
+use crate::shutdown::{self, After, Decision, Keep, Origin, Sight};
 use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
@@ -108,9 +108,9 @@ impl End {
 
     fn closed(Closed { snapshot, cause }: Closed) -> Self {
         match cause {
-            Cause::Stopped(_) => {
+            Cause::Stopped(received) => {
                 let mut asked = StopRequests::default();
-                asked.note(Instant::now());
+                asked.note(Instant::now(), received.sender);
                 Self { outcome: cause.into(), snapshot, after: After::EarlyStop, asked }
             }
             Cause::Refused(_) | Cause::Failed(_) => Self::of(cause.into(), snapshot),
@@ -132,6 +132,10 @@ impl Run<'_> {
         };
         self.board.gate_over();
         self.appear_late(snapshot.as_ref());
+        // What may fail comes before the command, whose outcome is ours from then on.
+        let running = runtime()?;
+        let mut signals =
+            running.block_on(async { self.signals.listen() }).context("cannot listen for signals")?;
         // The command first: it does not wait for what it costs to tidy up.
         let spawned = child::spawn(&self.plan.command, &variables);
         drop((waits, waiting, variables));
@@ -148,8 +152,7 @@ impl Run<'_> {
         };
         give_memory_back();
         let stop = snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-        let (ended, asked) = runtime()?.block_on(async {
-            let mut signals = self.signals.listen().context("cannot listen for signals")?;
+        let (ended, asked) = running.block_on(async {
             let ended = child.wait(&mut signals, stop);
             self.server.during(&self.board, ended).await.context("cannot receive signals")
         })?;
@@ -174,7 +177,7 @@ impl Run<'_> {
             stopped = signals.stop(phase) => Err(stopped.map_or_else(|error| Cause::Failed(error.into()), Cause::Stopped)),
             read = env_file::read(&self.plan.env_files) => match signals.stopped(phase) {
                 Ok(None) => Ok(read),
-                Ok(Some(signal)) => Err(Cause::Stopped(signal)),
+                Ok(Some(received)) => Err(Cause::Stopped(received)),
                 Err(error) => Err(Cause::Failed(error.into())),
             },
         };
@@ -209,7 +212,7 @@ impl Run<'_> {
         if self.plan.disabled || nobody {
             return Ok(());
         }
-        let decision = snapshot.as_ref().map(|seen| self.decide(code, Some(seen)));
+        let decision = snapshot.as_ref().map(|seen| self.decide(code, Origin::Inside, Some(seen)));
         // What was seen of the restart policy holds for good: no look is needed to leave the sidecars to a restart. Other main
         // containers see us until our very end, and may leave theirs to that restart too.
         if let Some(Decision::Keep(why @ (Keep::Restart | Keep::InitContainer))) = decision {
@@ -237,14 +240,19 @@ impl Run<'_> {
         let seen_present = before.iter().flat_map(|seen| &seen.mains).filter(present);
         mains.see(seen_present.map(|main| main.container.name.clone()));
         let own_pod = self.own_pod.as_ref();
+        let origin = if asked.is_by_runtime() { Origin::Runtime } else { Origin::Inside };
         // Who may be started again takes no leave before that is known.
-        let unknown = before.is_none();
+        let may_restart =
+            |seen: &Snapshot| self.decide(code, origin, Some(seen)) == Decision::Keep(Keep::Restart);
+        let unknown = before.as_ref().is_none_or(may_restart);
         let mut sight = if unknown {
             shutdown::look(own_pod, before, mains, &mut asked, signals).await
         } else {
             Sight { snapshot: before, mains, ..Sight::none() }
         };
-        let decision = self.decide(code, sight.snapshot.as_ref());
+        // That the runtime stops this container alone is true if the Pod goes on just now.
+        let origin = if sight.fresh { origin } else { Origin::Inside };
+        let decision = self.decide(code, origin, sight.snapshot.as_ref());
         if let Decision::Keep(why @ (Keep::Restart | Keep::InitContainer)) = decision {
             return left_running(why);
         }
@@ -275,8 +283,8 @@ impl Run<'_> {
         shutdown::run(&self.plan.shutdown, &sight, after, asked, &peers, signals, &self.board).await;
     }
 
-    fn decide(&self, code: u8, snapshot: Option<&Snapshot>) -> Decision {
-        shutdown::decide(self.plan.shutdown.when, code, snapshot)
+    fn decide(&self, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {
+        shutdown::decide(self.plan.shutdown.when, code, origin, snapshot)
     }
 }
 

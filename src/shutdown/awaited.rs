@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use super::again::DoneTask;
 use super::stages::{Step, Task};
 use crate::endpoint::Address;
 use crate::known::{End, Traffic};
@@ -13,10 +14,10 @@ use crate::pod::{Life, Sidecar, Snapshot};
 
 /// How long there may be no connection to the API server before that means something. Should the API server be down, nothing
 /// is lost but the names of sidecars that failed.
-const SILENCE: Duration = Duration::from_secs(1);
+pub const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long the API server may deny us: one that has just been started knows no Roles yet.
-const DENIED: Duration = Duration::from_secs(10);
+pub const DENIED: Duration = Duration::from_secs(10);
 
 /// What came of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +37,21 @@ pub enum TaskResult {
 pub struct Awaited {
     /// The container; where the Pod is out of sight, what was done to end it.
     pub name: String,
-    /// Whether it accepted a request to exit, as far as is known.
-    pub asked: bool,
+    /// Whether it accepted a request to exit.
+    pub asked: Asked,
     /// How its exit shows.
     pub shown_by: ShownBy,
+}
+
+/// Whether a sidecar accepted a request to exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// It did.
+    Yes,
+    /// Somebody did whom we cannot name.
+    Perhaps,
+    /// It did not.
+    No,
 }
 
 /// How a sidecar's exit shows.
@@ -90,31 +102,40 @@ pub enum Scope {
 
 /// Decides whose exit is waited for. `snapshot`: the Pod, where its status is going to show it. Not native sidecars, which the
 /// kubelet stops; nor those that stay until every other container has exited, ours included; nor those that are started
-/// again after every exit; nor wrapped ones that were not notified, since they wait for ours.
+/// again after every exit; nor wrapped ones that were not notified, since they wait for ours. `wrapped`: those that proa wraps,
+/// though their command does not show it.
 #[must_use]
 pub fn awaited(
-    done: &[(Task, TaskResult)],
+    done: &[DoneTask],
     snapshot: Option<&Snapshot>,
     scope: Scope,
     ignore: &[String],
+    wrapped: &[String],
 ) -> Vec<Awaited> {
-    let accepted = || done.iter().filter(|(_, result)| *result == TaskResult::Accepted).map(|(task, _)| task);
+    let accepted = || accepted(done);
     let Some(snapshot) = snapshot else {
         let in_scope = accepted().filter(|task| scope == Scope::All || task.traffic == Traffic::Own);
         let traced = in_scope.filter_map(|task| {
             let name = task.container.clone().unwrap_or_else(|| task.to_string());
-            Some(Awaited { name, asked: true, shown_by: ShownBy::Trace(trace(task)?) })
+            Some(Awaited { name, asked: Asked::Yes, shown_by: ShownBy::Trace(trace(task)?) })
         });
         return traced.collect();
     };
-    // What was sent to somebody whom we cannot name may have been for anyone.
-    let anybody = accepted().any(|task| task.container.is_none());
+    let anybody = unattributed(done).next().is_some();
     let waited_for = snapshot.sidecars.iter().filter(|sidecar| {
         let known = sidecar.known.as_ref();
         let leaves_last = known.is_some_and(|found| matches!(found.known.end, End::AfterOthers(_)));
         let carries = known.is_some_and(|found| found.traffic == Traffic::Pod);
-        let notified = || accepted().any(|task| task.container.as_ref() == Some(&sidecar.name));
-        let waits_for_us = known.is_some_and(|found| found.known.end == End::Peer) && !notified();
+        // One whose proa was not there is being started again, if the Pod does not show its end.
+        let is_its = |done: &&DoneTask| done.task.container.as_ref() == Some(&sidecar.name);
+        let notified = || {
+            done.iter()
+                .filter(is_its)
+                .any(|done| matches!(done.result, TaskResult::Accepted | TaskResult::Absent))
+        };
+        let is_wrapped =
+            known.is_some_and(|found| found.known.end == End::Peer) || wrapped.contains(&sidecar.name);
+        let waits_for_us = is_wrapped && !notified();
         !sidecar.native
             && !sidecar.restart.always()
             && !ignore.contains(&sidecar.name)
@@ -126,11 +147,34 @@ pub fn awaited(
         let own = || accepted().filter(|task| task.container.as_ref() == Some(&sidecar.name));
         Awaited {
             name: sidecar.name.clone(),
-            asked: anybody || own().next().is_some(),
+            asked: match (own().next(), anybody) {
+                (Some(_), _) => Asked::Yes,
+                (None, true) => Asked::Perhaps,
+                (None, false) => Asked::No,
+            },
             shown_by: ShownBy::Status(own().find_map(trace)),
         }
     };
     waited_for.map(shown).collect()
+}
+
+fn accepted(done: &[DoneTask]) -> impl Iterator<Item = &Task> {
+    done.iter().filter(|done| done.result == TaskResult::Accepted).map(|done| &done.task)
+}
+
+/// What was done to somebody in this Pod whom we cannot name.
+fn unattributed(done: &[DoneTask]) -> impl Iterator<Item = &Task> {
+    let is_here = |task: &&Task| match &task.step {
+        Step::Http(request) => request.url.is_loopback(),
+        Step::Notify { .. } | Step::Kill(..) => true,
+    };
+    accepted(done).filter(|task| task.container.is_none()).filter(is_here)
+}
+
+/// How it shows that those whom we cannot name have exited; `None`: it does not.
+#[must_use]
+pub fn unattributed_traces(done: &[DoneTask]) -> Option<Vec<Trace>> {
+    unattributed(done).map(trace).collect()
 }
 
 fn trace(task: &Task) -> Option<Trace> {
@@ -144,8 +188,8 @@ fn trace(task: &Task) -> Option<Trace> {
 
 /// Whether one that may carry our own traffic is going to exit: known to, or unknown.
 #[must_use]
-pub fn carrier_leaves(done: &[(Task, TaskResult)]) -> bool {
-    done.iter().any(|(task, result)| {
+pub fn carrier_leaves(done: &[DoneTask]) -> bool {
+    done.iter().any(|DoneTask { task, result, .. }| {
         let may_carry = task.traffic == Traffic::Pod || task.container.is_none();
         *result == TaskResult::Accepted
             && may_carry
@@ -268,6 +312,10 @@ status:
         Task { step, known: None, traffic: Traffic::Own, container: Some(container.into()) }
     }
 
+    fn done(tasks: Vec<(Task, TaskResult)>) -> Vec<DoneTask> {
+        tasks.into_iter().map(|(task, result)| DoneTask::new(task, result, None)).collect()
+    }
+
     fn names(awaited: &[Awaited]) -> Vec<&str> {
         awaited.iter().map(|awaited| awaited.name.as_str()).collect()
     }
@@ -275,60 +323,71 @@ status:
     #[test]
     fn only_exits_that_can_come_are_waited_for() {
         let pod = pod("Never", "running: {}");
-        assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &[])), ["web", "istio-proxy"]);
-        assert_eq!(names(&awaited(&[], Some(&pod), Scope::Others, &[])), ["web"]);
-        assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &["web".into()])), ["istio-proxy"]);
+        assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &[], &[])), ["web", "istio-proxy"]);
+        assert_eq!(names(&awaited(&[], Some(&pod), Scope::Others, &[], &[])), ["web"]);
+        assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &["web".into()], &[])), ["istio-proxy"]);
         let always = self::pod("Always", "running: {}");
-        assert!(awaited(&[], Some(&always), Scope::All, &[]).is_empty());
+        assert!(awaited(&[], Some(&always), Scope::All, &[], &[]).is_empty());
     }
 
     #[test]
     fn a_wrapped_sidecar_is_waited_for_once_it_was_notified() {
         let pod = pod("Never", "running: {}");
         let after = |result| {
-            let done = [(notify("wrapped"), result)];
-            awaited(&done, Some(&pod), Scope::Others, &[])
+            let done = done(vec![(notify("wrapped"), result)]);
+            awaited(&done, Some(&pod), Scope::Others, &[], &[])
                 .into_iter()
                 .any(|awaited| awaited.name == "wrapped")
         };
         assert!(after(TaskResult::Accepted));
-        for result in [TaskResult::NotYet, TaskResult::Absent, TaskResult::Failed] {
+        assert!(after(TaskResult::Absent), "it is being started again");
+        for result in [TaskResult::NotYet, TaskResult::Failed] {
             assert!(!after(result), "{result:?}");
         }
+        let by_socket = awaited(&[], Some(&pod), Scope::Others, &[], &["web".into()]);
+        assert!(by_socket.is_empty(), "its command does not show that it waits for us");
     }
 
     #[test]
     fn who_was_asked_is_told_from_who_was_not() {
         let pod = pod("Never", "running: {}");
-        let asked = |done: &[(Task, TaskResult)]| -> Vec<_> {
-            let awaited = awaited(done, Some(&pod), Scope::All, &[]);
-            awaited.into_iter().filter(|awaited| awaited.asked).map(|awaited| awaited.name).collect()
+        let asked = |task, result| -> Vec<_> {
+            let awaited = awaited(&done(vec![(task, result)]), Some(&pod), Scope::All, &[], &[]);
+            awaited.into_iter().map(|awaited| (awaited.name, awaited.asked)).collect()
         };
+        let each = |web, istio| [("web".to_owned(), web), ("istio-proxy".to_owned(), istio)];
         let to_web = || http("http://localhost:1/quit", Some("web"), Traffic::Own);
-        assert_eq!(asked(&[(to_web(), TaskResult::Accepted)]), ["web"]);
-        assert!(asked(&[(to_web(), TaskResult::Failed)]).is_empty());
-        let to_somebody = http("http://localhost:2/quit", None, Traffic::Own);
-        assert_eq!(asked(&[(to_somebody, TaskResult::Accepted)]), ["web", "istio-proxy"]);
+        assert_eq!(asked(to_web(), TaskResult::Accepted), each(Asked::Yes, Asked::No));
+        assert_eq!(asked(to_web(), TaskResult::Failed), each(Asked::No, Asked::No));
+        let to_somebody = || http("http://localhost:2/quit", None, Traffic::Own);
+        assert_eq!(asked(to_somebody(), TaskResult::Accepted), each(Asked::Perhaps, Asked::Perhaps));
+        let elsewhere = http("http://example.com/quit", None, Traffic::Own);
+        assert_eq!(asked(elsewhere, TaskResult::Accepted), each(Asked::No, Asked::No));
+        let traces = |task| unattributed_traces(&done(vec![(task, TaskResult::Accepted)]));
+        assert!(matches!(traces(to_somebody()).as_deref(), Some([Trace::Closed(_)])));
+        let step = Step::Kill(crate::shutdown::Processes::All, crate::signal::Signal::TERM);
+        let kill = Task { step, known: None, traffic: Traffic::Own, container: None };
+        assert_eq!(traces(kill), None, "no socket shows whom a signal ends");
     }
 
     #[test]
     fn without_the_api_server_those_who_accepted_show_it_themselves() {
-        let done = [
+        let done = done(vec![
             (http("http://localhost:1/quit", None, Traffic::Own), TaskResult::Accepted),
             (http("http://localhost:2/quit", None, Traffic::Own), TaskResult::Failed),
             (http("http://example.com/quit", None, Traffic::Own), TaskResult::Accepted),
             (http("http://localhost:3/quit", None, Traffic::Pod), TaskResult::Accepted),
             (notify("wrapped"), TaskResult::Accepted),
-        ];
-        let all = awaited(&done, None, Scope::All, &[]);
+        ]);
+        let all = awaited(&done, None, Scope::All, &[], &[]);
         assert_eq!(names(&all), ["POST http://localhost:1/quit", "POST http://localhost:3/quit", "wrapped"]);
         assert!(matches!(all[0].trace(), Some(Trace::Closed(_))));
         assert!(matches!(all[2].trace(), Some(Trace::Withdrawn(_))));
-        assert_eq!(awaited(&done, None, Scope::Others, &[]).len(), 2);
+        assert_eq!(awaited(&done, None, Scope::Others, &[], &[]).len(), 2);
     }
 
     fn web() -> Vec<Awaited> {
-        vec![Awaited { name: "web".into(), asked: true, shown_by: ShownBy::Status(None) }]
+        vec![Awaited { name: "web".into(), asked: Asked::Yes, shown_by: ShownBy::Status(None) }]
     }
 
     fn seen(policy: &str, web: &str) -> Seen {
@@ -378,7 +437,7 @@ status:
 
     #[test]
     fn who_may_carry_our_traffic() {
-        let leaves = |task: Task, result| carrier_leaves(&[(task, result)]);
+        let leaves = |task: Task, result| carrier_leaves(&done(vec![(task, result)]));
         let mesh = || http("http://localhost:1/quit", Some("mesh"), Traffic::Pod);
         assert!(leaves(mesh(), TaskResult::Accepted));
         assert!(!leaves(mesh(), TaskResult::Failed));

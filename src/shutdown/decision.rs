@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::pod::{Role, Snapshot};
+use crate::pod::{Life, Role, Snapshot};
 use crate::policy::ShutdownWhen;
 
 /// Whether the sidecars are ended, and why.
@@ -38,9 +38,18 @@ impl fmt::Display for Keep {
     }
 }
 
+/// What brought the end about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The command itself, or somebody in the container.
+    Inside,
+    /// The container's runtime, which was asked to stop this container.
+    Runtime,
+}
+
 /// Decides whether the sidecars are ended after an end with this exit code.
 #[must_use]
-pub fn decide(when: ShutdownWhen, code: u8, snapshot: Option<&Snapshot>) -> Decision {
+pub fn decide(when: ShutdownWhen, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {
     match (when, snapshot) {
         (ShutdownWhen::Never, _) => Decision::Keep(Keep::Never),
         (ShutdownWhen::Success, _) if code != 0 => Decision::Keep(Keep::NoSuccess),
@@ -50,8 +59,16 @@ pub fn decide(when: ShutdownWhen, code: u8, snapshot: Option<&Snapshot>) -> Deci
         (ShutdownWhen::Auto, Some(snapshot)) if snapshot.own.restart.after(code.into()) => {
             Decision::Keep(Keep::Restart)
         }
+        (ShutdownWhen::Auto, Some(snapshot)) if origin == Origin::Runtime && is_probed_to_death(snapshot) => {
+            Decision::Keep(Keep::Restart)
+        }
         _ => Decision::End,
     }
+}
+
+/// Whether the runtime stops this container alone, to start it again: for a failed probe, since the Pod goes on.
+fn is_probed_to_death(snapshot: &Snapshot) -> bool {
+    snapshot.life == Life::Active && snapshot.own.is_probed && snapshot.own.restart.after_probe()
 }
 
 #[cfg(test)]
@@ -65,7 +82,7 @@ mod tests {
 
     #[test]
     fn auto_asks_whether_this_container_will_be_started_again() {
-        let auto = |policy: &str, code| decide(ShutdownWhen::Auto, code, Some(&pod(policy)));
+        let auto = |policy: &str, code| decide(ShutdownWhen::Auto, code, Origin::Inside, Some(&pod(policy)));
         let again = Decision::Keep(Keep::Restart);
         assert_eq!([auto("Never", 0), auto("Never", 1)], [Decision::End, Decision::End]);
         assert_eq!([auto("OnFailure", 0), auto("OnFailure", 1)], [Decision::End, again]);
@@ -74,23 +91,46 @@ mod tests {
 
     #[test]
     fn without_knowledge_of_the_pod_auto_is_always() {
-        assert_eq!(decide(ShutdownWhen::Auto, 0, None), Decision::End);
-        assert_eq!(decide(ShutdownWhen::Auto, 1, None), Decision::End);
+        assert_eq!(decide(ShutdownWhen::Auto, 0, Origin::Inside, None), Decision::End);
+        assert_eq!(decide(ShutdownWhen::Auto, 1, Origin::Inside, None), Decision::End);
+    }
+
+    #[test]
+    fn a_failed_probe_has_the_container_started_again_whatever_its_exit_code() {
+        let pod = |policy: &str, probe: &str| {
+            snapshot(&format!(
+                "spec: {{restartPolicy: {policy}, containers: [{{name: main, image: m{probe}}}]}}"
+            ))
+        };
+        let probe = ", livenessProbe: {exec: {command: [check]}}";
+        let auto = |pod: &Snapshot, origin| decide(ShutdownWhen::Auto, 0, origin, Some(pod));
+        assert_eq!(auto(&pod("OnFailure", probe), Origin::Runtime), Decision::Keep(Keep::Restart));
+        for (pod, origin) in [
+            (pod("OnFailure", probe), Origin::Inside),
+            (pod("OnFailure", ""), Origin::Runtime),
+            (pod("Never", probe), Origin::Runtime),
+            (Snapshot { life: Life::Deleting, ..pod("OnFailure", probe) }, Origin::Runtime),
+        ] {
+            assert_eq!(auto(&pod, origin), Decision::End);
+        }
     }
 
     #[test]
     fn explicit_policies_do_not_look_at_the_pod() {
         let pod = pod("Always");
-        assert_eq!(decide(ShutdownWhen::Always, 1, Some(&pod)), Decision::End);
-        assert_eq!(decide(ShutdownWhen::Never, 0, None), Decision::Keep(Keep::Never));
-        assert_eq!(decide(ShutdownWhen::Success, 0, Some(&pod)), Decision::End);
-        assert_eq!(decide(ShutdownWhen::Success, 1, None), Decision::Keep(Keep::NoSuccess));
+        assert_eq!(decide(ShutdownWhen::Always, 1, Origin::Inside, Some(&pod)), Decision::End);
+        assert_eq!(decide(ShutdownWhen::Never, 0, Origin::Inside, None), Decision::Keep(Keep::Never));
+        assert_eq!(decide(ShutdownWhen::Success, 0, Origin::Inside, Some(&pod)), Decision::End);
+        assert_eq!(decide(ShutdownWhen::Success, 1, Origin::Inside, None), Decision::Keep(Keep::NoSuccess));
     }
 
     #[test]
     fn an_init_container_ends_no_sidecars() {
         let init =
             snapshot("spec: {initContainers: [{name: main, image: m}], containers: [{name: app, image: a}]}");
-        assert_eq!(decide(ShutdownWhen::Auto, 0, Some(&init)), Decision::Keep(Keep::InitContainer));
+        assert_eq!(
+            decide(ShutdownWhen::Auto, 0, Origin::Inside, Some(&init)),
+            Decision::Keep(Keep::InitContainer)
+        );
     }
 }

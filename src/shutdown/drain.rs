@@ -1,5 +1,6 @@
 //! Waiting for the sidecars to exit, so that their failures are seen and named.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::awaited::{Awaited, Drain, Pointless, Seen, Trace, drain};
+use super::awaited::{Asked, Awaited, DENIED, Drain, Pointless, SILENCE, Seen, Trace, drain};
 use crate::cluster::{Observation, OwnPod};
 use crate::deadline::until;
 use crate::endpoint::Address;
@@ -27,9 +28,14 @@ pub(super) struct Terms {
     pub(super) asked_by: Option<Instant>,
     /// For the others.
     pub(super) unasked_by: Option<Instant>,
+    /// How it shows that those have exited whom we cannot name; `None`: it does not.
+    pub(super) unattributed: Option<Vec<Trace>>,
     /// Said once all have exited.
     pub(super) done: &'static str,
 }
+
+/// The Pod as it is seen while its sidecars exit.
+pub(super) type Latest = RefCell<Option<Snapshot>>;
 
 /// Which sidecars' failures have been named.
 #[derive(Debug, Default)]
@@ -57,6 +63,7 @@ pub(super) async fn wait(
     terms: Terms,
     mut seen: Seen,
     mains: &Mains,
+    latest: &Latest,
     named: &mut Named,
 ) {
     if awaited.is_empty() {
@@ -73,6 +80,7 @@ pub(super) async fn wait(
             })
         })
         .collect();
+    let mut nameless: FuturesUnordered<_> = terms.unattributed.iter().flatten().map(vanished).collect();
     let mut waiting_for = Vec::new();
     let (mut lost_since, mut denied_since) = (None, None);
     let mut in_sight = own_pod.is_some();
@@ -105,8 +113,14 @@ pub(super) async fn wait(
             info!("waiting for {} to exit", list(&names(awaited, &waiting)));
             waiting_for.clone_from(&waiting);
         }
-        // Those that nobody asked may exit by themselves, and need not.
-        let any_asked = waiting.iter().any(|place| awaited[*place].asked);
+        // Those that nobody asked may exit by themselves, and need not. One that we cannot name may be among them, until its
+        // trace is gone.
+        let nameless_runs = terms.unattributed.is_none() || !nameless.is_empty();
+        let any_asked = waiting.iter().any(|place| match awaited[*place].asked {
+            Asked::Yes => true,
+            Asked::Perhaps => nameless_runs,
+            Asked::No => false,
+        });
         let by = if any_asked { terms.asked_by } else { terms.unasked_by };
         let observation = async {
             match &mut observations {
@@ -121,6 +135,7 @@ pub(super) async fn wait(
                     mains.settle(&mut snapshot);
                     (in_sight, lost_since, denied_since) = (true, None, None);
                     named.name_failures(&snapshot);
+                    latest.replace(Some(snapshot.clone()));
                     seen.snapshot = Some(snapshot);
                 }
                 Observation::Trouble(trouble) => {
@@ -135,12 +150,21 @@ pub(super) async fn wait(
             Some(place) = traces.next(), if !in_sight => {
                 seen.gone.insert(place);
             }
+            Some(()) = nameless.next() => {}
+            // Looked at again then: what is out of sight sends no news.
+            () = until(verdict_at(lost_since, SILENCE)) => {}
+            () = until(verdict_at(denied_since, DENIED)) => {}
             () = until(by) => {
                 out_of_time(&names(awaited, &waiting), own_pod.is_some(), known);
                 return;
             }
         }
     }
+}
+
+/// When something has lasted for so long, unless that is over.
+fn verdict_at(since: Option<Instant>, lasting: Duration) -> Option<Instant> {
+    since?.checked_add(lasting).filter(|at| *at > Instant::now())
 }
 
 fn names(awaited: &[Awaited], places: &[usize]) -> Vec<String> {

@@ -61,10 +61,10 @@ pub async fn look(
     let limit = sight.budget(asked, false).look(seen);
     let looked = tokio::select! {
         looked = own_pod.look(limit, !seen) => looked,
-        signal = stopped(signals, stop) => {
+        received = stopped(signals, stop) => {
             // There is less time than there was.
-            info!(%signal, "asked to stop");
-            asked.note(Instant::now());
+            info!(signal = %received.signal, "asked to stop");
+            asked.note(Instant::now(), received.sender);
             let limit = sight.budget(asked, false).look(seen);
             own_pod.look(limit, !seen).await
         }

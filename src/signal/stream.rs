@@ -91,11 +91,11 @@ impl Listener<'_> {
     ///
     /// # Errors
     /// Those of [`Listener::next`].
-    pub async fn stop(&mut self, phase: Phase) -> io::Result<Signal> {
+    pub async fn stop(&mut self, phase: Phase) -> io::Result<Received> {
         loop {
             let received = self.next().await?;
-            if let Some(signal) = react(phase, received) {
-                return Ok(signal);
+            if react(phase, received) {
+                return Ok(received);
             }
         }
     }
@@ -104,21 +104,21 @@ impl Listener<'_> {
     ///
     /// # Errors
     /// Those of [`Listener::next`].
-    pub fn stopped(&mut self, phase: Phase) -> io::Result<Option<Signal>> {
+    pub fn stopped(&mut self, phase: Phase) -> io::Result<Option<Received>> {
         while let Some(received) = self.signals.read()? {
-            if let Some(signal) = react(phase, received) {
-                return Ok(Some(signal));
+            if react(phase, received) {
+                return Ok(Some(received));
             }
         }
         Ok(None)
     }
 }
 
-/// Does what a signal calls for while there is no command, unless that is to stop.
-fn react(phase: Phase, received: Received) -> Option<Signal> {
+/// Does what a signal calls for while there is no command. Whether that is to stop.
+fn react(phase: Phase, received: Received) -> bool {
     let signal = received.signal;
     match reaction(phase, received) {
-        Reaction::Stop => return Some(signal),
+        Reaction::Stop => return true,
         Reaction::Reap => reaper::reap_orphans(),
         Reaction::Suspend => suspend_self(),
         Reaction::Drop if matches!(phase, Phase::Gate { .. }) => {
@@ -126,5 +126,5 @@ fn react(phase: Phase, received: Received) -> Option<Signal> {
         }
         Reaction::Drop | Reaction::Forward | Reaction::Ignore => {}
     }
-    None
+    false
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions and facts: values in, values out.
-const PURE: [&str; 19] = [
+const PURE: [&str; 20] = [
     "budget",
     "cluster/trouble",
     "endpoint",
@@ -21,6 +21,7 @@ const PURE: [&str; 19] = [
     "pod/run",
     "policy",
     "shutdown/actions",
+    "shutdown/again",
     "shutdown/awaited",
     "shutdown/decision",
     "shutdown/stages",

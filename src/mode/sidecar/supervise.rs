@@ -115,7 +115,15 @@ enum Stage {
     /// The Pod is to go, which is kept from the command.
     Held(Held),
     /// It was asked to stop; then `SIGKILL` follows.
-    Asked(Why, Option<Instant>),
+    Asked(Why, Kill),
+}
+
+/// Whether a command that was asked to stop is killed.
+enum Kill {
+    /// Then; `None`: it has as long as it takes.
+    At(Option<Instant>),
+    /// It was.
+    Sent,
 }
 
 /// How the stop is held back.
@@ -148,8 +156,8 @@ impl Stage {
 
     fn kill_at(&self) -> Option<Instant> {
         match self {
-            Self::Asked(_, kill_at) => *kill_at,
-            Self::Running | Self::Held(..) => None,
+            Self::Asked(_, Kill::At(kill_at)) => *kill_at,
+            Self::Asked(_, Kill::Sent) | Self::Running | Self::Held(..) => None,
         }
     }
 
@@ -219,7 +227,7 @@ impl Watch<'_, '_> {
 
     fn asked_to_stop(&mut self, received: Received) {
         let (now, signal) = (Instant::now(), received.signal);
-        self.asked.note(now);
+        self.asked.note(now, received.sender);
         self.keep_time();
         let Stage::Running = self.stage else {
             return;
@@ -270,8 +278,9 @@ impl Watch<'_, '_> {
             (Stage::Held(held), Some(limit)) => {
                 held.until = budget.hold(limit, held.since, self.stop.timeout);
             }
-            (Stage::Asked(_, Some(kill_at)), _) => {
-                *kill_at = budget.command(self.stop.timeout).map_or(*kill_at, |moment| moment.min(*kill_at));
+            (Stage::Asked(_, Kill::At(kill_at)), _) => {
+                let moments = [*kill_at, budget.command(self.stop.timeout)];
+                *kill_at = moments.into_iter().flatten().min();
             }
             _ => {}
         }
@@ -369,7 +378,10 @@ impl Watch<'_, '_> {
     fn confirmed(&mut self, looked: Looked) {
         self.confirming = None;
         match looked {
-            Looked::Seen(snapshot) => self.snapshot = Some(snapshot),
+            Looked::Seen(mut snapshot) => {
+                self.clocks.settle(&mut snapshot, Instant::now());
+                self.snapshot = Some(snapshot);
+            }
             // What was seen is all there is.
             Looked::Not(trouble) => debug!(%trouble, "cannot look at the Pod again"),
             Looked::Gone => {}
@@ -404,7 +416,7 @@ impl Watch<'_, '_> {
         if matches!(self.stage, Stage::Asked(..)) {
             return;
         }
-        let kill_at = self.budget().command(self.stop.timeout);
+        let kill_at = Kill::At(self.budget().command(self.stop.timeout));
         info!("ending the command with {}", self.stop.signal);
         self.child.forward(self.stop.signal);
         self.stage = Stage::Asked(why, kill_at);
@@ -413,7 +425,7 @@ impl Watch<'_, '_> {
     fn kill(&mut self) {
         if let Stage::Asked(_, kill_at) = &mut self.stage {
             warn!("the command does not end: SIGKILL follows (--stop-timeout)");
-            *kill_at = None;
+            *kill_at = Kill::Sent;
             self.child.kill();
         }
     }

@@ -15,7 +15,7 @@ use crate::pod::{Life, Main, Snapshot};
 use crate::shutdown::turn::Other;
 use crate::shutdown::{Others, Sight, Turn, Worth, look, turn};
 use crate::signal::stream::Listener;
-use crate::signal::{Phase, Signal};
+use crate::signal::{Phase, Received};
 
 /// How long after our start the kubelet may not have reported what became of the containers that were started with ours.
 const REPORTED: Duration = Duration::from_secs(10);
@@ -127,7 +127,7 @@ impl Last {
             let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
             tokio::select! {
                 biased;
-                Ok(signal) = signals.stop(Phase::Shutdown { stop }) => asked_to_stop(signal, asked),
+                Ok(received) = signals.stop(Phase::Shutdown { stop }) => asked_to_stop(received, asked),
                 Some(observation) = observation => match observation {
                     Observation::Seen(mut snapshot) => {
                         sight.mains.settle(&mut snapshot);
@@ -175,9 +175,9 @@ impl Last {
     }
 }
 
-fn asked_to_stop(signal: Signal, asked: &mut StopRequests) {
-    info!(%signal, "asked to stop");
-    asked.note(Instant::now());
+fn asked_to_stop(received: Received, asked: &mut StopRequests) {
+    info!(signal = %received.signal, "asked to stop");
+    asked.note(Instant::now(), received.sender);
 }
 
 /// Whether the kubelet stops the sidecars itself.

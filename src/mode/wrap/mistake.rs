@@ -24,7 +24,7 @@ use crate::pod::run::Clocks;
 use crate::pod::{Life, Snapshot, list};
 use crate::policy::ShutdownAuto;
 use crate::shutdown::stages::yet_to_start;
-use crate::shutdown::{self, After, Decision};
+use crate::shutdown::{self, After, Decision, Origin};
 use crate::signal::Phase;
 use crate::signal::stream::Signals;
 use crate::status::Server;
@@ -69,7 +69,7 @@ impl Run<'_> {
     fn until_they_have_started(&self, code: u8) -> anyhow::Result<Seen> {
         let mut seen = Seen { snapshot: None, after: After::Command, asked: StopRequests::default() };
         let shutdown = &self.plan.shutdown;
-        let stay = shutdown::decide(shutdown.when, code, None) != Decision::End;
+        let stay = shutdown::decide(shutdown.when, code, Origin::Inside, None) != Decision::End;
         if let Some(own_pod) = self.own_pod.as_ref().filter(|_| !stay && shutdown.auto != ShutdownAuto::Off) {
             runtime()?.block_on(self.watch(own_pod, code, &mut seen))?;
         }
@@ -90,9 +90,10 @@ impl Run<'_> {
             let stop = seen.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
             tokio::select! {
                 biased;
-                signal = signals.stop(Phase::Gate { stop }) => {
-                    info!(signal = %signal.context("cannot receive signals")?, "asked to stop");
-                    seen.asked.note(Instant::now());
+                received = signals.stop(Phase::Gate { stop }) => {
+                    let received = received.context("cannot receive signals")?;
+                    info!(signal = %received.signal, "asked to stop");
+                    seen.asked.note(Instant::now(), received.sender);
                     seen.after = After::EarlyStop;
                     return Ok(());
                 }
@@ -124,7 +125,8 @@ impl Run<'_> {
             };
             clocks.settle(snapshot, Instant::now());
             let late = yet_to_start(&self.plan.shutdown, snapshot);
-            let stay = shutdown::decide(self.plan.shutdown.when, code, Some(snapshot)) != Decision::End;
+            let stay = shutdown::decide(self.plan.shutdown.when, code, Origin::Inside, Some(snapshot))
+                != Decision::End;
             let there = late.is_empty() && !snapshot.own.run.is_outdated();
             if stay || there || snapshot.life != Life::Active {
                 return Ok(());
