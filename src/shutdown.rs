@@ -318,7 +318,9 @@ async fn notify(peer: &Peer, ended: &[Message]) -> io::Result<Reply> {
     let mut pauses = TO_LISTEN.into_iter();
     loop {
         match (peer.notify(ended).await, pauses.next()) {
-            (Err(error), Some(pause)) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(pause).await,
+            (Err(error), Some(pause)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                sleep(pause).await
+            }
             (taken, _) => return taken,
         }
     }

@@ -10,7 +10,7 @@ use super::stages::{Step, Task};
 use crate::endpoint::Address;
 use crate::known::{End, Traffic};
 use crate::peer::message::Peer;
-use crate::pod::{Life, Sidecar, Snapshot};
+use crate::pod::{Life, Sidecar, Snapshot, State};
 
 /// How long there may be no connection to the API server before that means something. Should the API server be down, nothing
 /// is lost but the names of sidecars that failed.
@@ -126,13 +126,14 @@ pub fn awaited(
         let known = sidecar.known.as_ref();
         let leaves_last = known.is_some_and(|found| matches!(found.known.end, End::AfterOthers(_)));
         let carries = known.is_some_and(|found| found.traffic == Traffic::Pod);
-        // One whose proa was not there is being started again, if the Pod does not show its end.
+        // One that does not run, and whose proa was not there, is notified once it does.
         let is_its = |done: &&DoneTask| done.task.container.as_ref() == Some(&sidecar.name);
-        let notified = || {
-            done.iter()
-                .filter(is_its)
-                .any(|done| matches!(done.result, TaskResult::Accepted | TaskResult::Absent))
+        let counts = |done: &DoneTask| match done.result {
+            TaskResult::Accepted => true,
+            TaskResult::Absent => sidecar.state != State::Running,
+            TaskResult::NotYet | TaskResult::Failed => false,
         };
+        let notified = || done.iter().filter(is_its).any(counts);
         let is_wrapped =
             known.is_some_and(|found| found.known.end == End::Peer) || wrapped.contains(&sidecar.name);
         let waits_for_us = is_wrapped && !notified();
