@@ -256,3 +256,17 @@ impl Task {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_main_containers_flags_are_known_by_their_names() {
+        let command = Arguments::command();
+        let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+        let mut flags: Vec<_> = flags.filter(|flag| !["help", "version"].contains(flag)).collect();
+        flags.sort_unstable();
+        assert_eq!(flags, known::FLAGS);
+    }
+}

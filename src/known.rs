@@ -231,6 +231,59 @@ impl Endpoint {
     }
 }
 
+/// The flags of `proa -- COMMAND`, as they stand in an image's arguments where its entrypoint hides proa.
+pub const FLAGS: [&str; 31] = [
+    "api",
+    "container",
+    "disabled",
+    "env-file",
+    "env-file-override",
+    "forward-to",
+    "ignore",
+    "kill",
+    "kill-all",
+    "kill-signal",
+    "log-format",
+    "main",
+    "namespace",
+    "no-shutdown-auto",
+    "on-timeout",
+    "pod-name",
+    "ready-timeout",
+    "service-account-dir",
+    "shutdown-auto",
+    "shutdown-http-get",
+    "shutdown-http-post",
+    "shutdown-known",
+    "shutdown-timeout",
+    "shutdown-when",
+    "status-address",
+    "termination-message-path",
+    "wait-file",
+    "wait-for",
+    "wait-http-get",
+    "wait-known",
+    "wait-tcp",
+];
+
+/// Whether these are a container's only words, `[FLAGS] -- COMMAND`, with flags that are proa's: its image's entrypoint is proa.
+#[must_use]
+pub fn are_main_arguments(words: &[&str]) -> bool {
+    let Some(dashes) = words.iter().position(|word| *word == "--") else {
+        return false;
+    };
+    let is_ours = |word: &&str| {
+        let long = word.strip_prefix("--").and_then(|rest| rest.split('=').next());
+        long.map_or_else(
+            || ["-g", "-p", "-k", "-K"].iter().any(|short| word.starts_with(short)),
+            |long| FLAGS.contains(&long),
+        )
+    };
+    let mut flags = words[..dashes].iter().filter(|word| word.starts_with('-'));
+    let starts_with_flag = words[0].starts_with('-');
+    starts_with_flag && flags.all(|flag| is_ours(flag)) && dashes + 1 < words.len()
+}
+
 /// What proa does other than to run a main container's command.
 const OTHER_FORMS: [&str; 3] = ["sidecar", "install", "known"];
 
@@ -459,6 +512,26 @@ mod tests {
             &[],
         ] {
             assert!(!is_main_entrypoint(words), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_main_container_is_recognised_by_its_arguments_where_the_image_hides_proa() {
+        for words in
+            [&["--", "report"][..], &["--wait-for=db", "-g", "http://x/", "--ignore", "a", "--", "r", "-x"]]
+        {
+            assert!(are_main_arguments(words), "{words:?}");
+        }
+        for words in [
+            &["--"][..],
+            &["report", "--", "x"],
+            &["--config=x", "--", "serve"],
+            &["--wait-for=db", "--config=x", "--", "serve"],
+            &["--wait-for=db"],
+            &["sidecar", "--", "web"],
+            &[],
+        ] {
+            assert!(!are_main_arguments(words), "{words:?}");
         }
     }
 

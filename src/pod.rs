@@ -386,7 +386,7 @@ impl Snapshot {
         let policy = spec.restart_policy.as_deref().map_or(RestartPolicy::Always, RestartPolicy::of);
         let (own, role) = own_container(pod, spec, container)?;
         let own_status = status(pod, &own.name);
-        let (mains, sidecars) = beside(pod, spec, &own.name, role, policy);
+        let (mains, sidecars) = beside(pod, spec, own, role, policy);
         Ok(Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -520,7 +520,7 @@ fn stop_signal(container: &Container, status: Option<&ContainerStatus>) -> Optio
 fn beside(
     pod: &Pod,
     spec: &PodSpec,
-    own: &str,
+    own: &Container,
     role: Role,
     policy: RestartPolicy,
 ) -> (Vec<Main>, Vec<Sidecar>) {
@@ -528,19 +528,19 @@ fn beside(
     let (native, regular) = match role {
         Role::Regular => (init, spec.containers.as_slice()),
         Role::Init | Role::NativeSidecar => {
-            let before = init.iter().position(|container| container.name == own).unwrap_or(init.len());
+            let before = init.iter().position(|container| container.name == own.name).unwrap_or(init.len());
             (&init[..before], [].as_slice())
         }
     };
     let native = native.iter().filter(|container| is_native(container)).map(|c| (c, true));
-    let regular = regular.iter().filter(|container| container.name != own);
-    let (main, sidecars): (Vec<_>, Vec<_>) = regular.partition(|container| runs_proa(container));
+    let regular = regular.iter().filter(|container| container.name != own.name);
+    let (main, sidecars): (Vec<_>, Vec<_>) = regular.partition(|container| runs_proa(container, own));
     let main = main.into_iter().map(|container| Main {
         container: sidecar(pod, container, false, policy),
         known_by: KnownBy::Command,
     });
     let sidecars = sidecars.into_iter().map(|container| (container, false));
-    let all = native.chain(sidecars).filter(|(container, _)| container.name != own);
+    let all = native.chain(sidecars).filter(|(container, _)| container.name != own.name);
     (main.collect(), all.map(|(container, native)| sidecar(pod, container, native, policy)).collect())
 }
 

@@ -30,10 +30,12 @@ pub(super) fn recognise(pod: &Pod, container: &Container) -> Option<Recognised> 
     })
 }
 
-/// Whether proa stands in front of its command.
-pub(super) fn runs_proa(container: &Container) -> bool {
+/// Whether proa stands in front of its command: by its words, or its image's entrypoint as in `own`, our own container.
+pub(super) fn runs_proa(container: &Container, own: &Container) -> bool {
     let words = words(container, &variables(container));
-    known::is_main_entrypoint(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let hidden = |container: &Container| container.command.as_ref().is_none_or(Vec::is_empty);
+    known::is_main_entrypoint(&words) || hidden(container) && hidden(own) && known::are_main_arguments(&words)
 }
 
 fn variables(container: &Container) -> Vec<(&str, &str)> {

@@ -188,6 +188,19 @@ fn one_that_ends_to_be_restarted_takes_nothing_with_it() {
 }
 
 #[test]
+fn a_retry_does_not_take_a_main_container_that_has_ended_for_a_sidecar() {
+    let image = "args: [--no-shutdown-auto, --, work]";
+    let world = pod("OnFailure", image);
+    world.set_state("main", DONE);
+    let (web, flags) = answering();
+    let Some(second) = world.mounted("second", "pod") else { return };
+    let running = second.flags(&flags).start(["true"]);
+    web.request();
+    world.set_state("web", DONE);
+    running.finish().expect(0, &["other main containers: `main`"]);
+}
+
+#[test]
 fn one_that_was_killed_is_not_waited_for_once_the_kubelet_says_so() {
     let world = pod("Never", SHOWN);
     let Some((main, second)) = both(&world) else { return };

@@ -135,9 +135,9 @@ def a_wrapped_sidecar_of_two_mains(t):
     t.grant("watch")
     serves = "mkdir /tmp/www; echo page > /tmp/www/index.html; httpd -p 7000 -h /tmp/www; " + SERVES
     web = wrapped(serves, "--until-exit=first", "--until-exit=second", more=READY_FILE)
-    first = main("exit 3", "--ignore=second", name="first")
+    first = main("exit 3", name="first")
     script = "until [ -e /tmp/over ]; do sleep 0.1; done; wget -qO- localhost:7000; exit 4"
-    second = main(script, "--ignore=first", name="second")
+    second = main(script, name="second")
     t.apply(pod("shared", web, first, second))
     unasked = "--api=off", "--wait-http-get=http://localhost:7000/"
     alone = (wrapped(serves, "--api=off", "--until-exit=first", "--until-exit=second"),
@@ -149,7 +149,7 @@ def a_wrapped_sidecar_of_two_mains(t):
         t.touch(name, "second", "/tmp/over")
         assert t.finished(name).exit_codes() == {"web": 0, "first": 3, "second": 4}
         lines = t.timeline(name)
-        in_order(lines, "it waits for other containers too", "exit code=3", "the main container's proa asks for the end")
+        in_order(lines, "exit code=3", "the main container's proa asks for the end")
         assert "page" in t.logs(name, "second").splitlines(), "the sidecar did not outlive the first"
         assert not any("`second` told" in line.text for line in lines), lines
 
