@@ -86,6 +86,12 @@ impl Helper<'_> {
     /// Ends the other sidecars, once the main containers have ended. `code`: the worst of theirs.
     fn end_others(&self, snapshot: Snapshot, code: i32, shutdown: &Shutdown) -> Outcome {
         let code = u8::try_from(code).unwrap_or(u8::MAX);
+        if self.companion.plan.gate.selection.wait_for.is_empty() {
+            // Else the gate has said it.
+            for malformed in &snapshot.malformed {
+                warn!("{malformed}");
+            }
+        }
         match shutdown::decide(shutdown.when, code, None) {
             Decision::Keep(why) => info!("sidecars are left running: {why}"),
             Decision::End => afterwards(|| {

@@ -108,7 +108,7 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Vec<Awaited>, Misp
     if !named.is_empty() {
         return Ok(named.to_vec());
     }
-    let unknown: Vec<_> = regular.into_iter().filter(|sidecar| sidecar.known.is_none()).collect();
+    let unknown: Vec<_> = regular.into_iter().filter(|sidecar| !sidecar.is_sidecar()).collect();
     match unknown.as_slice() {
         [] => Err(Misplaced::NoMain(snapshot.own.name.clone())),
         [main] => Ok(vec![Awaited { name: main.name.clone(), end: End::ForGood }]),
@@ -210,6 +210,16 @@ status:
         assert_eq!(found("wrapped", &[]), Err(Misplaced::WhichMain(vec!["web".into(), "app".into()])));
         assert_eq!(found("wrapped", &["app"]), Ok(vec!["app".into()]));
         assert_eq!(found("wrapped", &["app", "web"]), Ok(vec!["app".into(), "web".into()]));
+    }
+
+    #[test]
+    fn a_container_that_says_how_it_ends_is_no_main_one() {
+        let pod = pod("
+metadata: {annotations: {proa.ironcorelabs.com/web.shutdown: 'POST http://localhost:1/quit'}}
+spec: {containers: [{name: own, image: o}, {name: web, image: w}, {name: app, image: a}]}
+");
+        let mains = find(&Snapshot::of(&pod, Some("own"), None).unwrap(), &[]).unwrap();
+        assert_eq!(mains.iter().map(|main| main.name.as_str()).collect::<Vec<_>>(), ["app"]);
     }
 
     #[test]

@@ -111,14 +111,14 @@ pub fn awaited(
     let anybody = accepted().any(|task| task.container.is_none());
     let waited_for = snapshot.sidecars.iter().filter(|sidecar| {
         let known = sidecar.known.as_ref();
-        let leaves_last = known.is_some_and(|found| matches!(found.known.end, End::AfterOthers(_)));
-        let carries = known.is_some_and(|found| found.traffic == Traffic::Pod);
+        let carries = sidecar.traffic() == Traffic::Pod;
         let notified = || accepted().any(|task| task.container.as_ref() == Some(&sidecar.name));
         let waits_for_us = known.is_some_and(|found| found.known.end == End::Peer) && !notified();
         !sidecar.native
             && !sidecar.restart.always()
             && !ignore.contains(&sidecar.name)
-            && !leaves_last
+            && !sidecar.annotated.ignore
+            && !sidecar.leaves_last()
             && !waits_for_us
             && (scope == Scope::All || !carries)
     });
@@ -233,9 +233,11 @@ pub fn drain(awaited: &[Awaited], seen: &Seen) -> Drain {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stages::Source;
     use super::*;
     use crate::endpoint::{Method, Request};
     use crate::peer::message::Message;
+    use crate::pod::annotations::Annotated;
     use crate::pod::tests::snapshot;
 
     fn pod(policy: &str, web: &str) -> Snapshot {
@@ -260,13 +262,18 @@ status:
 
     fn http(url: &str, container: Option<&str>, traffic: Traffic) -> Task {
         let request = Request::new(Method::Post, url.parse().unwrap());
-        Task { step: Step::Http(request), known: None, traffic, container: container.map(str::to_owned) }
+        Task {
+            step: Step::Http(request),
+            source: Source::Given,
+            traffic,
+            container: container.map(str::to_owned),
+        }
     }
 
     fn notify(container: &str) -> Task {
         let peer = Peer { uid: "u".into(), container: container.into() };
         let step = Step::Notify { peer, message: Message::default() };
-        Task { step, known: None, traffic: Traffic::Own, container: Some(container.into()) }
+        Task { step, source: Source::Given, traffic: Traffic::Own, container: Some(container.into()) }
     }
 
     fn names(awaited: &[Awaited]) -> Vec<&str> {
@@ -281,6 +288,30 @@ status:
         assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &["web".into()])), ["istio-proxy"]);
         let always = self::pod("Always", "running: {}");
         assert!(awaited(&[], Some(&always), Scope::All, &[]).is_empty());
+    }
+
+    #[test]
+    fn annotations_say_whose_exit_is_waited_for_and_when() {
+        let waits = |name: &str, annotated: Annotated| {
+            let mut pod = pod("Never", "running: {}");
+            pod.sidecars.iter_mut().find(|sidecar| sidecar.name == name).unwrap().annotated = annotated;
+            [Scope::Others, Scope::All]
+                .map(|scope| names(&awaited(&[], Some(&pod), scope, &[])).contains(&name))
+        };
+        let treated = |name: &str| {
+            let quit = Request::new(Method::Post, "http://localhost:1/".parse().unwrap());
+            [
+                waits(name, Annotated { traffic: Some(Traffic::Pod), ..Annotated::default() }),
+                waits(name, Annotated { traffic: Some(Traffic::Own), ..Annotated::default() }),
+                waits(name, Annotated { ignore: true, ..Annotated::default() }),
+                waits(name, Annotated { shutdown: Some(quit), ..Annotated::default() }),
+            ]
+        };
+        let (never, last, always) = ([false, false], [false, true], [true, true]);
+        assert_eq!(treated("web"), [last, always, never, always]);
+        assert_eq!(treated("istio-proxy"), [last, always, never, last], "the annotation wins over the table");
+        let can_be_asked = [never, never, never, always];
+        assert_eq!(treated("gke-gcsfuse-sidecar"), can_be_asked, "so it does not leave last");
     }
 
     #[test]
