@@ -67,15 +67,16 @@ impl HttpUrl {
         self.0.path()
     }
 
-    /// `http://localhost:PORT/PATH`.
+    /// `http://localhost:PORT/PATH`, whatever the path looks like.
     ///
     /// # Panics
-    /// If `path` does not start with a slash.
+    /// Never.
     #[must_use]
     pub fn on_loopback(port: u16, path: &str) -> Self {
         let mut url = Url::parse("http://localhost").expect("a valid URL");
         url.set_port(Some(port)).expect("an HTTP URL may have a port");
-        Self(url.join(path).expect("an absolute path"))
+        url.set_path(path);
+        Self(url)
     }
 }
 

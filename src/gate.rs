@@ -27,7 +27,7 @@ use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received};
 use crate::status::board::Board;
 use probe::Finding;
-use verdict::{Reason, Unready, Verdict, asked_instead, verdict};
+use verdict::{Instead, Reason, Unready, Verdict, asked_instead, verdict};
 use waiting::{PodWait, Waiting};
 
 /// How often a long wait says what it waits for.
@@ -238,6 +238,8 @@ struct Wait<'a> {
     snapshot: Option<Snapshot>,
     pod: PodWait,
     direct: Vec<Direct>,
+    /// The sidecars that are asked themselves in place of Kubernetes, each with the number of its direct wait.
+    instead: Vec<(Instead, usize)>,
     /// A direct wait that never can hold.
     impossible: Option<Refusal>,
     findings: Findings,
@@ -264,6 +266,7 @@ impl<'a> Wait<'a> {
             snapshot: None,
             pod,
             direct: Vec::new(),
+            instead: Vec::new(),
             impossible: None,
             findings: SelectAll::new(),
             going_without: None,
@@ -379,13 +382,12 @@ impl<'a> Wait<'a> {
                 );
             }
             self.move_to(&snapshot);
-            for (name, url) in asked_instead(&snapshot, &self.gate.selection) {
-                info!(
-                    "`{name}` is asked at {url}: Kubernetes would call it ready only once the application listens"
-                );
-                self.follow(format!("{name} at {url}"), &DirectWait::Http(url.clone()));
-            }
         }
+        let said = self.snapshot.as_ref().map(|before| before.malformed.as_slice()).unwrap_or_default();
+        for malformed in snapshot.malformed.iter().filter(|malformed| !said.contains(malformed)) {
+            warn!("{malformed}");
+        }
+        self.ask_instead(&snapshot);
         self.judge(snapshot)
     }
 
@@ -435,12 +437,31 @@ impl<'a> Wait<'a> {
         self.again()
     }
 
+    /// Asks the sidecars themselves that are to be asked in place of Kubernetes. Annotations may change while we wait: somebody
+    /// sets one right.
+    fn ask_instead(&mut self, snapshot: &Snapshot) {
+        let wanted: Vec<_> = asked_instead(snapshot, &self.gate.selection).collect();
+        for (_, number) in self.instead.extract_if(.., |(instead, _)| !wanted.contains(instead)) {
+            if let Some(direct) = self.direct.get(number) {
+                direct.end.abort();
+            }
+        }
+        for instead in wanted {
+            if self.instead.iter().any(|(followed, _)| *followed == instead) {
+                continue;
+            }
+            info!("{instead}");
+            self.instead.push((instead.clone(), self.direct.len()));
+            self.follow(format!("{} at {}", instead.name, instead.url), &DirectWait::Http(instead.url));
+        }
+    }
+
     /// Asks well-known sidecars where the Pod says that they listen, which need not be the usual port.
     fn move_to(&mut self, snapshot: &Snapshot) {
         // Numbered as they were followed: after the waits that are given by URL, which stay where they are.
         for (number, (known, usual)) in (self.gate.waits.len()..).zip(&self.gate.known) {
             let places: Vec<_> =
-                snapshot.recognised(known).filter_map(|(_, recognised)| recognised.ready.as_ref()).collect();
+                snapshot.recognised(known).filter_map(|(sidecar, _)| sidecar.ready_at()).collect();
             if places.is_empty() || places.contains(&usual) {
                 continue;
             }

@@ -29,7 +29,9 @@ pub struct Known {
     pub end: End,
     /// Whether others need it to end well.
     pub traffic: Traffic,
-    /// Where these facts come from.
+    /// When its injector makes it a native sidecar, whose end is the kubelet's.
+    pub native: Option<&'static str>,
+    /// Where these facts come from: project, version, file.
     pub source: &'static str,
 }
 
@@ -73,23 +75,31 @@ pub enum Traffic {
 pub struct Endpoint {
     /// The port unless something moves it.
     pub port: u16,
-    /// What moves it, the first that is set.
+    /// The port that its injector sets, if that is another: the best guess where the Pod is not seen.
+    pub injected: Option<u16>,
+    /// What moves the port, the first that is set.
     pub moved_by: &'static [Setting],
-    /// The path.
+    /// The path unless something moves it.
     pub path: &'static str,
+    /// What moves the path, the first that is set.
+    pub path_by: &'static [Setting],
     /// Headers that it wants.
     pub headers: &'static [(&'static str, &'static str)],
 }
 
-/// Where a port is set: a number, or an address that ends with one.
+/// Where a port is set, a number or an address that ends with one; or a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setting {
     /// An annotation of the Pod.
     Annotation(&'static str),
+    /// A field of the YAML or JSON in an annotation of the Pod.
+    InAnnotation(&'static str, &'static str),
     /// A command line flag of the sidecar, without its hyphens.
     Flag(&'static str),
     /// A variable of the sidecar.
     Variable(&'static str),
+    /// A field of the YAML or JSON in a variable of the sidecar.
+    InVariable(&'static str, &'static str),
     /// The sidecar's readiness or start-up probe that GETs this path.
     Probe(&'static str),
 }
@@ -98,8 +108,10 @@ impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Annotation(key) => write!(f, "annotation {key}"),
+            Self::InAnnotation(key, field) => write!(f, "{field} in annotation {key}"),
             Self::Flag(name) => write!(f, "its flag {name}"),
             Self::Variable(name) => write!(f, "its variable {name}"),
+            Self::InVariable(name, field) => write!(f, "{field} in its variable {name}"),
             Self::Probe(path) => write!(f, "its probe of {path}"),
         }
     }
@@ -156,8 +168,10 @@ pub fn recognise(container: &Container) -> Option<Recognised> {
     // What proa wraps is what it is, but for its end.
     let (known, end) =
         if container.is_wrapped() { (known.unwrap_or(&WRAPPED), &WRAPPED) } else { (known?, known?) };
-    let port = |endpoint: &Endpoint| {
-        endpoint.moved_by.iter().find_map(|setting| container.port(*setting)).unwrap_or(endpoint.port)
+    let at = |endpoint: &Endpoint| {
+        let port = endpoint.moved_by.iter().find_map(|setting| container.port(*setting));
+        let path = endpoint.path_by.iter().find_map(|setting| container.path(*setting));
+        HttpUrl::on_loopback(port.unwrap_or(endpoint.port), path.unwrap_or(endpoint.path))
     };
     Some(Recognised {
         known: end,
@@ -166,28 +180,31 @@ pub fn recognise(container: &Container) -> Option<Recognised> {
             Ready::AfterApplication(_) => Readiness::AfterApplication,
             Ready::Kubernetes(..) | Ready::KubernetesAlone => Readiness::InTime,
         },
-        ready: known.readiness().map(|endpoint| endpoint.url(port(endpoint))),
-        end: end.request(port),
+        ready: known.readiness().map(at),
+        end: end.request(at),
     })
 }
 
-/// The sidecar that this request ends, where nothing moves its port.
+/// The sidecar that this request ends, where nothing moves its endpoint, or its injector alone does.
 #[must_use]
 pub fn ended_by(request: &Request) -> Option<&'static Known> {
-    SIDECARS.iter().find(|known| known.shutdown().is_ok_and(|end| end.goes_where(request)))
+    SIDECARS.iter().find(|known| {
+        let ends = [Endpoint::url, Endpoint::unseen].map(|at| known.request(at));
+        ends.iter().flatten().any(|end| end.goes_where(request))
+    })
 }
 
 impl Known {
-    /// How to wait for it without the API server, where nothing moves its port.
+    /// How to wait for it without the API server, where nothing moves its endpoint.
     ///
     /// # Errors
     /// When it has nothing to be asked at.
     pub fn wait(&self) -> Result<HttpUrl, NoEndpoint> {
         let endpoint = self.readiness().ok_or(NoEndpoint::NoReadiness(self.name))?;
-        Ok(endpoint.url(endpoint.port))
+        Ok(endpoint.unseen())
     }
 
-    /// How to end it without the API server, where nothing moves its port.
+    /// How to end it without the API server, where nothing moves its endpoint.
     ///
     /// # Errors
     /// When it cannot be asked to end.
@@ -198,7 +215,7 @@ impl Known {
             End::AfterOthers(who) => return Err(NoEndpoint::EndedBy(self.name, who)),
             End::Peer => return Err(NoEndpoint::NoQuit(self.name, NO_QUIT)),
         }
-        self.request(|endpoint| endpoint.port).ok_or(NoEndpoint::NoQuit(self.name, NO_QUIT))
+        self.request(Endpoint::unseen).ok_or(NoEndpoint::NoQuit(self.name, NO_QUIT))
     }
 
     /// What must be enabled before it can be asked to end.
@@ -217,17 +234,23 @@ impl Known {
         }
     }
 
-    fn request(&self, port: impl Fn(&Endpoint) -> u16) -> Option<Request> {
+    fn request(&self, at: impl Fn(&Endpoint) -> HttpUrl) -> Option<Request> {
         let End::Ask(method, endpoint, _) = &self.end else {
             return None;
         };
-        Some(Request { method: *method, url: endpoint.url(port(endpoint)), headers: endpoint.headers })
+        Some(Request { method: *method, url: at(endpoint), headers: endpoint.headers })
     }
 }
 
 impl Endpoint {
-    fn url(&self, port: u16) -> HttpUrl {
-        HttpUrl::on_loopback(port, self.path)
+    /// Where it is unless something moves it.
+    fn url(&self) -> HttpUrl {
+        HttpUrl::on_loopback(self.port, self.path)
+    }
+
+    /// Where it most likely is, when nobody sees the Pod.
+    fn unseen(&self) -> HttpUrl {
+        HttpUrl::on_loopback(self.injected.unwrap_or(self.port), self.path)
     }
 }
 
@@ -315,18 +338,29 @@ impl Container<'_> {
     }
 
     fn port(&self, setting: Setting) -> Option<u16> {
-        let value = match setting {
-            Setting::Annotation(key) => self.annotations.get(key).map(String::as_str),
-            Setting::Flag(name) => self.flag(name),
-            Setting::Variable(name) => {
-                self.variables.iter().find(|(found, _)| *found == name).map(|(_, value)| *value)
-            }
-            Setting::Probe(path) => {
-                return self.probes.iter().find(|(found, _)| *found == path).map(|(_, port)| *port);
-            }
-        };
+        if let Setting::Probe(path) = setting {
+            return self.probes.iter().find(|(found, _)| *found == path).map(|(_, port)| *port);
+        }
         // `4191`, or `0.0.0.0:4191`.
-        value?.rsplit(':').next()?.parse().ok().filter(|port| *port > 0)
+        self.value(setting)?.rsplit(':').next()?.parse().ok().filter(|port| *port > 0)
+    }
+
+    fn path(&self, setting: Setting) -> Option<&str> {
+        self.value(setting).filter(|path| path.starts_with('/'))
+    }
+
+    fn value(&self, setting: Setting) -> Option<&str> {
+        let annotation = |key| self.annotations.get(key).map(String::as_str);
+        let variable =
+            |name| self.variables.iter().find(|(found, _)| *found == name).map(|(_, value)| *value);
+        match setting {
+            Setting::Annotation(key) => annotation(key),
+            Setting::InAnnotation(key, name) => field(annotation(key)?, name),
+            Setting::Flag(name) => self.flag(name),
+            Setting::Variable(name) => variable(name),
+            Setting::InVariable(key, name) => field(variable(key)?, name),
+            Setting::Probe(_) => None,
+        }
     }
 
     /// The value of `--name=value`, `-name=value` or `--name value`; the last one counts.
@@ -343,6 +377,25 @@ impl Container<'_> {
         }
         found
     }
+}
+
+/// The number in `name: 1`, `"name": 1` or `{"name":"1"}`: enough of YAML and JSON for a setting that is one number in them.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let quote = |c| c == '"' || c == '\'';
+    let places =
+        lines.flat_map(|line| line.match_indices(name).map(move |(at, _)| (&line[..at], &line[at..])));
+    let mut values = places.filter_map(|(before, rest)| {
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        if before.ends_with(is_part) {
+            return None;
+        }
+        let value = rest[name.len()..].trim_start_matches(quote).trim_start().strip_prefix(':')?;
+        let value = value.trim_start().trim_start_matches(quote);
+        let end = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+        Some(&value[..end]).filter(|digits| !digits.is_empty())
+    });
+    values.next()
 }
 
 /// An image reference without its tag and digest.
@@ -447,6 +500,9 @@ impl fmt::Display for Known {
         if self.traffic == Traffic::Pod {
             writeln!(f, "  last, since it carries the others' traffic")?;
         }
+        if let Some(native) = self.native {
+            writeln!(f, "  native    {native}")?;
+        }
         writeln!(f, "  source    {}", self.source)
     }
 }
@@ -458,11 +514,15 @@ fn asked(
     at: &Endpoint,
     needs: Option<&str>,
 ) -> fmt::Result {
-    writeln!(f, "  {what:<9} {method} {}", at.url(at.port))?;
+    writeln!(f, "  {what:<9} {method} {}", at.url())?;
     if let Some(needs) = needs {
         writeln!(f, "            needs {needs}")?;
     }
-    at.moved_by.iter().try_for_each(|setting| writeln!(f, "            port from {setting}"))
+    if let Some(port) = at.injected {
+        writeln!(f, "            port {port} where its injector sets it, and without sight of the Pod")?;
+    }
+    at.moved_by.iter().try_for_each(|setting| writeln!(f, "            port from {setting}"))?;
+    at.path_by.iter().try_for_each(|setting| writeln!(f, "            path from {setting}"))
 }
 
 #[cfg(test)]
@@ -486,6 +546,11 @@ mod tests {
         assert_eq!(name("p", "localhost:5000/linkerd/proxy@sha256:0123"), Some("linkerd"));
         assert_eq!(name("envoy", "example/aws-appmesh-envoy:v1"), Some("app-mesh"));
         assert_eq!(name("envoy", "envoyproxy/envoy:v1.30"), Some("envoy"));
+        assert_eq!(name("p", "gcr.io/cloud-sql-connectors/cloud-sql-proxy:2.27.0"), Some("cloud-sql-proxy"));
+        assert_eq!(name("p", "gcr.io/cloudsql-docker/gce-proxy:1.38.3"), Some("cloud-sql-proxy-v1"));
+        assert_eq!(name("p", "fluent/fluentd:v1.19-1"), Some("fluentd"));
+        assert_eq!(name("p", "public.ecr.aws/aws-observability/aws-sigv4-proxy"), Some("aws-sigv4-proxy"));
+        assert_eq!(name("p", "gcr.io/cloud-spanner-pg-adapter/pgadapter"), Some("pgadapter"));
         for (container, image) in
             [("app", "app"), ("proxy", "squid/proxy"), ("web", "my-envoy:1"), ("e", "envoy/app")]
         {
@@ -564,10 +629,61 @@ mod tests {
         let moved = BTreeMap::from([("status.sidecar.istio.io/port".to_owned(), "15420".to_owned())]);
         let istio = Container { annotations: &moved, ..container("istio-proxy", "i") };
         assert_eq!(quit(&istio), "http://localhost:15420/quitquitquit");
+        let config = |text: &str| BTreeMap::from([("proxy.istio.io/config".to_owned(), text.to_owned())]);
+        for text in [
+            "statusPort: 15421",
+            "concurrency: 2\n# statusPort: 1\nstatusPort: '15421'",
+            r#"{"holdApplicationUntilProxyStarts":true, "statusPort": 15421}"#,
+            "oldstatusPort: 1\nstatusPort : 15421 # moved",
+        ] {
+            let moved = config(text);
+            let istio = Container { annotations: &moved, ..container("istio-proxy", "i") };
+            assert_eq!(quit(&istio), "http://localhost:15421/quitquitquit", "{text}");
+        }
+        for text in
+            ["", "statusPort", "statusPort:", "statusPort: none", "{\"statusPorts\": 1}", "statusPort: 0"]
+        {
+            let moved = config(text);
+            let istio = Container { annotations: &moved, ..container("istio-proxy", "i") };
+            assert_eq!(quit(&istio), "http://localhost:15020/quitquitquit", "{text}");
+        }
+        let variables = [("PROXY_CONFIG", r#"{"statusPort":15422}"#)];
+        let istio = Container { variables: &variables, ..container("istio-proxy", "i") };
+        assert_eq!(quit(&istio), "http://localhost:15422/quitquitquit");
         for nonsense in ["", "x", "0", "99999"] {
             let variables = [("CSQL_PROXY_ADMIN_PORT", nonsense)];
             let quit = quit(&Container { variables: &variables, ..sql });
             assert_eq!(quit, "http://localhost:9091/quitquitquit", "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn paths_move_and_stay_in_the_pod() {
+        let quit = |words: &[&str]| {
+            let dataplane =
+                Container { words, ..container("consul-dataplane", "hashicorp/consul-dataplane") };
+            recognise(&dataplane).unwrap().end.unwrap().url.to_string()
+        };
+        assert_eq!(quit(&[]), "http://localhost:20300/graceful_shutdown", "its own default");
+        assert_eq!(
+            quit(&["-graceful-port=20600"]),
+            "http://localhost:20600/graceful_shutdown",
+            "its injector's"
+        );
+        assert_eq!(quit(&["-graceful-shutdown-path=/quit"]), "http://localhost:20300/quit");
+        assert_eq!(quit(&["-graceful-shutdown-path=quit"]), "http://localhost:20300/graceful_shutdown");
+        let elsewhere = quit(&["-graceful-shutdown-path=//example.com/quit"]);
+        assert!(elsewhere.parse::<HttpUrl>().unwrap().is_loopback(), "{elsewhere}");
+    }
+
+    #[test]
+    fn without_sight_of_the_pod_the_injectors_port_is_asked() {
+        let Named(dataplane) = "consul-dataplane".parse().unwrap();
+        let unseen = dataplane.shutdown().unwrap();
+        assert_eq!(unseen.url.as_str(), "http://localhost:20600/graceful_shutdown");
+        for port in [20300, 20600] {
+            let url = HttpUrl::on_loopback(port, "/graceful_shutdown");
+            assert_eq!(ended_by(&Request::new(Method::Post, url)), Some(dataplane), "{port}");
         }
     }
 

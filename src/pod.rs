@@ -1,9 +1,11 @@
 //! What is true: a Kubernetes Pod, read into the few facts that proa decides by.
 
+pub mod annotations;
 pub mod mains;
 mod recognise;
 pub mod run;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +13,10 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerRestartRule, ContainerStateTerminated, ContainerStatus, Pod, PodSpec,
 };
 
-use crate::known::{Known, Recognised};
+use crate::endpoint::{HttpUrl, Request};
+use crate::known::{End, Known, Recognised, Traffic};
 use crate::signal::Signal;
+use annotations::{Annotated, Malformed};
 use recognise::{recognise, runs_proa};
 use run::Run;
 
@@ -38,6 +42,8 @@ pub struct Snapshot {
     pub sidecars: Vec<Sidecar>,
     /// The other main containers, as far as they are known to be.
     pub mains: Vec<Main>,
+    /// Annotations that say nothing usable.
+    pub malformed: Vec<Malformed>,
 }
 
 /// What the Pod says of the time between a container's stop signal and its SIGKILL.
@@ -138,6 +144,8 @@ pub struct Sidecar {
     pub restart: Restart,
     /// What is known of it, if it is a well-known one.
     pub known: Option<Recognised>,
+    /// What the Pod's annotations say of it, which wins over that.
+    pub annotated: Annotated,
 }
 
 /// Another main container.
@@ -292,6 +300,41 @@ impl Sidecar {
         matches!(self.state, State::Waiting(_)) && self.last.is_none()
     }
 
+    /// Whether it is known to be a sidecar, by what it is or by what the annotations say of it.
+    #[must_use]
+    pub fn is_sidecar(&self) -> bool {
+        self.known.is_some() || self.annotated.is_sidecar()
+    }
+
+    /// The request that ends it, if there is one.
+    #[must_use]
+    pub fn quit(&self) -> Option<&Request> {
+        let recognised = self.known.as_ref().and_then(|recognised| recognised.end.as_ref());
+        self.annotated.shutdown.as_ref().or(recognised)
+    }
+
+    /// Where it is asked itself whether it is ready, if anywhere.
+    #[must_use]
+    pub fn ready_at(&self) -> Option<&HttpUrl> {
+        let recognised = self.known.as_ref().and_then(|recognised| recognised.ready.as_ref());
+        self.annotated.ready.as_ref().or(recognised)
+    }
+
+    /// Whose connections go through it.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        let recognised = self.known.as_ref().map(|recognised| recognised.traffic);
+        self.annotated.traffic.or(recognised).unwrap_or(Traffic::Own)
+    }
+
+    /// Whether it stays until every other container has exited, ours included.
+    #[must_use]
+    pub fn leaves_last(&self) -> bool {
+        let recognised = self.known.as_ref();
+        self.annotated.shutdown.is_none()
+            && recognised.is_some_and(|recognised| matches!(recognised.known.end, End::AfterOthers(_)))
+    }
+
     /// How it ended, if it did and will not be started again.
     #[must_use]
     pub fn ended_for_good(&self) -> Option<&Exit> {
@@ -384,9 +427,12 @@ impl Snapshot {
         let no_spec = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&no_spec);
         let policy = spec.restart_policy.as_deref().map_or(RestartPolicy::Always, RestartPolicy::of);
-        let (own, role) = own_container(pod, spec, container)?;
+        let names = || spec.init_containers.iter().flatten().chain(&spec.containers);
+        let names: Vec<_> = names().map(|container| container.name.as_str()).collect();
+        let (annotated, malformed) = annotations::read(pod.metadata.annotations.as_ref(), &names);
+        let (own, role) = own_container(pod, spec, container, &annotated)?;
         let own_status = status(pod, &own.name);
-        let (mains, sidecars) = beside(pod, spec, own, role, policy);
+        let (mains, sidecars) = beside(pod, spec, own, role, policy, &annotated);
         Ok(Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -412,6 +458,7 @@ impl Snapshot {
             },
             sidecars,
             mains,
+            malformed,
         })
     }
 }
@@ -475,6 +522,7 @@ fn own_container<'a>(
     pod: &Pod,
     spec: &'a PodSpec,
     container: Option<&str>,
+    annotations: &BTreeMap<String, Annotated>,
 ) -> Result<(&'a Container, Role), Unreadable> {
     let init = spec.init_containers.iter().flatten();
     let all = || {
@@ -491,8 +539,11 @@ fn own_container<'a>(
     if let Some(own) = annotated.and_then(|(_, name)| find(name)) {
         return Ok(own);
     }
-    let unknown: Vec<_> =
-        spec.containers.iter().filter(|container| recognise(pod, container).is_none()).collect();
+    let is_sidecar = |container: &Container| {
+        recognise(pod, container).is_some()
+            || annotations.get(&container.name).is_some_and(Annotated::is_sidecar)
+    };
+    let unknown: Vec<_> = spec.containers.iter().filter(|container| !is_sidecar(container)).collect();
     match (spec.containers.as_slice(), unknown.as_slice()) {
         ([only], _) => Ok((only, Role::Regular)),
         (_, [only]) => Ok((*only, Role::Regular)),
@@ -523,7 +574,9 @@ fn beside(
     own: &Container,
     role: Role,
     policy: RestartPolicy,
+    annotations: &BTreeMap<String, Annotated>,
 ) -> (Vec<Main>, Vec<Sidecar>) {
+    let annotated = |container: &Container| annotations.get(&container.name).cloned().unwrap_or_default();
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let (native, regular) = match role {
         Role::Regular => (init, spec.containers.as_slice()),
@@ -534,17 +587,28 @@ fn beside(
     };
     let native = native.iter().filter(|container| is_native(container)).map(|c| (c, true));
     let regular = regular.iter().filter(|container| container.name != own.name);
-    let (main, sidecars): (Vec<_>, Vec<_>) = regular.partition(|container| runs_proa(container, own));
+    let (main, sidecars): (Vec<_>, Vec<_>) =
+        regular.partition(|container| runs_proa(container, own) && !annotated(container).is_sidecar());
     let main = main.into_iter().map(|container| Main {
-        container: sidecar(pod, container, false, policy),
+        container: sidecar(pod, container, false, policy, annotated(container)),
         known_by: KnownBy::Command,
     });
     let sidecars = sidecars.into_iter().map(|container| (container, false));
     let all = native.chain(sidecars).filter(|(container, _)| container.name != own.name);
-    (main.collect(), all.map(|(container, native)| sidecar(pod, container, native, policy)).collect())
+    (
+        main.collect(),
+        all.map(|(container, native)| sidecar(pod, container, native, policy, annotated(container)))
+            .collect(),
+    )
 }
 
-fn sidecar(pod: &Pod, container: &Container, native: bool, policy: RestartPolicy) -> Sidecar {
+fn sidecar(
+    pod: &Pod,
+    container: &Container,
+    native: bool,
+    policy: RestartPolicy,
+    annotated: Annotated,
+) -> Sidecar {
     let status = status(pod, &container.name);
     let id = status.and_then(|status| status.container_id.as_deref());
     Sidecar {
@@ -556,6 +620,7 @@ fn sidecar(pod: &Pod, container: &Container, native: bool, policy: RestartPolicy
         last: status.and_then(|status| status.last_state.as_ref()?.terminated.as_ref()).map(exit),
         restart: Restart::of(container, policy),
         known: recognise(pod, container),
+        annotated,
     }
 }
 
@@ -681,6 +746,15 @@ spec:
         assert_eq!(own(two), Err(Unreadable::WhichContainer { found: vec!["proxy".into(), "app".into()] }));
         let annotated = format!("metadata: {{annotations: {{{DEFAULT_CONTAINER}: app}}}}\n{two}");
         assert_eq!(own(&annotated), Ok("app".into()));
+        let sidecar = |setting: &str| {
+            own(&format!("metadata: {{annotations: {{proa.ironcorelabs.com/proxy.{setting}}}}}\n{two}"))
+        };
+        assert_eq!(
+            sidecar("shutdown: GET http://localhost:1/"),
+            Ok("app".into()),
+            "it says that it is a sidecar"
+        );
+        assert!(sidecar("ignore: 'true'").is_err(), "a main container may be ignored too");
         let wrong = Snapshot::of(&pod(two), Some("web"), None);
         assert!(matches!(wrong, Err(Unreadable::NoSuchContainer { .. })), "{wrong:?}");
     }

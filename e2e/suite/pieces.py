@@ -16,11 +16,12 @@ ENVOY = f"""
 QUIT = "--shutdown-http-post=http://localhost:9901/quitquitquit"
 
 
-def pod(name, *containers, **spec):
+def pod(name, *containers, annotations="{}", **spec):
     """A Pod of these containers. `spec` is YAML for further fields; restartPolicy is Never unless given."""
     fields = {"restartPolicy": "Never", **spec}
     lines = [f"  {field}: {value}" for field, value in fields.items()]
-    return "\n".join([f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:", *lines, "  containers:", *map(_item, containers)])
+    head = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {annotations}}}\nspec:"
+    return "\n".join([head, *lines, "  containers:", *map(_item, containers)])
 
 
 def job(name, *containers, backoff=0, annotations="{}", **spec):

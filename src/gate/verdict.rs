@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::endpoint::HttpUrl;
 use crate::plan::selection::{Requirement, Selection};
+use crate::pod::annotations;
 use crate::pod::{Exit, Life, Sidecar, Snapshot, list};
 
 /// What follows from a snapshot.
@@ -115,14 +116,50 @@ pub fn verdict(snapshot: &Snapshot, selection: &Selection) -> Verdict {
     if unready.is_empty() { Verdict::Open } else { Verdict::Wait(unready) }
 }
 
-/// The sidecars that are asked directly in place of Kubernetes, and where.
+/// A sidecar that is asked itself in place of Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instead {
+    /// The sidecar.
+    pub name: String,
+    /// Where it is asked.
+    pub url: HttpUrl,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a sidecar is asked itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// An annotation says so.
+    Annotated,
+    /// Kubernetes would call it ready only once the application listens.
+    AfterApplication,
+}
+
+impl fmt::Display for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is asked at {}: ", self.name, self.url)?;
+        match self.why {
+            Why::Annotated => write!(f, "annotation {} says so", annotations::key(&self.name, "ready")),
+            Why::AfterApplication => {
+                write!(f, "Kubernetes would call it ready only once the application listens")
+            }
+        }
+    }
+}
+
+/// The sidecars that are asked themselves in place of Kubernetes, and where.
 pub fn asked_instead<'a>(
     snapshot: &'a Snapshot,
     selection: &'a Selection,
-) -> impl Iterator<Item = (&'a str, &'a HttpUrl)> {
+) -> impl Iterator<Item = Instead> + 'a {
     let alive =
         snapshot.sidecars.iter().filter(|sidecar| selection.requirement(sidecar) == Requirement::Alive);
-    alive.filter_map(|sidecar| Some((sidecar.name.as_str(), sidecar.known.as_ref()?.ready.as_ref()?)))
+    alive.filter_map(|sidecar| {
+        let annotated = sidecar.annotated.ready.is_some();
+        let why = if annotated { Why::Annotated } else { Why::AfterApplication };
+        Some(Instead { name: sidecar.name.clone(), url: sidecar.ready_at()?.clone(), why })
+    })
 }
 
 #[cfg(test)]
@@ -246,14 +283,43 @@ status:
         let running = dapr("running: {}");
         assert_eq!(verdict(&running, &all()), Verdict::Open);
         let selection = all();
-        let asked: Vec<_> =
-            asked_instead(&running, &selection).map(|(name, url)| (name, url.as_str())).collect();
-        assert_eq!(asked, [("daprd", "http://localhost:3501/v1.0/healthz/outbound")]);
+        let asked: Vec<_> = asked_instead(&running, &selection).collect();
+        let url = HttpUrl::on_loopback(3501, "/v1.0/healthz/outbound");
+        assert_eq!(asked, [Instead { name: "daprd".into(), url, why: Why::AfterApplication }]);
         let ended = verdict(&dapr("terminated: {exitCode: 1}"), &all());
         assert!(matches!(ended, Verdict::Refuse(Reason::SidecarEnded { .. })), "{ended:?}");
         let by_name = Selection { wait_for: vec!["daprd".into()], ..all() };
         assert!(waits(&verdict(&running, &by_name)), "asked for by name, Kubernetes decides");
         assert_eq!(asked_instead(&running, &by_name).count(), 0);
+    }
+
+    #[test]
+    fn a_sidecar_with_an_annotation_is_asked_there_and_may_not_end() {
+        let annotated = |annotation: &str, state: &str| {
+            let mut pod = beside_web("Never", false, state);
+            let read = snapshot(&format!(
+                "
+metadata: {{annotations: {{proa.ironcorelabs.com/web.{annotation}}}}}
+spec: {{containers: [{{name: web, image: w}}, {{name: main, image: m}}]}}
+"
+            ));
+            pod.sidecars[0].annotated = read.sidecars[0].annotated.clone();
+            pod
+        };
+        let ready = "ready: http://localhost:9000/ready";
+        let running = annotated(ready, "running: {}");
+        assert_eq!(verdict(&running, &all()), Verdict::Open, "but for what is asked directly");
+        let asked: Vec<_> = asked_instead(&running, &all()).map(|instead| instead.to_string()).collect();
+        assert_eq!(
+            asked,
+            [
+                "`web` is asked at http://localhost:9000/ready: annotation proa.ironcorelabs.com/web.ready says so"
+            ]
+        );
+        let ended = verdict(&annotated(ready, "terminated: {exitCode: 0}"), &all());
+        assert!(matches!(ended, Verdict::Refuse(Reason::SidecarEnded { .. })), "{ended:?}");
+        let ignored = annotated("ignore: 'true'", "terminated: {exitCode: 1}");
+        assert_eq!(verdict(&ignored, &all()), Verdict::Open);
     }
 
     #[test]

@@ -4,14 +4,27 @@ use super::{End, Endpoint, Known, Ready, Setting, Traffic};
 use crate::endpoint::Method;
 
 const fn on(port: u16, path: &'static str, moved_by: &'static [Setting]) -> Endpoint {
-    Endpoint { port, moved_by, path, headers: &[] }
+    Endpoint { port, injected: None, moved_by, path, path_by: &[], headers: &[] }
+}
+
+/// Where the agents of Vault and `OpenBao` are asked to end.
+const fn agent(port_by: &'static [Setting]) -> Endpoint {
+    Endpoint { headers: &[("X-Vault-Request", "true")], ..on(8200, "/agent/v1/quit", port_by) }
 }
 
 pub(super) const NO_QUIT: &str =
     "no quit endpoint; --kill ends its process where shareProcessNamespace is true";
+/// For programs that SIGTERM kills, which is a failure to the Pod.
+const NO_QUIT_143: &str = "no quit endpoint; run it under `proa sidecar`: with --kill it exits with 143";
+const NO_QUIT_OR_2: &str =
+    "no quit endpoint; --kill ends its process, with exit code 2 if connections are open";
 const ENVOY_ADMIN: &str = "an admin listener on this port";
 
-const ISTIO_PORT: &[Setting] = &[Setting::Annotation("status.sidecar.istio.io/port")];
+const ISTIO_PORT: &[Setting] = &[
+    Setting::Annotation("status.sidecar.istio.io/port"),
+    Setting::InAnnotation("proxy.istio.io/config", "statusPort"),
+    Setting::InVariable("PROXY_CONFIG", "statusPort"),
+];
 const LINKERD_PORT: &[Setting] = &[
     Setting::Variable("LINKERD2_PROXY_ADMIN_LISTEN_ADDR"),
     Setting::Annotation("config.linkerd.io/admin-port"),
@@ -25,6 +38,11 @@ const CONSUL_QUIT_PORT: &[Setting] = &[
     Setting::Variable("DP_GRACEFUL_PORT"),
     Setting::Annotation("consul.hashicorp.com/sidecar-proxy-lifecycle-graceful-port"),
 ];
+const CONSUL_QUIT_PATH: &[Setting] = &[
+    Setting::Flag("graceful-shutdown-path"),
+    Setting::Variable("DP_GRACEFUL_SHUTDOWN_PATH"),
+    Setting::Annotation("consul.hashicorp.com/sidecar-proxy-lifecycle-graceful-shutdown-path"),
+];
 const KUMA_PORT: &[Setting] = &[Setting::Variable("KUMA_READINESS_PORT"), Setting::Probe("/ready")];
 const DAPR_PORT: &[Setting] = &[Setting::Flag("dapr-http-port")];
 
@@ -37,11 +55,12 @@ pub(super) static WRAPPED: Known = Known {
     ready: Ready::KubernetesAlone,
     end: End::Peer,
     traffic: Traffic::Own,
-    source: "src/sidecar.rs",
+    native: None,
+    source: "src/mode/sidecar.rs",
 };
 
 /// Every sidecar that proa knows. Where two would match, the first does.
-pub static SIDECARS: [Known; 14] = [
+pub static SIDECARS: [Known; 19] = [
     Known {
         name: "istio",
         title: "Istio",
@@ -50,7 +69,8 @@ pub static SIDECARS: [Known; 14] = [
         ready: Ready::Kubernetes(on(15020, "/healthz/ready", ISTIO_PORT), None),
         end: End::Ask(Method::Post, on(15020, "/quitquitquit", ISTIO_PORT), None),
         traffic: Traffic::Pod,
-        source: "github.com/istio/istio pilot/cmd/pilot-agent/status/server.go",
+        native: Some("by default since 1.27 on Kubernetes 1.33; annotation sidecar.istio.io/nativeSidecar"),
+        source: "github.com/istio/istio 1.31.0-rc.0 pilot/cmd/pilot-agent/{status,config}",
     },
     Known {
         name: "linkerd",
@@ -64,7 +84,8 @@ pub static SIDECARS: [Known; 14] = [
             Some("annotation config.linkerd.io/proxy-admin-shutdown: enabled"),
         ),
         traffic: Traffic::Pod,
-        source: "linkerd.io/2-edge/reference/proxy-configuration",
+        native: Some("by default since 2.20 (edge-26.5.2); config.linkerd.io/proxy-enable-native-sidecar"),
+        source: "github.com/linkerd/linkerd2 edge-26.8.3 pkg/k8s/labels.go",
     },
     Known {
         name: "consul-dataplane",
@@ -72,9 +93,18 @@ pub static SIDECARS: [Known; 14] = [
         containers: &["consul-dataplane"],
         images: &["consul-dataplane"],
         ready: Ready::Kubernetes(on(19000, "/ready", CONSUL_ADMIN_PORT), None),
-        end: End::Ask(Method::Post, on(20600, "/graceful_shutdown", CONSUL_QUIT_PORT), None),
+        end: End::Ask(
+            Method::Post,
+            Endpoint {
+                injected: Some(20600),
+                path_by: CONSUL_QUIT_PATH,
+                ..on(20300, "/graceful_shutdown", CONSUL_QUIT_PORT)
+            },
+            None,
+        ),
         traffic: Traffic::Pod,
-        source: "developer.hashicorp.com/consul/docs/k8s/annotations-and-labels",
+        native: Some("with annotation consul.hashicorp.com/enable-consul-dataplane-as-sidecar: \"true\""),
+        source: "hashicorp/consul-dataplane v2.0.1 cmd/consul-dataplane; hashicorp/consul-k8s v2.0.3",
     },
     Known {
         name: "kuma",
@@ -84,7 +114,8 @@ pub static SIDECARS: [Known; 14] = [
         ready: Ready::Kubernetes(on(9902, "/ready", KUMA_PORT), None),
         end: End::AfterOthers("the control plane"),
         traffic: Traffic::Pod,
-        source: "kuma.io/docs/latest/reference/kubernetes-annotations",
+        native: Some("by default since 2.14, always in 3.0"),
+        source: "github.com/kumahq/kuma v2.14.3 and UPGRADE.md for 3.0",
     },
     Known {
         name: "envoy",
@@ -94,6 +125,7 @@ pub static SIDECARS: [Known; 14] = [
         ready: Ready::Kubernetes(on(9901, "/ready", ENVOY_PROBE), None),
         end: End::Ask(Method::Post, on(9901, "/quitquitquit", ENVOY_PROBE), Some(ENVOY_ADMIN)),
         traffic: Traffic::Pod,
+        native: None,
         source: "envoyproxy.io/docs/envoy/latest/operations/admin",
     },
     Known {
@@ -104,6 +136,7 @@ pub static SIDECARS: [Known; 14] = [
         ready: Ready::Kubernetes(on(9901, "/ready", APP_MESH_PORT), None),
         end: End::Ask(Method::Post, on(9901, "/quitquitquit", APP_MESH_PORT), None),
         traffic: Traffic::Pod,
+        native: None,
         source: "docs.aws.amazon.com/app-mesh/latest/userguide/envoy-config.html",
     },
     Known {
@@ -125,7 +158,8 @@ pub static SIDECARS: [Known; 14] = [
             Some("--quitquitquit"),
         ),
         traffic: Traffic::Own,
-        source: "github.com/GoogleCloudPlatform/cloud-sql-proxy README.md",
+        native: None,
+        source: "github.com/GoogleCloudPlatform/cloud-sql-proxy v2.27.0 cmd/root.go, README.md",
     },
     Known {
         name: "cloud-sql-proxy-v1",
@@ -136,9 +170,10 @@ pub static SIDECARS: [Known; 14] = [
             on(8090, "/readiness", &[Setting::Flag("health_check_port")]),
             Some("-use_http_health_check"),
         ),
-        end: End::Cannot(NO_QUIT),
+        end: End::Cannot(NO_QUIT_OR_2),
         traffic: Traffic::Own,
-        source: "github.com/GoogleCloudPlatform/cloud-sql-proxy v1.38.3",
+        native: None,
+        source: "github.com/GoogleCloudPlatform/cloud-sql-proxy v1.38.3 cmd/cloud_sql_proxy",
     },
     Known {
         name: "alloydb-auth-proxy",
@@ -163,6 +198,7 @@ pub static SIDECARS: [Known; 14] = [
             Some("--quitquitquit"),
         ),
         traffic: Traffic::Own,
+        native: None,
         source: "github.com/GoogleCloudPlatform/alloydb-auth-proxy cmd/root.go",
     },
     Known {
@@ -173,7 +209,8 @@ pub static SIDECARS: [Known; 14] = [
         ready: Ready::AfterApplication(on(3500, "/v1.0/healthz/outbound", DAPR_PORT)),
         end: End::Ask(Method::Post, on(3500, "/v1.0/shutdown", DAPR_PORT), None),
         traffic: Traffic::Own,
-        source: "docs.dapr.io/reference/api/health_api",
+        native: Some("since 1.18 with annotation dapr.io/enable-native-sidecar: \"true\""),
+        source: "github.com/dapr/dapr v1.18.3 pkg/api/http/shutdown.go, pkg/injector/annotations",
     },
     Known {
         name: "vault-agent",
@@ -183,16 +220,27 @@ pub static SIDECARS: [Known; 14] = [
         ready: Ready::KubernetesAlone,
         end: End::Ask(
             Method::Post,
-            Endpoint {
-                port: 8200,
-                moved_by: &[Setting::Annotation("vault.hashicorp.com/agent-cache-listener-port")],
-                path: "/agent/v1/quit",
-                headers: &[("X-Vault-Request", "true")],
-            },
+            agent(&[Setting::Annotation("vault.hashicorp.com/agent-cache-listener-port")]),
             Some("annotation vault.hashicorp.com/agent-enable-quit: \"true\""),
         ),
         traffic: Traffic::Own,
-        source: "developer.hashicorp.com/vault/docs/agent-and-proxy/agent",
+        native: None,
+        source: "github.com/hashicorp/vault-k8s v1.7.6 agent-inject/agent",
+    },
+    Known {
+        name: "openbao-agent",
+        title: "OpenBao Agent",
+        containers: &["openbao-agent"],
+        images: &[],
+        ready: Ready::KubernetesAlone,
+        end: End::Ask(
+            Method::Post,
+            agent(&[Setting::Annotation("openbao.org/agent-cache-listener-port")]),
+            Some("annotation openbao.org/agent-enable-quit: \"true\""),
+        ),
+        traffic: Traffic::Own,
+        native: None,
+        source: "openbao/openbao-k8s v1.4.0 agent-inject/agent; openbao/openbao v2.6.0-beta20260622",
     },
     Known {
         name: "otel-collector",
@@ -206,7 +254,8 @@ pub static SIDECARS: [Known; 14] = [
         ready: Ready::Kubernetes(on(13133, "/", &[]), Some("the health_check extension")),
         end: End::Cannot(NO_QUIT),
         traffic: Traffic::Own,
-        source: "github.com/open-telemetry/opentelemetry-collector-contrib extension/healthcheckextension",
+        native: Some("by its operator since 0.132, on Kubernetes 1.29"),
+        source: "open-telemetry/opentelemetry-operator v0.158.0 pkg/sidecar/pod.go, CHANGELOG.md",
     },
     Known {
         name: "fluent-bit",
@@ -216,7 +265,26 @@ pub static SIDECARS: [Known; 14] = [
         ready: Ready::Kubernetes(on(2020, "/api/v1/health", &[]), Some("http_server and health_check")),
         end: End::Cannot(NO_QUIT),
         traffic: Traffic::Own,
+        native: None,
         source: "docs.fluentbit.io/manual/administration/monitoring",
+    },
+    Known {
+        name: "fluentd",
+        title: "Fluentd",
+        containers: &["fluentd"],
+        images: &["fluentd", "fluentd-kubernetes-daemonset"],
+        ready: Ready::Kubernetes(
+            on(24220, "/api/plugins.json", &[]),
+            Some("a source of @type monitor_agent"),
+        ),
+        end: End::Ask(
+            Method::Get,
+            on(24444, "/api/processes.flushBuffersAndKillWorkers", &[]),
+            Some("<system> rpc_endpoint 127.0.0.1:24444"),
+        ),
+        traffic: Traffic::Own,
+        native: None,
+        source: "github.com/fluent/fluentd v1.19.3 lib/fluent/{supervisor,plugin/in_monitor_agent}.rb",
     },
     Known {
         name: "gke-gcsfuse",
@@ -226,6 +294,40 @@ pub static SIDECARS: [Known; 14] = [
         ready: Ready::KubernetesAlone,
         end: End::AfterOthers("the CSI driver"),
         traffic: Traffic::Own,
-        source: "github.com/GoogleCloudPlatform/gcs-fuse-csi-driver docs/known-issues.md",
+        native: Some("since GKE 1.29.3-gke.1093000"),
+        source: "GoogleCloudPlatform/gcs-fuse-csi-driver v1.24.4 docs/known-issues.md, pkg/webhook",
+    },
+    Known {
+        name: "aws-sigv4-proxy",
+        title: "AWS SigV4 Proxy",
+        containers: &["aws-sigv4-proxy"],
+        images: &["aws-sigv4-proxy"],
+        ready: Ready::KubernetesAlone,
+        end: End::Cannot(NO_QUIT_143),
+        traffic: Traffic::Own,
+        native: None,
+        source: "github.com/awslabs/aws-sigv4-proxy v1.11.1 cmd/aws-sigv4-proxy/main.go",
+    },
+    Known {
+        name: "aws-es-proxy",
+        title: "aws-es-proxy",
+        containers: &["aws-es-proxy"],
+        images: &["aws-es-proxy"],
+        ready: Ready::KubernetesAlone,
+        end: End::Cannot(NO_QUIT_143),
+        traffic: Traffic::Own,
+        native: None,
+        source: "github.com/abutaha/aws-es-proxy v1.5 aws-es-proxy.go",
+    },
+    Known {
+        name: "pgadapter",
+        title: "PGAdapter",
+        containers: &["pgadapter"],
+        images: &["pgadapter"],
+        ready: Ready::KubernetesAlone,
+        end: End::Cannot(NO_QUIT_143),
+        traffic: Traffic::Own,
+        native: None,
+        source: "github.com/GoogleCloudPlatform/pgadapter v0.40.0 ProxyServer.java, build/startup.sh",
     },
 ];

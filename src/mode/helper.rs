@@ -95,6 +95,12 @@ impl Helper<'_> {
         let mains = self.companion.mains.borrow().clone();
         mains.settle(&mut snapshot);
         let code = u8::try_from(code).unwrap_or(u8::MAX);
+        if self.companion.plan.gate.selection.wait_for.is_empty() {
+            // Else the gate has said it.
+            for malformed in &snapshot.malformed {
+                warn!("{malformed}");
+            }
+        }
         match shutdown::decide(shutdown.when, code, Origin::Inside, None) {
             Decision::Keep(why) => info!("sidecars are left running: {why}"),
             Decision::End => afterwards(|| {

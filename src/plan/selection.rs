@@ -19,7 +19,8 @@ pub struct Selection {
 pub enum Requirement {
     /// That Kubernetes calls it ready.
     Ready,
-    /// That it has not ended for good: Kubernetes would call it ready too late.
+    /// That it has not ended for good, since it is asked itself whether it is ready: an annotation says so, or Kubernetes would
+    /// call it ready too late.
     Alive,
     /// Nothing.
     None,
@@ -31,16 +32,50 @@ impl Selection {
     pub fn requirement(&self, sidecar: &Sidecar) -> Requirement {
         let in_list = |list: &[String]| list.contains(&sidecar.name);
         let readiness = sidecar.known.as_ref().map(|recognised| recognised.readiness);
+        // The flags say which sidecars to wait for; what "ready" means is still what the annotation says.
+        let by_name = if sidecar.annotated.ready.is_some() { Requirement::Alive } else { Requirement::Ready };
         if in_list(&self.ignore) {
             Requirement::None
         } else if in_list(&self.wait_for) {
-            Requirement::Ready
-        } else if !self.wait_for.is_empty() {
+            by_name
+        } else if !self.wait_for.is_empty() || sidecar.annotated.ignore {
             Requirement::None
         } else if readiness == Some(Readiness::AfterApplication) {
             Requirement::Alive
         } else {
-            Requirement::Ready
+            by_name
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::tests::snapshot;
+
+    fn requirement(annotation: &str, selection: &Selection) -> Requirement {
+        let pod = snapshot(&format!(
+            "
+metadata: {{annotations: {{proa.ironcorelabs.com/web.{annotation}}}}}
+spec: {{containers: [{{name: web, image: w}}, {{name: main, image: m}}]}}
+"
+        ));
+        selection.requirement(&pod.sidecars[0])
+    }
+
+    #[test]
+    fn flags_win_over_annotations() {
+        let all = Selection::default();
+        let ignoring = Selection { ignore: vec!["web".into()], ..Selection::default() };
+        let by_name = Selection { wait_for: vec!["web".into()], ..Selection::default() };
+        let others = Selection { wait_for: vec!["db".into()], ..Selection::default() };
+        let required = |annotation| {
+            [&all, &ignoring, &by_name, &others].map(|selection| requirement(annotation, selection))
+        };
+        let (ready, alive, none) = (Requirement::Ready, Requirement::Alive, Requirement::None);
+        assert_eq!(required("ignore: 'true'"), [none, none, ready, none]);
+        assert_eq!(required("ignore: 'false'"), [ready, none, ready, none]);
+        assert_eq!(required("ready: http://localhost:1/"), [alive, none, alive, none]);
+        assert_eq!(required("ready: http://example.com/"), [ready, none, ready, none], "malformed");
     }
 }

@@ -162,7 +162,7 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Option<Vec<Awaited
         return Ok(Some(named.to_vec()));
     }
     let sidecars = snapshot.sidecars.iter().filter(|sidecar| !sidecar.native);
-    let unknown: Vec<_> = sidecars.filter(|sidecar| sidecar.known.is_none()).collect();
+    let unknown: Vec<_> = sidecars.filter(|sidecar| !sidecar.is_sidecar()).collect();
     // An image's entrypoint may hide the proa of one that has yet to start.
     let is_early = unknown.iter().any(|sidecar| sidecar.has_yet_to_start());
     let awaited = |container: &Sidecar| Awaited { name: container.name.clone(), end: End::ForGood };
@@ -320,6 +320,17 @@ status:
             snapshot.sidecars.iter().any(|sidecar| sidecar.name == "native"),
             "a native one is a sidecar"
         );
+    }
+
+    #[test]
+    fn a_container_that_says_how_it_ends_is_no_main_one() {
+        let pod = pod("
+metadata: {annotations: {proa.ironcorelabs.com/web.shutdown: 'POST http://localhost:1/quit'}}
+spec: {containers: [{name: own, image: o}, {name: web, image: w}, {name: app, image: a}]}
+");
+        let mains =
+            find(&Snapshot::of(&pod, Some("own"), None).unwrap(), &[]).unwrap().expect("not too early");
+        assert_eq!(mains.iter().map(|main| main.name.as_str()).collect::<Vec<_>>(), ["app"]);
     }
 
     #[test]

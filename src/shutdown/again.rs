@@ -56,7 +56,7 @@ mod tests {
     use crate::endpoint::{Method, Request};
     use crate::known::Traffic;
     use crate::pod::tests::snapshot;
-    use crate::shutdown::stages::Step;
+    use crate::shutdown::stages::{Source, Step};
 
     fn pod(id: &str, state: &str) -> Snapshot {
         snapshot(&format!(
@@ -71,7 +71,12 @@ status:
 
     fn done(container: Option<&str>, result: TaskResult) -> DoneTask {
         let step = Step::Http(Request::new(Method::Post, "http://localhost:1/quit".parse().unwrap()));
-        let task = Task { step, known: None, traffic: Traffic::Own, container: container.map(str::to_owned) };
+        let task = Task {
+            step,
+            source: Source::Given,
+            traffic: Traffic::Own,
+            container: container.map(str::to_owned),
+        };
         DoneTask::new(task, result, Some(&pod("a", "running: {}")))
     }
 

@@ -124,8 +124,7 @@ pub fn awaited(
     let anybody = unattributed(done).next().is_some();
     let waited_for = snapshot.sidecars.iter().filter(|sidecar| {
         let known = sidecar.known.as_ref();
-        let leaves_last = known.is_some_and(|found| matches!(found.known.end, End::AfterOthers(_)));
-        let carries = known.is_some_and(|found| found.traffic == Traffic::Pod);
+        let carries = sidecar.traffic() == Traffic::Pod;
         // One that does not run, and whose proa was not there, is notified once it does.
         let is_its = |done: &&DoneTask| done.task.container.as_ref() == Some(&sidecar.name);
         let counts = |done: &DoneTask| match done.result {
@@ -140,7 +139,8 @@ pub fn awaited(
         !sidecar.native
             && !sidecar.restart.always()
             && !ignore.contains(&sidecar.name)
-            && !leaves_last
+            && !sidecar.annotated.ignore
+            && !sidecar.leaves_last()
             && !waits_for_us
             && (scope == Scope::All || !carries)
     });
@@ -278,8 +278,10 @@ pub fn drain(awaited: &[Awaited], seen: &Seen) -> Drain {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stages::Source;
     use super::*;
     use crate::endpoint::{Method, Request};
+    use crate::pod::annotations::Annotated;
     use crate::pod::tests::snapshot;
 
     fn pod(policy: &str, web: &str) -> Snapshot {
@@ -304,13 +306,18 @@ status:
 
     fn http(url: &str, container: Option<&str>, traffic: Traffic) -> Task {
         let request = Request::new(Method::Post, url.parse().unwrap());
-        Task { step: Step::Http(request), known: None, traffic, container: container.map(str::to_owned) }
+        Task {
+            step: Step::Http(request),
+            source: Source::Given,
+            traffic,
+            container: container.map(str::to_owned),
+        }
     }
 
     fn notify(container: &str) -> Task {
         let peer = Peer { uid: "u".into(), container: container.into() };
         let step = Step::Notify { peer, ended: Vec::new() };
-        Task { step, known: None, traffic: Traffic::Own, container: Some(container.into()) }
+        Task { step, source: Source::Given, traffic: Traffic::Own, container: Some(container.into()) }
     }
 
     fn done(tasks: Vec<(Task, TaskResult)>) -> Vec<DoneTask> {
@@ -329,6 +336,30 @@ status:
         assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &["web".into()], &[])), ["istio-proxy"]);
         let always = self::pod("Always", "running: {}");
         assert!(awaited(&[], Some(&always), Scope::All, &[], &[]).is_empty());
+    }
+
+    #[test]
+    fn annotations_say_whose_exit_is_waited_for_and_when() {
+        let waits = |name: &str, annotated: Annotated| {
+            let mut pod = pod("Never", "running: {}");
+            pod.sidecars.iter_mut().find(|sidecar| sidecar.name == name).unwrap().annotated = annotated;
+            [Scope::Others, Scope::All]
+                .map(|scope| names(&awaited(&[], Some(&pod), scope, &[], &[])).contains(&name))
+        };
+        let treated = |name: &str| {
+            let quit = Request::new(Method::Post, "http://localhost:1/".parse().unwrap());
+            [
+                waits(name, Annotated { traffic: Some(Traffic::Pod), ..Annotated::default() }),
+                waits(name, Annotated { traffic: Some(Traffic::Own), ..Annotated::default() }),
+                waits(name, Annotated { ignore: true, ..Annotated::default() }),
+                waits(name, Annotated { shutdown: Some(quit), ..Annotated::default() }),
+            ]
+        };
+        let (never, last, always) = ([false, false], [false, true], [true, true]);
+        assert_eq!(treated("web"), [last, always, never, always]);
+        assert_eq!(treated("istio-proxy"), [last, always, never, last], "the annotation wins over the table");
+        let can_be_asked = [never, never, never, always];
+        assert_eq!(treated("gke-gcsfuse-sidecar"), can_be_asked, "so it does not leave last");
     }
 
     #[test]
@@ -367,7 +398,7 @@ status:
         let traces = |task| unattributed_traces(&done(vec![(task, TaskResult::Accepted)]));
         assert!(matches!(traces(to_somebody()).as_deref(), Some([Trace::Closed(_)])));
         let step = Step::Kill(crate::shutdown::Processes::All, crate::signal::Signal::TERM);
-        let kill = Task { step, known: None, traffic: Traffic::Own, container: None };
+        let kill = Task { step, source: Source::Given, traffic: Traffic::Own, container: None };
         assert_eq!(traces(kill), None, "no socket shows whom a signal ends");
     }
 

@@ -6,7 +6,7 @@ use super::actions::{Action, Processes, Shutdown};
 use crate::endpoint::Request;
 use crate::known::{self, End, Known, Recognised, Traffic};
 use crate::peer::message::{Message, Peer, Peers};
-use crate::pod::{Sidecar, Snapshot, State};
+use crate::pod::{Sidecar, Snapshot, State, annotations};
 use crate::policy::ShutdownAuto;
 use crate::signal::Signal;
 
@@ -24,12 +24,23 @@ pub struct Stages {
 pub struct Task {
     /// What is done.
     pub step: Step,
-    /// The sidecar that it ends.
-    pub known: Option<&'static Known>,
+    /// Who says that this ends it.
+    pub source: Source,
     /// Whose connections go through that.
     pub traffic: Traffic,
     /// That sidecar's container, where the Pod shows it.
     pub container: Option<String>,
+}
+
+/// Who says how a sidecar is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A flag, or a proa in that sidecar.
+    Given,
+    /// This row of the table, perhaps by way of a flag.
+    Table(&'static Known),
+    /// An annotation.
+    Annotation,
 }
 
 /// How a sidecar is ended, once it is known where.
@@ -60,11 +71,17 @@ impl fmt::Display for Step {
 }
 
 impl Task {
-    /// What must be set so that the sidecar accepts this.
+    /// What may have to be changed so that the sidecar accepts this.
     #[must_use]
     pub fn needs(&self) -> Option<String> {
-        let known = self.known?;
-        Some(format!("{} takes this only with {}", known.title, known.needs()?))
+        match self.source {
+            Source::Given => None,
+            Source::Table(known) => Some(format!("{} takes this only with {}", known.title, known.needs()?)),
+            Source::Annotation => {
+                let key = annotations::key(self.container.as_deref()?, "shutdown");
+                Some(format!("annotation {key} says that this ends it"))
+            }
+        }
     }
 }
 
@@ -83,25 +100,36 @@ pub fn stages(shutdown: &Shutdown, snapshot: Option<&Snapshot>, peers: &Peers) -
         ShutdownAuto::Otherwise if !given.is_empty() => Vec::new(),
         ShutdownAuto::Otherwise | ShutdownAuto::Too => automatic(snapshot, &given),
     };
-    // What proa wraps waits for our word alone, whatever is said of the others.
-    let wrapped = match shutdown.auto {
-        ShutdownAuto::Off => Vec::new(),
-        ShutdownAuto::Otherwise | ShutdownAuto::Too => notified(snapshot, peers),
+    // What proa wraps waits for our message alone, and what has an annotation says itself that it is to be asked, whatever is
+    // said of the others.
+    let (wrapped, annotated) = match shutdown.auto {
+        ShutdownAuto::Off => (Vec::new(), Vec::new()),
+        ShutdownAuto::Otherwise | ShutdownAuto::Too => {
+            let wrapped = notified(snapshot, peers);
+            let annotated = annotated(snapshot, &given, &wrapped);
+            (wrapped, annotated)
+        }
     };
     let carries = |task: &Task| task.traffic == Traffic::Pod;
-    let (last, first) = given.into_iter().chain(automatic).chain(wrapped).partition(carries);
+    let tasks = given.into_iter().chain(automatic).chain(annotated).chain(wrapped);
+    let (last, first) = tasks.partition(carries);
     Stages { first, last }
 }
 
-fn regular(snapshot: Option<&Snapshot>) -> impl Iterator<Item = (&Sidecar, &Recognised)> {
-    let regular =
-        snapshot.into_iter().flat_map(|snapshot| &snapshot.sidecars).filter(|sidecar| !sidecar.native);
-    regular.filter_map(|sidecar| Some((sidecar, sidecar.known.as_ref()?)))
+fn regular(snapshot: Option<&Snapshot>) -> impl Iterator<Item = &Sidecar> {
+    let sidecars = snapshot.into_iter().flat_map(|snapshot| &snapshot.sidecars);
+    sidecars.filter(|sidecar| !sidecar.native)
+}
+
+/// Those that the table alone speaks of.
+fn in_table(snapshot: Option<&Snapshot>) -> impl Iterator<Item = (&Sidecar, &Recognised)> {
+    let unannotated = regular(snapshot).filter(|sidecar| sidecar.annotated.shutdown.is_none());
+    unannotated.filter_map(|sidecar| Some((sidecar, sidecar.known.as_ref()?)))
 }
 
 /// Regular sidecars of the Pod that stay, since they cannot be asked to end; and what helps.
 pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)> {
-    regular(Some(snapshot)).filter_map(|(sidecar, recognised)| match recognised.known.end {
+    in_table(Some(snapshot)).filter_map(|(sidecar, recognised)| match recognised.known.end {
         End::Cannot(helps) => Some((sidecar.name.as_str(), helps)),
         End::Ask(..) | End::AfterOthers(_) | End::Peer => None,
     })
@@ -113,46 +141,65 @@ pub fn yet_to_start<'a>(shutdown: &Shutdown, snapshot: &'a Snapshot) -> Vec<&'a 
     if shutdown.auto == ShutdownAuto::Off {
         return Vec::new();
     }
-    let asked = regular(Some(snapshot)).filter(|(sidecar, recognised)| {
-        let can_be_asked = matches!(recognised.known.end, End::Ask(..) | End::Peer);
+    let asked = regular(Some(snapshot)).filter(|sidecar| {
+        let by_peer = sidecar.known.as_ref().is_some_and(|recognised| recognised.known.end == End::Peer);
+        let can_be_asked = by_peer || sidecar.quit().is_some();
         can_be_asked && sidecar.id.is_none() && matches!(sidecar.state, State::Waiting(_))
     });
-    asked.map(|(sidecar, _)| sidecar.name.as_str()).collect()
+    asked.map(|sidecar| sidecar.name.as_str()).collect()
 }
 
 fn given(action: &Action, snapshot: Option<&Snapshot>) -> Vec<Task> {
     match action {
         Action::Kill(processes, signal) => vec![Task {
             step: Step::Kill(processes.clone(), *signal),
-            known: None,
+            source: Source::Given,
             traffic: Traffic::Own,
             container: None,
         }],
         Action::Http(request) => {
-            let (container, known) = in_pod(request, snapshot).unzip();
-            vec![http(request, known.or_else(|| known::ended_by(request)), container)]
+            let task = match in_pod(request, snapshot) {
+                Some(sidecar) => asked(sidecar, request),
+                None => unseen(request, known::ended_by(request)),
+            };
+            vec![task]
         }
         Action::Known(known, otherwise) => {
             let found = snapshot.into_iter().flat_map(|snapshot| snapshot.recognised(known));
-            let tasks: Vec<_> = found
-                .filter_map(|(sidecar, found)| {
-                    Some(http(found.end.as_ref()?, Some(*known), Some(sidecar.name.clone())))
-                })
-                .collect();
-            if tasks.is_empty() { vec![http(otherwise, Some(*known), None)] } else { tasks }
+            let tasks: Vec<_> =
+                found.filter_map(|(sidecar, _)| Some(asked(sidecar, sidecar.quit()?))).collect();
+            if tasks.is_empty() { vec![unseen(otherwise, Some(*known))] } else { tasks }
         }
     }
 }
 
-fn http(request: &Request, known: Option<&'static Known>, container: Option<String>) -> Task {
-    let traffic = known.map_or(Traffic::Own, |known| known.traffic);
-    Task { step: Step::Http(request.clone()), known, traffic, container }
+/// A request to a sidecar of the Pod, which is its own way to be ended.
+fn asked(sidecar: &Sidecar, request: &Request) -> Task {
+    let by_annotation = sidecar.annotated.shutdown.as_ref().is_some_and(|end| end.goes_where(request));
+    let table = || sidecar.known.as_ref().map_or(Source::Given, |found| Source::Table(found.known));
+    Task {
+        step: Step::Http(request.clone()),
+        source: if by_annotation { Source::Annotation } else { table() },
+        traffic: sidecar.traffic(),
+        container: Some(sidecar.name.clone()),
+    }
+}
+
+/// A request to whoever listens there: this row of the table, if any.
+fn unseen(request: &Request, known: Option<&'static Known>) -> Task {
+    Task {
+        step: Step::Http(request.clone()),
+        source: known.map_or(Source::Given, Source::Table),
+        traffic: known.map_or(Traffic::Own, |known| known.traffic),
+        container: None,
+    }
 }
 
 fn notified(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
     let notify = |peer: Peer, traffic| {
         let container = Some(peer.container.clone());
-        Task { step: Step::Notify { peer, ended: peers.ended.clone() }, known: None, traffic, container }
+        let step = Step::Notify { peer, ended: peers.ended.clone() };
+        Task { step, source: Source::Given, traffic, container }
     };
     let Some(Snapshot { uid, sidecars, .. }) = snapshot else {
         return peers.listening.iter().map(|peer| notify(peer.clone(), Traffic::Own)).collect();
@@ -164,28 +211,47 @@ fn notified(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
         // Under another name, or behind a shell, its socket shows it.
         let by_socket = peers.listening.iter().any(|peer| peer.container == sidecar.name);
         let peer = Peer { uid: uid.clone(), container: sidecar.name.clone() };
-        let traffic = recognised.map_or(Traffic::Own, |recognised| recognised.traffic);
-        (by_command || by_socket).then(|| notify(peer, traffic))
+        (by_command || by_socket).then(|| notify(peer, sidecar.traffic()))
     });
     tasks.collect()
 }
 
 /// The sidecar of the Pod that this request ends.
-fn in_pod(request: &Request, snapshot: Option<&Snapshot>) -> Option<(String, &'static Known)> {
-    let mut ended = snapshot?.sidecars.iter().filter_map(|sidecar| Some((sidecar, sidecar.known.as_ref()?)));
-    let (sidecar, found) =
-        ended.find(|(_, found)| found.end.as_ref().is_some_and(|end| end.goes_where(request)))?;
-    Some((sidecar.name.clone(), found.known))
+fn in_pod<'a>(request: &Request, snapshot: Option<&'a Snapshot>) -> Option<&'a Sidecar> {
+    let ends = |sidecar: &&Sidecar| {
+        let recognised = sidecar.known.as_ref().and_then(|found| found.end.as_ref());
+        [sidecar.quit(), recognised].into_iter().flatten().any(|end| end.goes_where(request))
+    };
+    snapshot?.sidecars.iter().find(ends)
 }
 
 fn automatic(snapshot: Option<&Snapshot>, given: &[Task]) -> Vec<Task> {
-    let asked = |request: &Request| {
+    let is_given = |request: &Request| {
         given.iter().any(|task| matches!(&task.step, Step::Http(other) if other.goes_where(request)))
     };
+    in_table(snapshot)
+        .filter_map(|(sidecar, found)| Some((sidecar, found.end.as_ref()?)))
+        .filter(|(_, request)| !is_given(request))
+        .map(|(sidecar, request)| asked(sidecar, request))
+        .collect()
+}
+
+/// Those that an annotation speaks of, unless a flag asks them, at another path of the same port perhaps, or their proa is
+/// notified: it ends them better.
+fn annotated(snapshot: Option<&Snapshot>, given: &[Task], wrapped: &[Task]) -> Vec<Task> {
+    let is_wrapped =
+        |sidecar: &Sidecar| wrapped.iter().any(|task| task.container.as_ref() == Some(&sidecar.name));
+    let is_given = |sidecar: &Sidecar, request: &Request| {
+        let same_port = |other: &Request| {
+            other.url.is_loopback() && other.url.address().port == request.url.address().port
+        };
+        let asks = |task: &Task| matches!(&task.step, Step::Http(other) if same_port(other));
+        given.iter().any(|task| task.container.as_ref() == Some(&sidecar.name) || asks(task))
+    };
     regular(snapshot)
-        .filter_map(|(sidecar, found)| Some((sidecar, found.known, found.end.as_ref()?)))
-        .filter(|(_, _, request)| !asked(request))
-        .map(|(sidecar, known, request)| http(request, Some(known), Some(sidecar.name.clone())))
+        .filter_map(|sidecar| Some((sidecar, sidecar.annotated.shutdown.as_ref()?)))
+        .filter(|(sidecar, request)| !is_wrapped(sidecar) && !is_given(sidecar, request))
+        .map(|(sidecar, request)| asked(sidecar, request))
         .collect()
 }
 
@@ -325,6 +391,108 @@ spec:
         let notified = |auto| shown(&stages(&shutdown(auto, Vec::new()), None, &peers).first);
         assert_eq!(notified(ShutdownAuto::Otherwise), ["`web` told to end"]);
         assert_eq!(notified(ShutdownAuto::Off), Vec::<String>::new());
+    }
+
+    /// A Pod whose container `web` says how it is ended, beside Envoy.
+    fn annotated_pod(more: &str) -> Snapshot {
+        snapshot(&format!(
+            "
+metadata:
+  annotations:
+    proa.ironcorelabs.com/web.shutdown: POST http://localhost:9000/quit
+    {more}
+spec:
+  containers: [{{name: web, image: w}}, {{name: envoy, image: e}}, {{name: main, image: m}}]
+"
+        ))
+    }
+
+    const BY_ANNOTATION: &str = "POST http://localhost:9000/quit";
+
+    #[test]
+    fn a_sidecar_is_ended_as_its_annotation_says() {
+        let pod = annotated_pod("");
+        let by_itself = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod), &Peers::default());
+        assert_eq!(shown(&by_itself.first), [BY_ANNOTATION]);
+        assert_eq!(by_itself.first[0].container.as_deref(), Some("web"));
+        assert!(by_itself.first[0].needs().unwrap().contains("proa.ironcorelabs.com/web.shutdown"));
+        let carrier = annotated_pod("proa.ironcorelabs.com/web.traffic: pod");
+        let carrier =
+            stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&carrier), &Peers::default());
+        assert_eq!((carrier.first.len(), carrier.last.len()), (0, 2));
+        let ignored = annotated_pod("proa.ironcorelabs.com/web.ignore: 'true'");
+        let ignored =
+            stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&ignored), &Peers::default());
+        assert_eq!(shown(&ignored.first), [BY_ANNOTATION], "as with --ignore");
+    }
+
+    #[test]
+    fn a_flag_that_asks_the_same_sidecar_wins_over_its_annotation() {
+        let pod = annotated_pod("");
+        let first =
+            |auto, actions| shown(&stages(&shutdown(auto, actions), Some(&pod), &Peers::default()).first);
+        let elsewhere = post("http://localhost:1/");
+        assert_eq!(
+            first(ShutdownAuto::Otherwise, vec![elsewhere]),
+            ["POST http://localhost:1/", BY_ANNOTATION],
+            "it says itself that it is to be asked"
+        );
+        let other_path = || vec![post("http://127.0.0.1:9000/stop")];
+        assert_eq!(first(ShutdownAuto::Otherwise, other_path()), ["POST http://127.0.0.1:9000/stop"]);
+        assert_eq!(first(ShutdownAuto::Too, other_path()), ["POST http://127.0.0.1:9000/stop"]);
+        assert_eq!(first(ShutdownAuto::Off, Vec::new()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_annotation_wins_over_the_table() {
+        let pod = annotated_pod(
+            "proa.ironcorelabs.com/envoy.shutdown: GET http://localhost:9001/stop\n    \
+             proa.ironcorelabs.com/envoy.traffic: own",
+        );
+        let envoy = SIDECARS.iter().find(|known| known.name == "envoy").unwrap();
+        let by_name = vec![Action::Known(envoy, envoy.shutdown().unwrap())];
+        for actions in [Vec::new(), by_name] {
+            let stages = stages(&shutdown(ShutdownAuto::Otherwise, actions), Some(&pod), &Peers::default());
+            let mut first = shown(&stages.first);
+            first.sort();
+            assert_eq!(first, ["GET http://localhost:9001/stop", BY_ANNOTATION]);
+            assert!(stages.last.is_empty());
+        }
+        let by_url = shutdown(ShutdownAuto::Otherwise, vec![post("http://localhost:9901/quitquitquit")]);
+        let asked: Vec<_> = stages(&by_url, Some(&pod), &Peers::default()).first;
+        assert_eq!(
+            shown(&asked),
+            ["POST http://localhost:9901/quitquitquit", BY_ANNOTATION],
+            "and a flag over both"
+        );
+        let cannot = snapshot(
+            "
+metadata: {annotations: {proa.ironcorelabs.com/fluent-bit.shutdown: 'POST http://localhost:1/'}}
+spec: {containers: [{name: fluent-bit, image: f}, {name: main, image: m}]}
+",
+        );
+        assert_eq!(unasked(&cannot).count(), 0);
+    }
+
+    #[test]
+    fn what_the_kubelet_or_another_proa_ends_is_not_asked_by_annotation() {
+        let pod = snapshot(
+            "
+metadata:
+  annotations:
+    proa.ironcorelabs.com/native.shutdown: POST http://localhost:1/
+    proa.ironcorelabs.com/wrapped.shutdown: POST http://localhost:2/
+    proa.ironcorelabs.com/wrapped.traffic: pod
+spec:
+  initContainers: [{name: native, image: n, restartPolicy: Always}]
+  containers:
+  - {name: wrapped, image: w, command: [/proa, sidecar, --, w]}
+  - {name: main, image: m}
+",
+        );
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod), &Peers::default());
+        assert!(stages.first.is_empty(), "{stages:?}");
+        assert_eq!(shown(&stages.last), ["`wrapped` told to end"]);
     }
 
     #[test]

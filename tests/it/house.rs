@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions and facts: values in, values out.
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
     "budget",
     "cluster/trouble",
     "endpoint",
@@ -16,6 +16,7 @@ const PURE: [&str; 20] = [
     "peer/message",
     "plan/selection",
     "pod",
+    "pod/annotations",
     "pod/mains",
     "pod/recognise",
     "pod/run",
