@@ -20,8 +20,7 @@ use crate::budget::StopRequests;
 use crate::policy::ForwardTo;
 use crate::signal::origin::Origin;
 use crate::signal::send::{Target, send, suspend_self};
-use crate::signal::stream::Listener;
-use crate::signal::{self, Phase, Reaction, Signal, reaper};
+use crate::signal::{self, Phase, Reaction, Received, Signal, reaper};
 use exec::Image;
 use terminal::Terminal;
 
@@ -191,35 +190,25 @@ impl Child {
         }
     }
 
-    /// Waits for the command's end, forwarding signals and collecting orphans meanwhile. `stop` is the
-    /// container's own stop signal, where the Pod shows it. Returns how the command ended, and when the
-    /// container was asked to stop.
-    ///
-    /// # Errors
-    /// When signals can no longer be received.
-    pub async fn wait(
-        self,
-        signals: &mut Listener<'_>,
+    /// Takes a signal while the command runs: forwards it, or collects who has ended; how the command did, if it is among
+    /// them. `stop` is the container's own stop signal, where the Pod shows it. `asked`: when the container was asked to stop.
+    pub fn receive(
+        &self,
+        received: Received,
         stop: Option<Signal>,
-    ) -> io::Result<(Ended, StopRequests)> {
-        let mut asked = StopRequests::default();
-        loop {
-            let received = signals.next().await?;
-            match signal::reaction(Phase::Command, received) {
-                Reaction::Reap => {
-                    if let Some(ended) = self.collect() {
-                        return Ok((ended, asked));
-                    }
+        asked: &mut StopRequests,
+    ) -> Option<Ended> {
+        match signal::reaction(Phase::Command, received) {
+            Reaction::Reap => return self.collect(),
+            Reaction::Forward => {
+                if received.is_stop(stop) {
+                    asked.note(Instant::now(), received.sender);
                 }
-                Reaction::Forward => {
-                    if received.is_stop(stop) {
-                        asked.note(Instant::now(), received.sender);
-                    }
-                    self.forward(received.signal);
-                }
-                Reaction::Stop | Reaction::Suspend | Reaction::Ignore | Reaction::Drop => {}
+                self.forward(received.signal);
             }
+            Reaction::Stop | Reaction::Suspend | Reaction::Ignore | Reaction::Drop => {}
         }
+        None
     }
 
     /// Ends what is left of the command's process group at once.

@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::endpoint::without_secrets;
 use crate::known;
-use flags::{Ending, Environment, Mains, Output, Stopping, Until, Waiting, Who};
+use flags::{Ending, Environment, Mains, Output, Stopping, Until, Waiting, Watching, Who};
 use variables::{UnknownVariable, is_ours, unknown, without_unset};
 
 const AFTER_HELP: &str = "\
@@ -87,6 +87,9 @@ pub struct Cli {
     /// Which containers are no sidecars.
     #[command(flatten)]
     pub mains: Mains,
+    /// What is watched while the command runs.
+    #[command(flatten)]
+    pub watching: Watching,
     /// How the command is run.
     #[command(flatten)]
     pub environment: Environment,

@@ -14,6 +14,7 @@ use crate::identity::Unknown;
 use crate::mode::install::NotInstalled;
 use crate::peer::Unannounced;
 use crate::plan::Invalid;
+use crate::pod::Exit;
 use crate::pod::mains::Misplaced;
 use crate::signal::Signal;
 use crate::status::Unbound;
@@ -24,7 +25,7 @@ use crate::status::Unbound;
 pub enum Code {
     /// Wrong usage, or a Pod in which proa cannot work.
     Usage = 2,
-    /// A sidecar ended for good before the command could start.
+    /// A sidecar ended for good before the command could start, or stopped it.
     SidecarEnded = 69,
     /// proa itself failed.
     Internal = 70,
@@ -47,6 +48,13 @@ pub enum Outcome {
     Ended(Ended),
     /// A signal came before the command.
     Stopped(Signal),
+    /// A sidecar ended for good while the command ran, which was stopped therefore.
+    LostSidecar {
+        /// The sidecar.
+        name: String,
+        /// How it ended.
+        exit: Exit,
+    },
     /// The gate stayed shut.
     Refused(Refusal),
     /// The command did not start.
@@ -105,7 +113,9 @@ impl Outcome {
             Self::Refused(Refusal::Pod(Reason::Deleting | Reason::Finished)) => {
                 return after_signal(Signal::TERM.number());
             }
-            Self::Refused(Refusal::Pod(Reason::SidecarEnded { .. })) => Code::SidecarEnded,
+            Self::LostSidecar { .. } | Self::Refused(Refusal::Pod(Reason::SidecarEnded { .. })) => {
+                Code::SidecarEnded
+            }
             Self::Refused(
                 Refusal::Api(trouble)
                 | Refusal::TimedOut { waiting: Waiting { pod: PodWait::Api(trouble), .. }, .. },
@@ -153,6 +163,11 @@ impl fmt::Display for Outcome {
         match self {
             Self::Ended(ended) => write!(f, "{ended}"),
             Self::Stopped(signal) => write!(f, "{signal} before the command started"),
+            Self::LostSidecar { name, exit } => write!(
+                f,
+                "sidecar `{name}` ended for good ({exit}) while the command ran, which was stopped therefore \
+                 (--on-sidecar-exit=stop); --ignore={name} if it is meant to end"
+            ),
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::NotStarted { program, why } => write!(f, "cannot run `{program}`: {why}"),
             Self::Usage(text) => write!(f, "{}", text.trim_end()),

@@ -255,7 +255,7 @@ impl Endpoint {
 }
 
 /// The flags of `proa -- COMMAND`, as they stand in an image's arguments where its entrypoint hides proa.
-pub const FLAGS: [&str; 31] = [
+pub const FLAGS: [&str; 32] = [
     "api",
     "container",
     "disabled",
@@ -270,6 +270,7 @@ pub const FLAGS: [&str; 31] = [
     "main",
     "namespace",
     "no-shutdown-auto",
+    "on-sidecar-exit",
     "on-timeout",
     "pod-name",
     "ready-timeout",

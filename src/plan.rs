@@ -16,7 +16,7 @@ use crate::env_file::EnvFiles;
 use crate::gate::Gate;
 use crate::identity::Claim;
 use crate::known::NoEndpoint;
-use crate::policy::{AskApi, Precedence, ShutdownAuto};
+use crate::policy::{AskApi, OnSidecarExit, Precedence, ShutdownAuto};
 use crate::shutdown::Shutdown;
 use selection::Selection;
 
@@ -35,6 +35,8 @@ pub struct Plan {
     pub env_files: EnvFiles,
     /// How the sidecars are ended.
     pub shutdown: Shutdown,
+    /// What follows when a sidecar ends for good while the command runs.
+    pub on_sidecar_exit: OnSidecarExit,
     /// Where to tell what proa is doing.
     pub status: Option<SocketAddr>,
     /// Whether the command is run and nothing else done.
@@ -98,9 +100,7 @@ impl fmt::Display for Invalid {
                 "{flag} is for `proa sidecar` without a command; with one it ends that command alone, and the main \
                  container's proa ends the others"
             ),
-            Self::NeedsApi(what) => {
-                write!(f, "{what} needs the API server, which --api=off forbids, or --until-exit=NAME")
-            }
+            Self::NeedsApi(what) => write!(f, "{what} needs the API server, which --api=off forbids"),
             Self::BlindHelper => write!(
                 f,
                 "`proa sidecar` without a command sees the main containers' end in the API, which --api=off forbids; \
@@ -124,12 +124,17 @@ impl Plan {
         }
         let (claim, api) = lower::who(cli.who, environment)?;
         let gate = lower::gate(cli.waiting, lower::flatten(cli.mains.main), api.ask)?;
+        let on_sidecar_exit = if disabled { OnSidecarExit::Ignore } else { cli.watching.on_sidecar_exit };
+        if on_sidecar_exit == OnSidecarExit::Stop && api.ask == AskApi::Off {
+            return Err(Invalid::NeedsApi("--on-sidecar-exit=stop"));
+        }
         Ok(Self {
             claim,
             env_files: lower::env_files(&mut cli.environment),
             command: lower::command(cli.command, &cli.environment)?,
             shutdown: lower::shutdown(cli.ending, gate.selection.ignore.clone())?,
             status: cli.output.status_address,
+            on_sidecar_exit,
             disabled,
             api,
             gate,
@@ -167,6 +172,7 @@ impl Plan {
                 timeout: cli.ending.shutdown_timeout.into(),
                 ignore,
             },
+            on_sidecar_exit: OnSidecarExit::Ignore,
             status: None,
             disabled: cli.environment.disabled,
         }

@@ -24,6 +24,15 @@ pub enum OnTimeout {
     Run,
 }
 
+/// What follows when a sidecar ends for good while the command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnSidecarExit {
+    /// Nothing: nobody looks.
+    Ignore,
+    /// The command is stopped.
+    Stop,
+}
+
 /// After which ends the sidecars are ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ShutdownWhen {

@@ -9,7 +9,7 @@ use clap::{ArgAction, Args};
 
 use crate::endpoint::{Address, HttpUrl};
 use crate::known::Named;
-use crate::policy::{AskApi, ForwardTo, HoldTerm, LogFormat, OnTimeout, ShutdownWhen};
+use crate::policy::{AskApi, ForwardTo, HoldTerm, LogFormat, OnSidecarExit, OnTimeout, ShutdownWhen};
 use crate::signal::Signal;
 
 /// What is waited for before the command.
@@ -65,6 +65,25 @@ pub struct Mains {
     /// This container is a main one too, no sidecar; repeatable
     #[arg(long, env = "PROA_MAIN", value_name = "NAME", hide_env = true)]
     pub main: Vec<List<String>>,
+}
+
+/// What is watched while the command runs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Command")]
+pub struct Watching {
+    /// What follows when a sidecar ends for good while the command runs:
+    /// ignore, stop [default: ignore]. stop: the command is stopped, and the
+    /// exit code is 69
+    #[arg(
+        long,
+        env = "PROA_ON_SIDECAR_EXIT",
+        value_name = "WHAT",
+        default_value = "ignore",
+        hide_env = true,
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub on_sidecar_exit: OnSidecarExit,
 }
 
 /// How the command is run.

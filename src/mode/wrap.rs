@@ -1,5 +1,6 @@
 //! `proa -- COMMAND`: gate, command, shutdown, outcome.
 
+mod guard;
 mod last;
 pub mod mistake;
 
@@ -151,14 +152,12 @@ impl Run<'_> {
             }
         };
         give_memory_back();
-        let stop = snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-        let (ended, asked) = running.block_on(async {
-            let ended = child.wait(&mut signals, stop);
+        let (outcome, asked) = running.block_on(async {
+            let ended = self.wait(child, snapshot.as_ref(), &mut signals);
             self.server.during(&self.board, ended).await.context("cannot receive signals")
         })?;
         self.board.command_ended();
-        info!("command ended: {ended}");
-        Ok(End { outcome: Outcome::Ended(ended), snapshot, after: After::Command, asked })
+        Ok(End { outcome, snapshot, after: After::Command, asked })
     }
 
     /// Waits for the sidecars, then for what they have written. Whoever asks us to stop meanwhile is obeyed: there is no

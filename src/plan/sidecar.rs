@@ -100,7 +100,7 @@ impl SidecarPlan {
                 ));
             }
             if cli.stopping.hold_term.is_some() && api.ask == AskApi::Off && mains.is_empty() {
-                return Err(Invalid::NeedsApi("--hold-term"));
+                return Err(Invalid::NeedsApi("--hold-term without --until-exit=NAME"));
             }
             let stop = Stop {
                 signal: cli.stopping.stop_signal,
@@ -154,7 +154,7 @@ mod tests {
         assert!(matches!(plan(&["--api=off"]), Err(Invalid::BlindHelper)));
         assert!(matches!(
             plan(&["--api=off", "--hold-term", "--", "x"]),
-            Err(Invalid::NeedsApi("--hold-term"))
+            Err(Invalid::NeedsApi("--hold-term without --until-exit=NAME"))
         ));
         assert!(plan(&["--api=off", "--", "x"]).is_ok());
     }

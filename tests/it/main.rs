@@ -13,6 +13,7 @@ mod drain;
 mod env_file;
 mod exit_codes;
 mod gate;
+mod guard;
 mod hardening;
 mod help;
 mod house;

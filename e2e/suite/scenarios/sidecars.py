@@ -146,3 +146,16 @@ def many_sidecars(t):
     t.apply(pod("many", *sidecars[:3], main("exit 3", more=env), *sidecars[3:]))
     found = t.finished("many", seconds=90)
     assert found.exit_codes() == {"main": 3, **{f"envoy-{port}": 0 for port in ports}}, found
+
+
+@scenario
+def a_sidecar_that_ends_under_the_command(t):
+    """--on-sidecar-exit=stop: a sidecar that ends for good has the command stopped, 69 and a message; the others are ended as ever."""
+    t.grant("watch")
+    dies = shell("tunnel", "touch /tmp/ready; until [ -e /state/over ]; do sleep 0.1; done; exit 4", f"{READY_FILE}\n{MOUNT}")
+    works = "trap 'echo stopped; exit 7' TERM; touch /state/over; while :; do sleep 0.1; done"
+    t.apply(job("work", ENVOY, dies, main(works, "--on-sidecar-exit=stop", more=MOUNT), volumes=STATE))
+    found = t.pod_of("work", lambda pod: pod.finished)
+    assert found.exit_codes() == {"envoy": 0, "tunnel": 4, "main": 69}, found
+    assert "sidecar `tunnel` ended for good (exit code 4)" in found.container("main").message, found
+    in_order(t.timeline(found.name), "stopping the command", "stopped", "quitquitquit: 200")
