@@ -305,7 +305,7 @@ pub fn are_main_arguments(words: &[&str]) -> bool {
     };
     let mut flags = words[..dashes].iter().filter(|word| word.starts_with('-'));
     let starts_with_flag = words[0].starts_with('-');
-    starts_with_flag && flags.all(|flag| is_ours(flag)) && dashes + 1 < words.len()
+    starts_with_flag && flags.all(is_ours) && dashes + 1 < words.len()
 }
 
 /// What proa does other than to run a main container's command.

@@ -319,7 +319,7 @@ async fn notify(peer: &Peer, ended: &[Message]) -> io::Result<Reply> {
     loop {
         match (peer.notify(ended).await, pauses.next()) {
             (Err(error), Some(pause)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                sleep(pause).await
+                sleep(pause).await;
             }
             (taken, _) => return taken,
         }

@@ -95,24 +95,18 @@ impl Run<'_> {
                 () = until(settled_at) => {}
             }
             let Some(snapshot) = &mut seen else { continue };
-            self.settle(&mut mains, &mut clocks, snapshot);
+            settle(&mut mains, &mut clocks, snapshot);
             if self.lost(snapshot).is_none() {
                 continue;
             }
             // An end is final for the command: the API server's store knows better than its cache.
             if let Looked::Seen(mut pod) = own_pod.look(CONFIRM, false).await {
-                self.settle(&mut mains, &mut clocks, &mut pod);
+                settle(&mut mains, &mut clocks, &mut pod);
                 if let Some((name, exit)) = self.lost(&pod) {
                     return Lost { name, exit, pod };
                 }
             }
         }
-    }
-
-    fn settle(&self, mains: &mut Mains, clocks: &mut Clocks, snapshot: &mut Snapshot) {
-        mains.see(Sockets::of(&snapshot.uid).mains);
-        mains.settle(snapshot);
-        clocks.settle(snapshot, Instant::now());
     }
 
     /// What has ended for good of those that the gate waits for. In a Pod that goes all do.
@@ -124,6 +118,12 @@ impl Run<'_> {
             _ => None,
         }
     }
+}
+
+fn settle(mains: &mut Mains, clocks: &mut Clocks, snapshot: &mut Snapshot) {
+    mains.see(Sockets::of(&snapshot.uid).mains);
+    mains.settle(snapshot);
+    clocks.settle(snapshot, Instant::now());
 }
 
 fn outcome(ended: Ended, lost: Option<Lost>) -> Outcome {
