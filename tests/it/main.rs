@@ -5,6 +5,7 @@
 
 mod support;
 
+mod again;
 mod annotations;
 mod bad_input;
 mod demo;

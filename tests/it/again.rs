@@ -1,0 +1,260 @@
+//! What goes wrong for a while at the end is tried again, and nothing takes the time of what comes after it.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{ContainerStateRunning, ContainerStatus, Probe};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use nix::libc;
+
+use crate::support::http::{Endpoint, Reply};
+use crate::support::{Beside, Held, PATIENCE, Running, World, children, eventually, send, unshare};
+
+const DONE: &str = "terminated: {exitCode: 0, reason: Completed}";
+
+/// A Pod of a mesh at this port, `web` and `main`; all run.
+fn beside_mesh(grace: u32, port: u16) -> World {
+    World::of(&format!(
+        "
+metadata: {{name: pod, namespace: default, annotations: {{status.sidecar.istio.io/port: '{port}'}}}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: {grace}
+  containers: [{{name: istio-proxy, image: i}}, {{name: web, image: w}}, {{name: main, image: m}}]
+status:
+  phase: Running
+  containerStatuses:
+  - {{name: istio-proxy, image: i, imageID: i, ready: true, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: web, image: w, imageID: w, ready: true, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: main, image: m, imageID: m, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+"
+    ))
+}
+
+fn pod(policy: &str) -> World {
+    let world = World::with(policy, &[Beside::Regular("web")]);
+    world.make_ready("web");
+    world
+}
+
+fn finish(world: &World, running: Running, code: i32) -> String {
+    for name in ["web", "istio-proxy"] {
+        world.set_state(name, DONE);
+    }
+    running.finish().expect(code, &[]).stderr
+}
+
+#[test]
+fn a_quit_endpoint_that_is_unavailable_for_seconds_is_asked_until_it_accepts() {
+    let world = pod("Never");
+    let unavailable = vec![Reply::Status(503, None); 8];
+    let web = Endpoint::replying([unavailable, vec![Reply::Status(200, None)]].concat());
+    let running = world.proa().flags(["-p", &web.url()]).start(["sh", "-c", "exit 3"]);
+    for _ in 0..9 {
+        web.request();
+    }
+    running.wait_stderr("quitquitquit: 200");
+    world.set_state("web", DONE);
+    running.finish().expect(3, &["every sidecar has ended"]);
+}
+
+fn run_of_web(world: &World, id: &str) {
+    world.update_status("web", |status| {
+        status.container_id = Some(format!("containerd://{id}"));
+        status.state = serde_saphyr::from_str("{running: {}}").ok();
+    });
+}
+
+#[test]
+fn a_sidecar_that_is_started_again_after_its_end_is_asked_again() {
+    let quit = Endpoint::ok();
+    let world = beside_mesh(30, quit.port());
+    world.update(|pod| pod.spec.as_mut().unwrap().restart_policy = Some("OnFailure".into()));
+    // The one that is known by name, so that the request is known to be for it.
+    world.update_status("istio-proxy", |status| status.container_id = Some("containerd://a".into()));
+    let running = world.proa().start(["true"]);
+    running.wait_stderr("waiting for `web` to exit");
+    world.set_state("web", DONE);
+    quit.request();
+    running.wait_stderr("waiting for `istio-proxy` to exit");
+    world.set_state("istio-proxy", "terminated: {exitCode: 143}");
+    world.update_status("istio-proxy", |status| {
+        status.container_id = Some("containerd://b".into());
+        status.state = serde_saphyr::from_str("{running: {}}").ok();
+    });
+    quit.request();
+    finish(&world, running, 0);
+}
+
+#[test]
+fn a_wrapped_sidecar_that_is_being_started_again_is_notified_once_it_listens() {
+    let world = pod("OnFailure");
+    let Some((main, sidecar)) = crate::sidecar::both(&world) else { return };
+    world.set_state("web", "waiting: {reason: CrashLoopBackOff}");
+    let main = main.flags(["--on-timeout=run", "--ready-timeout=100ms"]).start(["true"]);
+    main.wait_stderr("no proa is there");
+    main.wait_stderr("waiting for `web` to exit");
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let sidecar = sidecar.flag("--api=off").start(["sh", "-c", script]);
+    sidecar.wait_stdout("up");
+    run_of_web(&world, "b");
+    sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
+    world.set_state("web", DONE);
+    main.finish().expect(0, &[]);
+}
+
+#[test]
+fn an_endpoint_that_hangs_leaves_the_mesh_its_time() {
+    let (mesh, web) = (Endpoint::ok(), Endpoint::replying(vec![Reply::Hang]));
+    let world = beside_mesh(30, mesh.port());
+    let flags = ["--shutdown-timeout=3s", "--shutdown-auto", "-p", &web.url()];
+    let running = world.proa().flags(flags).start(["sh", "-c", "exit 3"]);
+    web.request();
+    mesh.request();
+    finish(&world, running, 3);
+}
+
+#[test]
+fn stop_signals_while_a_pod_goes_on_leave_no_mesh_unasked() {
+    let (mesh, web) = (Endpoint::ok(), Endpoint::ok());
+    let world = beside_mesh(30, mesh.port());
+    let running = world.proa().flags(["--shutdown-auto", "-p", &web.url()]).start(["sh", "-c", "exit 3"]);
+    running.wait_stderr("waiting for `web` to exit");
+    running.signal(libc::SIGTERM);
+    running.signal(libc::SIGINT);
+    mesh.request();
+    running.finish().expect(3, &["giving up"]);
+}
+
+#[test]
+fn a_deletion_whose_grace_period_is_shortened_costs_no_exit_code() {
+    let web = Endpoint::replying(vec![Reply::Hang]);
+    let world = pod("Never");
+    // Longer than the second deletion would have let it live, as far as proa can tell, and that is the subject.
+    let script = "trap 'sleep 4; exit 7' TERM; echo up; while :; do sleep 0.01; done";
+    let running = world.proa().flags(["-p", &web.url()]).start(["sh", "-c", script]);
+    running.wait_stdout("up");
+    world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
+    running.signal(libc::SIGTERM);
+    world.cluster.mark_deleted("default", "pod", Duration::from_secs(1));
+    web.request();
+    let asked = Instant::now();
+    running.finish().expect(7, &[]);
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_request_to_somebody_unknown_holds_no_mesh_up_once_that_one_is_gone() {
+    let (mesh, somebody) = (Endpoint::ok(), Endpoint::replying(vec![Reply::Last(200)]));
+    let world = beside_mesh(90, mesh.port());
+    let flags = ["--shutdown-auto", "-p", &somebody.url()];
+    let running = world.proa().flags(flags).start(["sh", "-c", "exit 3"]);
+    running.wait_stderr("command ended");
+    let ended = Instant::now();
+    mesh.request();
+    assert!(ended.elapsed() < Duration::from_secs(30), "{:?}", ended.elapsed());
+    finish(&world, running, 3);
+}
+
+#[test]
+fn an_api_server_that_is_away_for_seconds_has_no_mesh_shut_down_early() {
+    let (mesh, somebody) = (Endpoint::ok(), Endpoint::ok());
+    let world = beside_mesh(60, mesh.port());
+    let flags = ["--shutdown-auto", "-p", &somebody.url()];
+    let running = world.proa().env("RUST_LOG", "proa=debug").flags(flags).start(["sh", "-c", "exit 3"]);
+    running.wait_stderr("waiting for `web` to exit");
+    let away = world.cluster.refuse();
+    world.cluster.hang_up();
+    // Pauses between looks grow up to a second: after so many it has been away for longer than a mesh takes to be gone.
+    eventually(|| running.stderr_so_far().matches("cannot see the sidecars exit").count() > 8);
+    assert_eq!(mesh.more_requests(), 0);
+    drop(away);
+    world.set_state("web", DONE);
+    mesh.request();
+    finish(&world, running, 3);
+}
+
+/// In an earlier round, for a container of a PID namespace of its own.
+fn started_before(status: &mut ContainerStatus) {
+    let since = Time("2020-01-01T00:00:00Z".parse().expect("a time"));
+    status.state.get_or_insert_default().running = Some(ContainerStateRunning { started_at: Some(since) });
+}
+
+#[test]
+fn clocks_that_differ_hide_no_end_of_main() {
+    let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };
+    let quit = Endpoint::replying(vec![Reply::Last(200)]);
+    let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("helper")]);
+    for name in ["web", "helper"] {
+        world.update_status(name, started_before);
+    }
+    world.set_state("main", DONE);
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let until = "--until-exit=main";
+    let web = world.proa().through(&wrapper).sidecar("web").flag(until).start(["sh", "-c", script]);
+    let helper = world.proa().through(&wrapper).sidecar("helper");
+    let helper = helper.flags([until, "--shutdown-timeout=1s", "-p", &quit.url()]).start_bare();
+    web.finish().expect(0, &["the main containers have ended"]);
+    quit.request();
+    helper.finish().expect(0, &["the main containers have ended"]);
+}
+
+#[test]
+fn a_failed_probe_keeps_the_sidecars_for_the_restart() {
+    for probed in [true, false] {
+        let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };
+        let web = Endpoint::replying(vec![Reply::Last(200)]);
+        let world = pod("OnFailure");
+        world.update(|pod| {
+            let main = pod.spec.as_mut().unwrap().containers.iter_mut().find(|found| found.name == "main");
+            main.unwrap().liveness_probe = probed.then(Probe::default);
+        });
+        let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
+        let flags = ["--shutdown-timeout=1s", "-p", &web.url()];
+        let running = world.proa().through(wrapper).flags(flags).start(["sh", "-c", script]);
+        running.wait_stdout("up");
+        // The runtime is outside of the container's PID namespace.
+        send(children(running.pid())[0], libc::SIGTERM);
+        let said =
+            if probed { "the restart policy will start this container again" } else { "quitquitquit: 200" };
+        running.finish().expect(0, &[said]);
+        assert_eq!(web.more_requests(), usize::from(!probed));
+    }
+}
+
+#[test]
+fn a_stop_timeout_longer_than_the_grace_period_does_not_void_the_hold() {
+    let world = pod("Never");
+    let Some((main, sidecar)) = crate::sidecar::both(&world) else { return };
+    let held = Held::in_dir(&world.dir, "");
+    let main = main.flag("--shutdown-when=never").start(&held.command);
+    main.wait_stdout("up");
+    let script = "trap 'echo stopped; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let flags = ["--hold-term", "--stop-timeout=60s"];
+    let sidecar = sidecar.flags(flags).start(["sh", "-c", script]);
+    sidecar.wait_stderr("until `main` has ended");
+    sidecar.wait_stdout("up");
+    world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
+    sidecar.signal(libc::SIGTERM);
+    sidecar.wait_stderr("held back until the proa of `main` is gone");
+    assert!(world.cluster.wait_for_connections(1, PATIENCE));
+    assert!(!sidecar.stdout_so_far().contains("stopped"), "while main runs");
+    held.let_go();
+    main.finish();
+    sidecar.finish().expect(0, &["the main container's proa is gone"]);
+}
+
+#[test]
+fn a_sidecar_without_a_stop_timeout_is_done_before_the_kubelet_kills_it() {
+    let world = pod("Never");
+    world.update(|pod| pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(4));
+    let script = "trap '' TERM; echo up; while :; do sleep 0.01; done";
+    let running = world.proa().sidecar("web").flag("--stop-timeout=0").start(["sh", "-c", script]);
+    running.wait_stdout("up");
+    running.wait_stderr("until `main` has ended");
+    world.set_state("main", DONE);
+    running.wait_stderr("ending the command with SIGTERM");
+    let asked = Instant::now();
+    running.signal(libc::SIGTERM);
+    running.finish().expect(0, &["SIGKILL follows"]);
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+}
