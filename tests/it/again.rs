@@ -165,7 +165,9 @@ fn an_api_server_that_is_away_for_seconds_has_no_mesh_shut_down_early() {
     let away = world.cluster.refuse();
     world.cluster.hang_up();
     // Pauses between looks grow up to a second: after so many it has been away for longer than a mesh takes to be gone.
-    eventually(|| running.stderr_so_far().matches("cannot see the sidecars exit").count() > 8);
+    eventually("it looks again", || {
+        running.stderr_so_far().matches("cannot see the sidecars exit").count() > 8
+    });
     assert_eq!(mesh.more_requests(), 0);
     drop(away);
     world.set_state("web", DONE);
