@@ -250,7 +250,8 @@ impl Run<'_> {
             Sight { snapshot: before, mains, ..Sight::none() }
         };
         // That the runtime stops this container alone is true if the Pod goes on just now.
-        let origin = if sight.fresh { origin } else { Origin::Inside };
+        let stops = sight.fresh && sight.is_kill_to_come(&asked);
+        let origin = if stops { origin } else { Origin::Inside };
         let decision = self.decide(code, origin, sight.snapshot.as_ref());
         if let Decision::Keep(why @ (Keep::Restart | Keep::InitContainer)) = decision {
             return left_running(why);

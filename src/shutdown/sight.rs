@@ -32,6 +32,12 @@ impl Sight {
         Self { snapshot: None, fresh: false, own_pod: None, mains: Mains::default() }
     }
 
+    /// Whether SIGKILL is still to follow what this container was asked.
+    #[must_use]
+    pub fn is_kill_to_come(&self, asked: &StopRequests) -> bool {
+        self.budget(asked, false).kill_at().is_some()
+    }
+
     /// The budget for what is left. That a Pod goes is never undone; that it stays is true for the moment, and no longer once
     /// the container was asked to stop since.
     pub(super) fn budget(&self, asked: &StopRequests, asked_since: bool) -> Budget {

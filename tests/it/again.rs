@@ -224,6 +224,27 @@ fn a_failed_probe_keeps_the_sidecars_for_the_restart() {
 }
 
 #[test]
+fn a_signal_from_outside_that_no_kill_follows_is_no_failed_probe() {
+    let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };
+    let web = Endpoint::replying(vec![Reply::Last(200)]);
+    let world = pod("OnFailure");
+    world.update(|pod| {
+        let spec = pod.spec.as_mut().unwrap();
+        spec.termination_grace_period_seconds = Some(0);
+        spec.containers.iter_mut().find(|found| found.name == "main").unwrap().liveness_probe =
+            Some(Probe::default());
+    });
+    // Longer than the kubelet would have let it live, and that is the subject.
+    let script = "trap 'sleep 5; exit 0' HUP; echo up; while :; do sleep 0.01; done";
+    let flags = ["--shutdown-timeout=1s", "-p", &web.url()];
+    let running = world.proa().through(wrapper).flags(flags).start(["sh", "-c", script]);
+    running.wait_stdout("up");
+    send(children(running.pid())[0], libc::SIGHUP);
+    web.request();
+    running.finish().expect(0, &["quitquitquit: 200"]);
+}
+
+#[test]
 fn a_stop_timeout_longer_than_the_grace_period_does_not_void_the_hold() {
     let world = pod("Never");
     let Some((main, sidecar)) = crate::sidecar::both(&world) else { return };
