@@ -74,6 +74,15 @@ impl StopRequests {
     }
 }
 
+/// What depends on a look at the Pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// What is known and asked for makes do without.
+    Usual,
+    /// Without it no sidecar is shut down.
+    Urgent,
+}
+
 /// What the container's end looks like from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -196,8 +205,10 @@ impl Budget {
 
     /// How long a look at the Pod may take. `seen`: whether the Pod was ever seen.
     #[must_use]
-    pub fn look(&self, seen: bool) -> Duration {
+    pub fn look(&self, seen: bool, need: Need) -> Duration {
         match self.kill_at() {
+            // Nobody would be shut down otherwise.
+            None if !seen && need == Need::Urgent => self.at_leisure(),
             Some(kill_at) => (kill_at.saturating_duration_since(self.now) / 4).clamp(LEAST, HURRIED_LOOK),
             None if seen => LOOK,
             None => FIRST_LOOK,
@@ -562,7 +573,8 @@ mod tests {
             "{context}"
         );
         assert!(shutdown.unasked_by <= now + UNASKED, "{context}");
-        let look = budget.look(true);
+        assert_eq!(budget.look(false, Need::Urgent) >= FIRST_LOOK, budget.kill_at().is_none(), "{budget:?}");
+        let look = budget.look(true, Need::Usual);
         assert!(look >= LEAST && look <= LOOK, "{context}");
         if let Some(kill_at) = budget.kill_at() {
             let done_by = kill_at.checked_sub(MARGIN).unwrap().max(now + LEAST);

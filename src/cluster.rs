@@ -85,8 +85,8 @@ impl OwnPod {
         self.observe(Start::Cached)
     }
 
-    /// Looks at the Pod once, for so long at most. What is seen is not older than the request: without a resourceVersion the
-    /// API server asks its store ("Get State and Start at Most Recent"). `denial_is_final`: not to be asked again.
+    /// Looks at the Pod once, for so long at most. What is seen is not older than the request, where the API server can tell.
+    /// `denial_is_final`: not to be asked again.
     pub async fn look(&self, limit: Duration, denial_is_final: bool) -> Looked {
         let mut observations = self.observe(Start::Consistent);
         let mut last = Trouble::NoConnection("no answer in time".to_owned());
@@ -141,19 +141,27 @@ impl OwnPod {
 /// How new the first event is at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
-    /// From the API server's cache, which may lag.
+    /// As the API server's cache has it, which may lag.
     Cached,
-    /// From its store.
+    /// As the store had it when the request came: the cache is waited for (KEP-3157, `sendInitialEvents`). Needs no right but to
+    /// watch.
     Consistent,
+    /// As new as an API server without that offers: before Kubernetes 1.32, and in 1.33.
+    Newest,
 }
 
 impl Start {
     fn resource_version(self) -> &'static str {
         match self {
             Self::Cached => "0",
-            Self::Consistent => "",
+            Self::Consistent | Self::Newest => "",
         }
     }
+}
+
+/// Whether the API server does not know an option, by its status: `Invalid` (422), or 400.
+fn is_unsupported(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 422))
 }
 
 type Events = BoxStream<'static, kube::Result<WatchEvent<Pod>>>;
@@ -210,6 +218,7 @@ impl Watcher {
         let selector = format!("metadata.name={}", self.identity.pod.as_str());
         let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
         let params = WatchParams::default().fields(&selector).timeout(seconds);
+        let params = if self.start == Start::Consistent { params.initial_events() } else { params };
         let connection = self.connect()?;
         let pods = self.pods(&connection);
         let events = match timeout(self.answer, pods.watch(&params, self.start.resource_version())).await {
@@ -217,6 +226,10 @@ impl Watcher {
                 let waited = self.answer;
                 self.answer = (self.answer * 2).min(WATCH);
                 return Err(no_answer(waited));
+            }
+            Ok(Err(error)) if self.start == Start::Consistent && is_unsupported(&error) => {
+                self.start = Start::Newest;
+                return Ok(None);
             }
             Ok(answer) => answer.map_err(|error| self.trouble(Verb::Watch, &error, &connection))?,
         };
@@ -234,7 +247,9 @@ impl Watcher {
         match timeout_at(by.into(), events.next()).await {
             // Silent for longer than the server lets a watch live, or ended as every watch does.
             Err(_) | Ok(None) if self.verified => Ok(None),
-            Err(_) | Ok(None) => {
+            // A live watch that is silent says that there is no such Pod; one that ends says nothing.
+            Ok(None) => Err(Trouble::ServerError("a watch ended before it showed anything".to_owned(), None)),
+            Err(_) => {
                 self.no_such_pod().await?;
                 Ok(None)
             }

@@ -142,6 +142,15 @@ impl Outcome {
         code as u8
     }
 
+    /// Whether the command was never run, though nobody asked for that.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::Ended(_) | Self::LostSidecar { .. } | Self::Stopped(_) | Self::ShutDown | Self::Failed(_)
+        )
+    }
+
     /// What `kubectl describe pod` should show: proa's own failures. How the command ended, or that a
     /// signal was asked for, is told by the exit code.
     #[must_use]

@@ -125,6 +125,9 @@ impl Plan {
         let (claim, api) = lower::who(cli.who, environment)?;
         let gate = lower::gate(cli.waiting, lower::flatten(cli.mains.main), api.ask)?;
         let on_sidecar_exit = if disabled { OnSidecarExit::Ignore } else { cli.watching.on_sidecar_exit };
+        if !gate.selection.mains.is_empty() && api.ask == AskApi::Off && !disabled {
+            return Err(Invalid::NeedsApi("--main"));
+        }
         if on_sidecar_exit == OnSidecarExit::Stop && api.ask == AskApi::Off {
             return Err(Invalid::NeedsApi("--on-sidecar-exit=stop"));
         }

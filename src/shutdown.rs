@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+pub use crate::budget::Need;
 use crate::budget::{LEAST, ShutdownBudget, StopRequests};
 use crate::deadline::{before, until};
 use crate::peer::{Message, Peer, Peers, Reply};
@@ -100,6 +101,7 @@ pub async fn run(
     }
     ending.drain(Scope::All).await;
     board.drain_ends();
+    ending.ask_until_taken().await;
 }
 
 /// What is still worth while. Each signal that asks us to stop takes one away.
@@ -191,6 +193,28 @@ impl Ending<'_, '_> {
                     let snapshot = latest.borrow();
                     self.done[place] = DoneTask::new(self.done[place].task.clone(), TaskResult::Accepted, snapshot.as_ref());
                 }
+            }
+        }
+    }
+
+    /// Where the container is asked to stop in a Pod that goes on nobody's exit is waited for; but who did not take the request
+    /// yet, since it was just starting, is asked again while there is time.
+    async fn ask_until_taken(&mut self) {
+        while self.extent == Extent::ActionsOnly && self.time.waits {
+            let latest = Latest::new(self.sight.snapshot.clone());
+            let is_due = |done: &DoneTask| {
+                done.task.container.is_some() && done.is_due_again(latest.borrow().as_ref())
+            };
+            if !self.done.iter().any(is_due) {
+                return;
+            }
+            let stop = self.stop();
+            tokio::select! {
+                place = asked_again(&self.done, &latest, self.time.by, self.board) => {
+                    self.done[place].result = TaskResult::Accepted;
+                }
+                received = stopped(self.signals, stop) => self.interrupt(received, "not waiting"),
+                () = until(self.time.by) => return,
             }
         }
     }

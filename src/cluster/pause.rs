@@ -51,6 +51,7 @@ impl Pause {
     /// What a watch that ended at once comes to: it must not be opened anew in a tight loop.
     pub(super) fn grow(&mut self) {
         self.next = (self.next * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+        self.asked = Duration::ZERO;
     }
 
     pub(super) async fn pass(&self) {

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::Context;
-use tracing::{debug, info};
+use tracing::{info, warn};
 
 use super::{
     afterwards, announce_disabled, appear, collect_orphans, give_memory_back, guarded, is_outside, own_pod,
@@ -25,7 +25,9 @@ use crate::peer::{Message, Part, Peer, Peers, Presence};
 use crate::plan::Plan;
 use crate::pod::mains::Mains;
 use crate::pod::{KnownBy, Main, Snapshot};
-use crate::shutdown::{self, After, Decision, Keep, Origin, Sight};
+use crate::policy::ShutdownAuto;
+use crate::shutdown::stages::yet_to_start;
+use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight};
 use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
@@ -75,7 +77,14 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
     run.board.gate_over();
     let code = end.outcome.code();
     let End { outcome, snapshot, after, asked } = end;
-    afterwards(|| run.end_sidecars(code, snapshot, after, asked));
+    afterwards(|| {
+        let is_early = snapshot.as_ref().is_some_and(|seen| !yet_to_start(&plan.shutdown, seen).is_empty());
+        if asked.is_empty() && outcome.is_refusal() && (is_early || matches!(outcome, Outcome::NoStatus(_))) {
+            let seen = run.until_they_have_started(code)?;
+            return run.end_sidecars(code, seen.snapshot.or(snapshot), seen.after, seen.asked);
+        }
+        run.end_sidecars(code, snapshot, after, asked)
+    });
     outcome
 }
 
@@ -193,7 +202,7 @@ impl Run<'_> {
         let known = self.mounts.uid.is_some() && self.mounts.container.is_some();
         if let (None, false, Some(snapshot)) = (presence.as_ref(), known, snapshot) {
             let own = Peer { uid: snapshot.uid.clone(), container: snapshot.own.name.clone() };
-            *presence = own.announce(Part::Main).inspect_err(|error| debug!("{error}")).ok();
+            *presence = own.announce(Part::Main).inspect_err(|error| warn!("{error}")).ok();
         }
     }
 
@@ -240,17 +249,20 @@ impl Run<'_> {
         mains.see(seen_present.map(|main| main.container.name.clone()));
         let own_pod = self.own_pod.as_ref();
         let origin = if asked.is_by_runtime() { Origin::Runtime } else { Origin::Inside };
+        let automatic = self.plan.shutdown.auto != ShutdownAuto::Off;
+        let need =
+            if automatic && self.plan.shutdown.actions.is_empty() { Need::Urgent } else { Need::Usual };
         // Who may be started again takes no leave before that is known.
         let may_restart =
             |seen: &Snapshot| self.decide(code, origin, Some(seen)) == Decision::Keep(Keep::Restart);
         let unknown = before.as_ref().is_none_or(may_restart);
         let mut sight = if unknown {
-            shutdown::look(own_pod, before, mains, &mut asked, signals).await
+            shutdown::look(own_pod, before, mains, need, &mut asked, signals).await
         } else {
             Sight { snapshot: before, mains, ..Sight::none() }
         };
-        // That the runtime stops this container alone is true if the Pod goes on just now.
-        let stops = sight.fresh && sight.is_kill_to_come(&asked);
+        // In doubt they stay: if the whole Pod goes, the kubelet stops them.
+        let stops = sight.is_kill_to_come(&asked);
         let origin = if stops { origin } else { Origin::Inside };
         let decision = self.decide(code, origin, sight.snapshot.as_ref());
         if let Decision::Keep(why @ (Keep::Restart | Keep::InitContainer)) = decision {
@@ -270,7 +282,7 @@ impl Run<'_> {
             return left_running(why);
         }
         if !unknown {
-            sight = shutdown::look(own_pod, sight.snapshot, sight.mains, &mut asked, signals).await;
+            sight = shutdown::look(own_pod, sight.snapshot, sight.mains, need, &mut asked, signals).await;
         }
         let mut peers = Peers::default();
         if let Some(last) = last {

@@ -10,6 +10,7 @@ use super::stages::{Step, Task};
 use crate::endpoint::Address;
 use crate::known::{End, Traffic};
 use crate::peer::message::Peer;
+use crate::pod::run::Run;
 use crate::pod::{Life, Sidecar, Snapshot, State};
 
 /// How long there may be no connection to the API server before that means something. Should the API server be down, nothing
@@ -86,7 +87,9 @@ impl Awaited {
         let ShownBy::Status(_) = self.shown_by else {
             return false;
         };
-        let sidecars = snapshot.into_iter().flat_map(|snapshot| &snapshot.sidecars);
+        // What is of an earlier round of the Pod says nothing of this one.
+        let present = snapshot.into_iter().filter(|snapshot| snapshot.own.run != Run::Over);
+        let sidecars = present.flat_map(|snapshot| &snapshot.sidecars);
         sidecars.filter(|sidecar| sidecar.name == self.name).any(|sidecar| sidecar.ended_for_good().is_some())
     }
 }

@@ -14,6 +14,7 @@ use crate::cluster::{Observation, OwnPod};
 use crate::deadline::until;
 use crate::endpoint::Address;
 use crate::pod::mains::Mains;
+use crate::pod::run::Run;
 use crate::pod::{Snapshot, State, list};
 use crate::tcp::{Answer, probe};
 
@@ -44,6 +45,9 @@ pub(super) struct Named(BTreeSet<String>);
 impl Named {
     /// Names those that have failed since.
     pub(super) fn name_failures(&mut self, snapshot: &Snapshot) {
+        if snapshot.own.run == Run::Over {
+            return;
+        }
         for sidecar in &snapshot.sidecars {
             if let State::Terminated(exit) = &sidecar.state
                 && exit.code != 0

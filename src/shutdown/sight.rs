@@ -5,11 +5,12 @@ use std::time::{Instant, SystemTime};
 use tracing::{info, warn};
 
 use super::stopped;
-use crate::budget::{Budget, Now, StopRequests, budget};
+use crate::budget::{Budget, Need, Now, StopRequests, budget};
 use crate::cluster::trouble::Trouble;
 use crate::cluster::{Looked, OwnPod};
 use crate::pod::mains::Mains;
 use crate::pod::{Life, Snapshot, Termination};
+use crate::policy::Limit;
 use crate::signal::stream::Listener;
 
 /// The Pod, as far as it is known when the command is over.
@@ -30,6 +31,12 @@ impl Sight {
     #[must_use]
     pub fn none() -> Self {
         Self { snapshot: None, fresh: false, own_pod: None, mains: Mains::default() }
+    }
+
+    /// By when what is done at the end is to be over; `None`: nothing presses.
+    #[must_use]
+    pub fn over_by(&self, asked: &StopRequests) -> Option<Instant> {
+        self.budget(asked, false).shutdown(Limit::None).by
     }
 
     /// Whether SIGKILL is still to follow what this container was asked.
@@ -54,6 +61,7 @@ pub async fn look(
     own_pod: Option<&OwnPod>,
     before: Option<Snapshot>,
     mains: Mains,
+    need: Need,
     asked: &mut StopRequests,
     signals: &mut Listener<'_>,
 ) -> Sight {
@@ -65,14 +73,14 @@ pub async fn look(
     let said = before.as_ref().map(|before| before.malformed.clone()).unwrap_or_default();
     let stop = before.as_ref().and_then(|before| before.own.stop_signal);
     let mut sight = Sight { snapshot: before, fresh: false, own_pod: None, mains };
-    let limit = sight.budget(asked, false).look(seen);
+    let limit = sight.budget(asked, false).look(seen, need);
     let looked = tokio::select! {
         looked = own_pod.look(limit, !seen) => looked,
         received = stopped(signals, stop) => {
             // There is less time than there was.
             info!(signal = %received.signal, "asked to stop");
             asked.note(Instant::now(), received.sender);
-            let limit = sight.budget(asked, false).look(seen);
+            let limit = sight.budget(asked, false).look(seen, need);
             own_pod.look(limit, !seen).await
         }
     };
@@ -92,8 +100,8 @@ pub async fn look(
         }
         Looked::Not(trouble) => {
             report_blindness(&trouble, seen);
-            // Who denies us now will do so again; everything else may pass.
-            sight.own_pod = (seen && trouble.is_passing()).then_some(own_pod);
+            // Where the Pod was ever seen, whatever stands in the way may pass.
+            sight.own_pod = seen.then_some(own_pod);
             sight
         }
     }

@@ -281,3 +281,112 @@ fn a_sidecar_without_a_stop_timeout_is_done_before_the_kubelet_kills_it() {
     running.finish().expect(0, &["SIGKILL follows"]);
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
 }
+
+#[test]
+fn a_refusal_shuts_down_a_sidecar_too_that_has_yet_to_start() {
+    let mesh = Endpoint::replying(vec![Reply::Last(200)]);
+    let world = beside_mesh(30, mesh.port());
+    world.set_state("web", "terminated: {exitCode: 1, reason: Error}");
+    world.set_state("istio-proxy", "waiting: {reason: ContainerCreating}");
+    let running = world.proa().start(["true"]);
+    running.wait_stderr("waiting for the start of `istio-proxy`, to shut down the sidecars");
+    world.set_state("istio-proxy", "running: {}");
+    mesh.request();
+    finish(&world, running, 69);
+}
+
+#[test]
+fn a_stop_before_the_command_has_a_sidecar_that_is_just_starting_asked_until_it_takes_it() {
+    let unavailable = vec![Reply::Status(503, None); 8];
+    let mesh = Endpoint::replying([unavailable, vec![Reply::Status(200, None)]].concat());
+    let world = beside_mesh(30, mesh.port());
+    world.update_status("istio-proxy", |status| status.ready = false);
+    let running = world.proa().start(["true"]);
+    running.wait_stderr("waiting for istio-proxy");
+    running.signal(libc::SIGTERM);
+    for _ in 0..9 {
+        mesh.request();
+    }
+    running.finish().expect(143, &["quitquitquit: 200"]);
+}
+
+#[test]
+fn an_api_server_that_is_slow_at_the_end_is_waited_for_where_nobody_would_be_shut_down_otherwise() {
+    let mesh = Endpoint::replying(vec![Reply::Last(200)]);
+    let world = beside_mesh(30, mesh.port());
+    let away = world.cluster.refuse();
+    let held = Held::in_dir(&world.dir, "exit 3");
+    let waits = world.dir.join("there");
+    std::fs::write(&waits, "").unwrap();
+    let running = world.proa().flag(format!("--wait-file={}", waits.display())).start(&held.command);
+    running.wait_stderr("going on without the API server");
+    running.wait_stdout("up");
+    // Longer than a look usually takes where the Pod was never seen, and that is the subject.
+    let _slow = world.cluster.inject(localpod::cluster::Fault::Delay(Duration::from_millis(2500)));
+    away.clear();
+    held.let_go();
+    mesh.request();
+    finish(&world, running, 3);
+}
+
+#[test]
+fn a_denial_when_the_command_ends_blinds_nobody_for_good() {
+    let world = beside_mesh(30, 1);
+    let web = Endpoint::ok();
+    let held = Held::in_dir(&world.dir, "exit 3");
+    let flags = ["--main=istio-proxy", "--shutdown-timeout=1s", "-p", &web.url()];
+    let running = world.proa().flags(flags).start(&held.command);
+    running.wait_stdout("up");
+    world.cluster.authorize(localpod::cluster::Access::to(&[]));
+    held.let_go();
+    running.wait_stderr("cannot look at the Pod again");
+    world.cluster.authorize(localpod::cluster::Access::to(&["watch"]));
+    assert!(world.cluster.wait_for_watches(1, PATIENCE), "nobody looks any more");
+    assert_eq!(web.more_requests(), 0, "under a running main container");
+    world.set_state("istio-proxy", DONE);
+    web.request();
+    running.finish().expect(3, &[]);
+}
+
+#[test]
+fn a_failed_probe_keeps_the_sidecars_though_the_api_server_is_slow() {
+    let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };
+    let web = Endpoint::ok();
+    let world = pod("OnFailure");
+    world.update(|pod| {
+        let main = pod.spec.as_mut().unwrap().containers.iter_mut().find(|found| found.name == "main");
+        main.unwrap().liveness_probe = Some(Probe::default());
+    });
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let running = world.proa().through(wrapper).flags(["-p", &web.url()]).start(["sh", "-c", script]);
+    running.wait_stdout("up");
+    let _slow = world.cluster.inject(localpod::cluster::Fault::Delay(Duration::from_secs(3)));
+    send(children(running.pid())[0], libc::SIGTERM);
+    running.finish().expect(0, &["the restart policy will start this container again"]);
+    assert_eq!(web.more_requests(), 0);
+}
+
+#[test]
+fn watches_that_end_before_they_show_anything_do_not_mean_that_there_is_no_pod() {
+    let world = World::alone();
+    let pod = world.cluster.pod("default", "pod").expect("a Pod");
+    world.cluster.remove("default", "pod");
+    let running = world.proa().flag("--shutdown-when=never").start(["true"]);
+    let begun = Instant::now();
+    // Longer than the API server may say that there is no Pod, and that is the subject.
+    while begun.elapsed() < Duration::from_secs(12) {
+        assert!(world.cluster.wait_for_watches(1, PATIENCE), "it looks again");
+        world.cluster.end_watches(&localpod::cluster::WatchEnd::Close);
+    }
+    world.cluster.apply(pod);
+    running.finish().expect(0, &["gate open"]);
+}
+
+#[test]
+fn main_containers_that_a_flag_names_need_the_api_server() {
+    World::alone()
+        .proa()
+        .flags(["--api=off", "--main=job"])
+        .run(["true"])
+        .expect(2, &["--main needs the API server"]);
+}

@@ -236,6 +236,7 @@ fn one_without_proa_is_waited_for() {
 fn who_waits_for_one_without_proa_and_is_asked_to_stop_shuts_the_sidecars_down_unless_the_pod_goes() {
     for (deleting, requests) in [(false, 1), (true, 0)] {
         let world = pod("Never", "args: [work]");
+        world.update(|pod| pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(3));
         let (web, flags) = answering();
         let main = world.proa().flags(&flags).flag("--main=second").start(["sh", "-c", "exit 4"]);
         main.wait_stderr("waiting for `second` (running)");
@@ -243,7 +244,7 @@ fn who_waits_for_one_without_proa_and_is_asked_to_stop_shuts_the_sidecars_down_u
             world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
         }
         main.signal(libc::SIGTERM);
-        main.finish().expect(4, &[if deleting { "the Pod is going" } else { "asked to stop" }]);
+        main.finish().expect(4, &[if deleting { "the Pod is going" } else { "about to be killed" }]);
         assert_eq!(web.more_requests(), requests);
     }
 }

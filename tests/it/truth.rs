@@ -240,8 +240,10 @@ fn an_end_that_the_cache_alone_shows_stops_no_wrapped_sidecar() {
             seen > asked
         }
     });
-    // None, or an empty one: from the store, not from the cache.
-    assert!(looked.expect("a look").parameter("resourceVersion").is_none_or(str::is_empty));
+    // As the store has it now: the cache is waited for.
+    let looked = looked.expect("a look");
+    assert_eq!(looked.parameter("sendInitialEvents"), Some("true"));
+    assert!(looked.parameter("resourceVersion").is_none_or(str::is_empty));
     assert!(world.cluster.wait_for_connections(1, PATIENCE), "the look is over");
     assert!(!running.stdout_so_far().contains("stopped"));
     world.set_state("main", ENDED);

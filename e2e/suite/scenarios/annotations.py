@@ -7,9 +7,10 @@ from suite.scenario import in_order, opened_after, scenario
 
 # Ready a while after its start, at its own endpoint alone; asked to quit, it answers and ends with 0.
 SERVER = """
-import http.server, threading, time
+import http.server, time
 
 started = time.monotonic()
+asked = []
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
@@ -27,10 +28,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200 if self.path == "/quit" else 404)
         if self.path == "/quit":
             print("asked to quit", flush=True)
-            threading.Thread(target=server.shutdown).start()
+            asked.append(self.path)
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 9000), Handler)
-server.serve_forever()
+server = http.server.HTTPServer(("127.0.0.1", 9000), Handler)
+while not asked:
+    server.handle_request()
 """
 
 # On loopback, where no probe of the kubelet reaches it.

@@ -11,9 +11,10 @@ use crate::cluster::{Observation, OwnPod};
 use crate::deadline::until;
 use crate::peer::handover::{Handover, Sockets, hand_over};
 use crate::peer::{Message, Peer};
+use crate::pod::run::Clocks;
 use crate::pod::{Life, Main, Snapshot};
 use crate::shutdown::turn::Other;
-use crate::shutdown::{Others, Sight, Turn, Worth, look, turn};
+use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received};
 
@@ -91,6 +92,7 @@ impl Last {
         let goes_first = |other: &Other| !self.seen && other.name > self.own;
         let out_of_sight_after = |since: Instant| since.checked_add(OUT_OF_SIGHT);
         let mut unseen_since = (!sight.fresh).then(Instant::now);
+        let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         loop {
             let others = self.look_around(sight.snapshot.as_ref()).await;
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, self.worth(snapshot, sight.fresh)));
@@ -106,13 +108,18 @@ impl Last {
                 }
                 Turn::Await(awaited) => awaited,
             };
-            if !asked.is_empty() {
+            if *asked != looked_for {
                 // The API server knew first whether the whole Pod goes.
                 let own_pod = sight.own_pod.take();
                 let mains = std::mem::take(&mut sight.mains);
-                *sight = look(own_pod.as_ref(), sight.snapshot.take(), mains, asked, signals).await;
-                return leaving(sight.snapshot.as_ref());
+                *sight =
+                    look(own_pod.as_ref(), sight.snapshot.take(), mains, Need::Usual, asked, signals).await;
+                looked_for.clone_from(asked);
             }
+            if !asked.is_empty() && leaving(sight.snapshot.as_ref()) {
+                return true;
+            }
+            let over_by = sight.over_by(asked);
             if awaited != said {
                 info!("waiting for {} before the sidecars are shut down", names(&awaited));
                 said = awaited;
@@ -131,6 +138,7 @@ impl Last {
                 Some(observation) = observation => match observation {
                     Observation::Seen(mut snapshot) => {
                         sight.mains.settle(&mut snapshot);
+                        clocks.settle(&mut snapshot, Instant::now());
                         sight.snapshot = Some(snapshot);
                         sight.fresh = true;
                         unseen_since = None;
@@ -142,6 +150,10 @@ impl Last {
                     // It will come back, and the main containers may run on meanwhile.
                     Observation::Trouble(_) => {}
                 },
+                () = until(over_by) => {
+                    info!("not waiting any longer: this container is about to be killed");
+                    return false;
+                }
                 () = until(unseen_since.and_then(out_of_sight_after)) => {
                     info!("not waiting any longer: the Pod is out of sight");
                     return false;

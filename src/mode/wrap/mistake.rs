@@ -57,16 +57,16 @@ pub fn end_sidecars(plan: &Plan, outcome: &Outcome, mounts: &Mounts, signals: &S
 }
 
 /// The Pod as it was last seen, and whether somebody has asked us to stop meanwhile.
-struct Seen {
-    snapshot: Option<Snapshot>,
-    after: After,
-    asked: StopRequests,
+pub(super) struct Seen {
+    pub(super) snapshot: Option<Snapshot>,
+    pub(super) after: After,
+    pub(super) asked: StopRequests,
 }
 
 impl Run<'_> {
     /// Waits until everybody has started who is going to be asked to exit, as long as the gate would have: containers start one
     /// after the other, ours perhaps first, and a mesh proxy that is not up yet keeps us from seeing the Pod.
-    fn until_they_have_started(&self, code: u8) -> anyhow::Result<Seen> {
+    pub(super) fn until_they_have_started(&self, code: u8) -> anyhow::Result<Seen> {
         let mut seen = Seen { snapshot: None, after: After::Command, asked: StopRequests::default() };
         let shutdown = &self.plan.shutdown;
         let stay = shutdown::decide(shutdown.when, code, Origin::Inside, None) != Decision::End;
