@@ -5,8 +5,9 @@
 //! a socket with its process, so that an end is known however it came about.
 //!
 //! Whoever is in the network namespace can take a name or say that a main container has ended; with `hostNetwork` that is
-//! every process of the node. Where the kernel shows that a process is of another Pod it is not heeded, and a name that
-//! somebody else has taken stops nobody.
+//! every process of the node. Where the kernel shows that a process is of another Pod it is not heeded: that takes a PID
+//! namespace in which we see it (`hostPID`), so under `hostNetwork` alone nobody is refused. A name that somebody else has taken
+//! stops nobody.
 
 pub mod handover;
 pub mod message;
