@@ -81,9 +81,11 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
         let is_early = snapshot.as_ref().is_some_and(|seen| !yet_to_start(&plan.shutdown, seen).is_empty());
         if asked.is_empty() && outcome.is_refusal() && (is_early || matches!(outcome, Outcome::NoStatus(_))) {
             let seen = run.until_they_have_started(code)?;
-            return run.end_sidecars(code, seen.snapshot.or(snapshot), seen.after, seen.asked);
+            return run.end_sidecars(code, seen.snapshot.or(snapshot), seen.after, seen.asked, Need::Usual);
         }
-        run.end_sidecars(code, snapshot, after, asked)
+        // A gate has waited for the API server for as long as it may.
+        let need = if outcome.is_refusal() { Need::Usual } else { Need::Urgent };
+        run.end_sidecars(code, snapshot, after, asked, need)
     });
     outcome
 }
@@ -214,6 +216,7 @@ impl Run<'_> {
         snapshot: Option<Snapshot>,
         after: After,
         asked: StopRequests,
+        need: Need,
     ) -> anyhow::Result<()> {
         // Outside Kubernetes nobody stays behind but what the flags name.
         let nobody = is_outside(&self.plan.api, self.mounts) && self.plan.shutdown.actions.is_empty();
@@ -229,7 +232,7 @@ impl Run<'_> {
         }
         runtime()?.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
-            let ended = self.end_sidecars_if_last(code, snapshot, after, asked, &mut signals);
+            let ended = self.end_sidecars_if_last(code, snapshot, after, (asked, need), &mut signals);
             self.server.during(&self.board, ended).await;
             Ok(())
         })
@@ -240,7 +243,7 @@ impl Run<'_> {
         code: u8,
         before: Option<Snapshot>,
         after: After,
-        mut asked: StopRequests,
+        (mut asked, need): (StopRequests, Need),
         signals: &mut Listener<'_>,
     ) {
         let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
@@ -249,9 +252,8 @@ impl Run<'_> {
         mains.see(seen_present.map(|main| main.container.name.clone()));
         let own_pod = self.own_pod.as_ref();
         let origin = if asked.is_by_runtime() { Origin::Runtime } else { Origin::Inside };
-        let automatic = self.plan.shutdown.auto != ShutdownAuto::Off;
-        let need =
-            if automatic && self.plan.shutdown.actions.is_empty() { Need::Urgent } else { Need::Usual };
+        let automatic = self.plan.shutdown.auto != ShutdownAuto::Off && self.plan.shutdown.actions.is_empty();
+        let need = if automatic { need } else { Need::Usual };
         // Who may be started again takes no leave before that is known.
         let may_restart =
             |seen: &Snapshot| self.decide(code, origin, Some(seen)) == Decision::Keep(Keep::Restart);

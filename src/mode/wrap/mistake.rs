@@ -24,7 +24,7 @@ use crate::pod::run::Clocks;
 use crate::pod::{Life, Snapshot, list};
 use crate::policy::ShutdownAuto;
 use crate::shutdown::stages::yet_to_start;
-use crate::shutdown::{self, After, Decision, Origin};
+use crate::shutdown::{self, After, Decision, Need, Origin};
 use crate::signal::Phase;
 use crate::signal::stream::Signals;
 use crate::status::Server;
@@ -52,7 +52,7 @@ pub fn end_sidecars(plan: &Plan, outcome: &Outcome, mounts: &Mounts, signals: &S
     run.board.gate_over();
     afterwards(|| {
         let Seen { snapshot, after, asked } = run.until_they_have_started(code)?;
-        run.end_sidecars(code, snapshot, after, asked)
+        run.end_sidecars(code, snapshot, after, asked, Need::Usual)
     });
 }
 
