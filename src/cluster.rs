@@ -212,7 +212,11 @@ impl Watcher {
         }
         self.pause.pass().await;
         if !self.verified && self.identity.uid.is_some() && self.identity.pod.is_doubtful() {
-            self.find_by_uid().await?;
+            match self.find_by_uid().await {
+                // Names of 63 characters, and with dots, mostly are the Pod's own: the Role need not let us search.
+                Err(trouble) if trouble.is_denial() => debug!(%trouble, "watching by the hostname"),
+                found => found?,
+            }
         }
         let lifetime = scattered(WATCH, SPREAD);
         let selector = format!("metadata.name={}", self.identity.pod.as_str());
@@ -281,7 +285,11 @@ impl Watcher {
             WatchEvent::Deleted(pod) if self.mismatch(&pod).is_some() => Ok(None),
             WatchEvent::Deleted(_) => Ok(Some(Observation::Gone)),
             WatchEvent::Bookmark(_) => Ok(None),
-            // 410 Gone above all: the next watch begins from scratch.
+            WatchEvent::Error(status) if status.code != 410 => Err(Trouble::ServerError(
+                format!("{} {} {}", status.code, status.reason, status.message),
+                None,
+            )),
+            // The next watch begins from scratch.
             WatchEvent::Error(status) => {
                 self.events = None;
                 debug!(code = status.code, reason = status.reason, "watch ended by the API server");

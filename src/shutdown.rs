@@ -181,7 +181,7 @@ impl Ending<'_, '_> {
             let seen = Seen {
                 // Those that carry the others' traffic have yet to be asked.
                 carrier_leaves: scope == Scope::All && carrier_leaves(&self.done),
-                stopping: !self.asked.is_empty(),
+                stopping: self.sight.is_kill_to_come(&self.asked),
                 ..Seen::default()
             };
             let terms = self.terms(scope);

@@ -55,6 +55,8 @@ pub(super) struct Companion<'a> {
     _presence: Option<Presence>,
     listener: Option<MessageListener>,
     notifications: RefCell<Notifications>,
+    /// Whether the Pod was ever seen: who denies us then may let us again.
+    pub(super) seen: Cell<bool>,
     /// Which containers are main ones, as far as the manifest does not show it.
     pub(super) mains: RefCell<MainContainers>,
     /// How the runtime stops this container, where the Pod shows it.
@@ -96,6 +98,7 @@ impl<'a> Companion<'a> {
             _presence: presence,
             listener,
             notifications: RefCell::default(),
+            seen: Cell::default(),
             mains: RefCell::new(MainContainers::named(
                 plan.mains.iter().map(|main| main.name.clone()).collect(),
             )),
@@ -124,7 +127,10 @@ impl<'a> Companion<'a> {
                     // First: what else is waited for may have ended with them, which is no failure then.
                     biased;
                     (snapshot, code) = self.mains_ended() => Gated::Pointless(snapshot, code),
-                    passed = passed => passed.into(),
+                    passed = passed => {
+                        self.seen.set(passed.as_ref().is_ok_and(|opened| opened.snapshot.is_some()));
+                        passed.into()
+                    }
                     () = self.quit_asked() => Gated::Over(Outcome::ShutDown),
                 }
             };
@@ -150,7 +156,7 @@ impl<'a> Companion<'a> {
             return pending().await;
         };
         let mut observations = own_pod.watch();
-        let mut refused = Refused::default();
+        let mut refused = self.refused();
         let mut clocks = Clocks::default();
         let mut mains = None;
         let mut search = Search::default();
@@ -201,12 +207,25 @@ impl<'a> Companion<'a> {
         pending().await
     }
 
+    /// What came of denials so far.
+    pub(super) fn refused(&self) -> Refused {
+        let mut refused = Refused::default();
+        if self.seen.get() {
+            refused.pod_seen();
+        }
+        refused
+    }
+
     /// Finds the main containers; `None`: not yet.
     pub(super) fn find_mains(
         &self,
         search: &mut Search,
         snapshot: &mut Snapshot,
     ) -> Result<Option<Vec<Awaited>>, Misplaced> {
+        // What is of an earlier round of the Pod tells nothing of who runs in this one.
+        if snapshot.own.run.is_outdated() {
+            return Ok(None);
+        }
         let mut mains = self.mains.borrow_mut();
         mains.see(Sockets::of(&snapshot.uid).mains);
         mains.settle(snapshot);

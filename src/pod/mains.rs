@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::pod::{Exit, KnownBy, Main, Role, Sidecar, Snapshot, list};
+use crate::pod::{Exit, KnownBy, Main, Role, Sidecar, Snapshot, State, list};
 
 /// Which containers are main ones beside those whose command shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -163,8 +163,8 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Option<Vec<Awaited
     }
     let sidecars = snapshot.sidecars.iter().filter(|sidecar| !sidecar.native);
     let unknown: Vec<_> = sidecars.filter(|sidecar| !sidecar.is_sidecar()).collect();
-    // An image's entrypoint may hide the proa of one that has yet to start.
-    let is_early = unknown.iter().any(|sidecar| sidecar.has_yet_to_start());
+    // An image's entrypoint may hide the proa of one that has yet to start, or to be started again.
+    let is_early = unknown.iter().any(|sidecar| matches!(sidecar.state, State::Waiting(_)));
     let awaited = |container: &Sidecar| Awaited { name: container.name.clone(), end: End::ForGood };
     match (snapshot.mains.as_slice(), unknown.as_slice()) {
         ([], []) => Err(Misplaced::NoMain(snapshot.own.name.clone())),

@@ -390,3 +390,51 @@ fn main_containers_that_a_flag_names_need_the_api_server() {
         .run(["true"])
         .expect(2, &["--main needs the API server"]);
 }
+
+#[test]
+fn a_helper_that_has_seen_the_pod_outlives_a_denial() {
+    let web = Endpoint::replying(vec![Reply::Last(200)]);
+    let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("helper")]);
+    let helper = world.proa().sidecar("helper").flags(["--wait-for=web", "--until-exit=main"]);
+    let helper = helper.flags(["--shutdown-timeout=1s", "-p", &web.url()]).start_bare();
+    helper.wait_stderr("waiting for web");
+    let denied = world.cluster.inject(localpod::cluster::Fault::Status(401));
+    world.make_ready("web");
+    helper.wait_stderr("gate open");
+    // Longer than a denial may last where the Pod was never seen, and that is the subject.
+    let asked = world.cluster.requests().len();
+    let begun = Instant::now();
+    eventually("it goes on asking", || {
+        begun.elapsed() > Duration::from_secs(12) && world.cluster.requests().len() > asked + 8
+    });
+    denied.clear();
+    world.set_state("main", DONE);
+    web.request();
+    helper.finish().expect(0, &["the main containers have ended"]);
+}
+
+#[test]
+fn a_pod_name_of_63_characters_needs_no_right_to_search() {
+    let world = World::alone();
+    let mut pod = world.cluster.pod("default", "pod").expect("a Pod");
+    let name = "n".repeat(63);
+    let Some(proa) = world.mounted("main", &name) else { return };
+    pod.metadata.name = Some(name.clone());
+    world.cluster.apply(pod);
+    world.cluster.remove("default", "pod");
+    world.cluster.authorize(localpod::cluster::Access::to(&["watch"]));
+    let said = format!("this is container `main` of Pod `{name}`");
+    proa.flag("--shutdown-when=never").run(["true"]).expect(0, &[&said]);
+}
+
+#[test]
+fn watches_that_end_with_an_error_are_trouble_that_is_named() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let running = world.proa().flag("--shutdown-when=never").start(["true"]);
+    running.wait_stderr("waiting for web");
+    let end = localpod::cluster::WatchEnd::Error { code: 500, message: "no progress".into() };
+    world.cluster.end_watches(&end);
+    running.wait_stderr("no progress");
+    world.make_ready("web");
+    running.finish().expect(0, &["gate open"]);
+}

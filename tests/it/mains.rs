@@ -250,6 +250,40 @@ fn who_waits_for_one_without_proa_and_is_asked_to_stop_shuts_the_sidecars_down_u
 }
 
 #[test]
+fn a_stop_request_that_no_kill_follows_ends_no_wait_for_another_main_container() {
+    let world = pod("Never", "args: [work]");
+    world.update(|pod| pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(1));
+    let (web, flags) = answering();
+    // Longer than the kubelet would have let it live, and that is the subject.
+    let script = "trap 'sleep 5; exit 4' TERM; echo up; while :; do sleep 0.01; done";
+    let main = world.proa().flags(&flags).flag("--main=second").start(["sh", "-c", script]);
+    main.wait_stdout("up");
+    main.signal(libc::SIGTERM);
+    main.wait_stderr("waiting for `second` (running) before the sidecars are shut down");
+    assert_eq!(web.more_requests(), 0, "under a running main container");
+    world.set_state("second", DONE);
+    web.request();
+    world.set_state("web", DONE);
+    main.finish().expect(4, &[]);
+}
+
+#[test]
+fn a_socket_that_is_no_containers_keeps_no_sidecar() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    let world = pod("Never", "args: [work]");
+    world.set_state("second", DONE);
+    let name = SocketAddr::from_abstract_name(format!("proa/{}/ghost/m", world.uid())).unwrap();
+    let _ghost = UnixListener::bind_addr(&name).unwrap();
+    let (web, flags) = answering();
+    let Some(main) = world.mounted("main", "pod") else { return };
+    let main = main.flags(&flags).flag("--ignore=second").start(["true"]);
+    web.request();
+    world.set_state("web", DONE);
+    main.finish().expect(0, &[]);
+}
+
+#[test]
 fn the_last_main_container_speaks_for_all_to_a_wrapped_sidecar() {
     let world = pod("Never", SHOWN);
     let Some((main, second)) = both(&world) else { return };

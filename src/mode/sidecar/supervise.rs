@@ -50,7 +50,7 @@ pub(super) async fn until_its_end(
         child,
         stop,
         observations: companion.own_pod.as_ref().map_or_else(|| stream::pending().boxed(), OwnPod::watch),
-        refused: Refused::default(),
+        refused: companion.refused(),
         warned: false,
         clocks: Clocks::default(),
         search: Search::default(),

@@ -22,7 +22,7 @@ use crate::signal::{Phase, Received};
 const REPORTED: Duration = Duration::from_secs(10);
 /// How often the other proas are looked at while main containers are waited for.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
-/// How long main containers are waited for where the Pod is out of sight: never seen again, or denied all that time.
+/// How long main containers are waited for while the API server denies us: their end would never be seen.
 const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
 
 /// Our place among the main containers, once our command is over.
@@ -91,7 +91,7 @@ impl Last {
         // Where nobody sees us others may wait for us as well: one of two goes first.
         let goes_first = |other: &Other| !self.seen && other.name > self.own;
         let out_of_sight_after = |since: Instant| since.checked_add(OUT_OF_SIGHT);
-        let mut unseen_since = (!sight.fresh).then(Instant::now);
+        let mut unseen_since = None;
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         loop {
             let others = self.look_around(sight.snapshot.as_ref()).await;
@@ -166,6 +166,8 @@ impl Last {
     /// What the other proas of the Pod show; those that still listen are left the sidecars thereby.
     async fn look_around(&self, snapshot: Option<&Snapshot>) -> Others {
         let Sockets { present, mut mains } = Sockets::of(&self.uid);
+        // Anybody may have bound a name: one that is no container of the Pod ends nothing.
+        mains.retain(|name| snapshot.is_none_or(|seen| seen.beside().any(|beside| beside.name == *name)));
         // Where the system does not list them.
         let known = snapshot.into_iter().flat_map(|snapshot| &snapshot.mains);
         mains.extend(known.map(|Main { container, .. }| container.name.clone()));
