@@ -1,8 +1,8 @@
 //! What `proa sidecar` does with and without a command: the wait before it, and whose end it listens for.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use anyhow::Context;
 use futures::future::pending;
@@ -14,6 +14,7 @@ use crate::cluster::trouble::{Refused, Trouble};
 use crate::cluster::{Looked, Observation, OwnPod};
 use crate::deadline::until;
 use crate::exit::Outcome;
+use crate::gate::waiting::{PodWait, Waiting};
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
 use crate::peer::handover::Sockets;
@@ -224,6 +225,7 @@ impl<'a> Companion<'a> {
     ) -> Result<Option<Vec<Awaited>>, Misplaced> {
         // What is of an earlier round of the Pod tells nothing of who runs in this one.
         if snapshot.own.run.is_outdated() {
+            search.outdated(&snapshot.own.name);
             return Ok(None);
         }
         let mut mains = self.mains.borrow_mut();
@@ -289,6 +291,7 @@ impl<'a> Companion<'a> {
 pub(super) struct Search {
     since: Option<Instant>,
     again_at: Option<Instant>,
+    outdated: bool,
 }
 
 impl Search {
@@ -312,6 +315,14 @@ impl Search {
         }
         self.again_at = now.checked_add(Self::PAUSE);
         Ok(None)
+    }
+
+    /// Says once that what is seen is of an earlier run of this container.
+    fn outdated(&mut self, own: &str) {
+        if !mem::replace(&mut self.outdated, true) {
+            let run = PodWait::PresentRun(own.to_owned());
+            info!("waiting for {}", Waiting { pod: run, direct: Vec::new() });
+        }
     }
 
     /// When to look at the same snapshot again.

@@ -210,7 +210,7 @@ fn a_round_that_is_over_stops_no_wrapped_sidecar() {
     world.set_state("web", "terminated: {exitCode: 0}");
     let running = world.proa().sidecar("web").start(ALIVE);
     running.wait_stdout("up");
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("waiting for the Pod's status to show this run of container `web`");
     world.set_state("main", "running: {}");
     world.set_state("web", "running: {}");
     running.signal(libc::SIGUSR1);
