@@ -18,6 +18,7 @@ use crate::pod::Exit;
 use crate::pod::mains::Misplaced;
 use crate::signal::Signal;
 use crate::status::Unbound;
+use crate::warnings::Remaining;
 
 /// proa's own exit codes, beside those of the command. The numbers of 64 and more are sysexits(3)'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,32 @@ pub enum Outcome {
     Failed(anyhow::Error),
 }
 
+/// How it ended, and who stays behind.
+#[derive(Debug)]
+pub struct Conclusion {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Sidecars that still run.
+    pub remaining: Option<Remaining>,
+}
+
+impl From<Outcome> for Conclusion {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, remaining: None }
+    }
+}
+
+impl Conclusion {
+    /// What `kubectl describe pod` should show: proa's own failures, and what keeps the Pod from its end. How the command
+    /// ended, or that a signal was asked for, is told by the exit code.
+    #[must_use]
+    pub fn termination_message(&self) -> Option<String> {
+        let failure = self.outcome.failure().map(|failure| format!("proa: {failure}\n"));
+        let remaining = self.remaining.as_ref().map(|remaining| format!("proa: {remaining}\n"));
+        failure.into_iter().chain(remaining).reduce(|all, line| all + &line)
+    }
+}
+
 impl From<Cause> for Outcome {
     fn from(cause: Cause) -> Self {
         match cause {
@@ -151,14 +178,8 @@ impl Outcome {
         )
     }
 
-    /// What `kubectl describe pod` should show: proa's own failures. How the command ended, or that a
-    /// signal was asked for, is told by the exit code.
-    #[must_use]
-    pub fn termination_message(&self) -> Option<String> {
-        match self {
-            Self::Ended(_) | Self::Stopped(_) | Self::ShutDown => None,
-            _ => Some(format!("proa: {self}\n")),
-        }
+    fn failure(&self) -> Option<&Self> {
+        (!matches!(self, Self::Ended(_) | Self::Stopped(_) | Self::ShutDown)).then_some(self)
     }
 }
 
@@ -216,7 +237,7 @@ mod tests {
     fn the_commands_own_code_is_never_changed() {
         for code in 0..=u8::MAX {
             assert_eq!(Outcome::Ended(Ended::Exited(code)).code(), code);
-            assert_eq!(Outcome::Ended(Ended::Exited(code)).termination_message(), None);
+            assert_eq!(Conclusion::from(Outcome::Ended(Ended::Exited(code))).termination_message(), None);
         }
     }
 
@@ -261,7 +282,7 @@ mod tests {
             (Outcome::Refused(Refusal::Pod(Reason::Deleting)), 143),
         ] {
             assert_eq!(outcome.code(), code, "{outcome:?}");
-            assert!(outcome.termination_message().is_some(), "{outcome:?}");
+            assert!(Conclusion::from(outcome).termination_message().is_some());
         }
     }
 }

@@ -144,7 +144,7 @@ pub enum Api {
     NotAsked,
 }
 
-/// Waits until the command may start.
+/// Waits until the command may start. `inspect`: sees the Pod whenever it is news.
 ///
 /// # Errors
 /// When it may not: asked to end, refused, or proa itself failed.
@@ -153,12 +153,13 @@ pub async fn pass(
     api: Api,
     signals: &mut Listener<'_>,
     board: &Board,
+    inspect: &dyn Fn(&Snapshot),
 ) -> Result<Opened, Closed> {
     let started = Instant::now();
     // What is later than the clock can tell never comes.
     let deadline = gate.timeout.and_then(|timeout| started.checked_add(timeout));
     let mut report = interval_at((started + REPORT).into(), REPORT);
-    let mut wait = Wait::new(gate, api, board);
+    let mut wait = Wait::new(gate, api, board, inspect);
     let mut step = wait.next();
     loop {
         match step {
@@ -234,6 +235,7 @@ struct Direct {
 struct Wait<'a> {
     gate: &'a Gate,
     board: &'a Board,
+    inspect: &'a dyn Fn(&Snapshot),
     api: Api,
     snapshot: Option<Snapshot>,
     pod: PodWait,
@@ -254,7 +256,7 @@ struct Wait<'a> {
 }
 
 impl<'a> Wait<'a> {
-    fn new(gate: &'a Gate, api: Api, board: &'a Board) -> Self {
+    fn new(gate: &'a Gate, api: Api, board: &'a Board, inspect: &'a dyn Fn(&Snapshot)) -> Self {
         let pod = match api {
             Api::NotAsked => PodWait::Nothing,
             Api::Needed(_) | Api::Dispensable(_) => PodWait::FirstAnswer,
@@ -262,6 +264,7 @@ impl<'a> Wait<'a> {
         let mut wait = Self {
             gate,
             board,
+            inspect,
             api,
             snapshot: None,
             pod,
@@ -374,18 +377,7 @@ impl<'a> Wait<'a> {
         self.find_mains(&mut snapshot);
         if self.snapshot.is_none() {
             introduce(&snapshot);
-            for name in self.mains.unknown(&snapshot) {
-                let beside: Vec<_> = snapshot.beside().map(|container| container.name.as_str()).collect();
-                warn!(
-                    "--main names `{name}`, which is no container of this Pod; there are {}",
-                    list(&beside)
-                );
-            }
             self.move_to(&snapshot);
-        }
-        let said = self.snapshot.as_ref().map(|before| before.malformed.as_slice()).unwrap_or_default();
-        for malformed in snapshot.malformed.iter().filter(|malformed| !said.contains(malformed)) {
-            warn!("{malformed}");
         }
         self.ask_instead(&snapshot);
         self.judge(snapshot)
@@ -401,6 +393,7 @@ impl<'a> Wait<'a> {
         }
         let verdict = verdict(&snapshot, &self.gate.selection);
         if verdict != Verdict::Outdated {
+            (self.inspect)(&snapshot);
             for sidecar in snapshot.sidecars.iter().filter(|sidecar| sidecar.ready) {
                 self.board.sidecar_ready(&sidecar.name);
             }

@@ -51,14 +51,49 @@ pub enum Ready {
 /// How a sidecar is ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
-    /// By this request. The text is what must be enabled for it, if anything.
-    Ask(Method, Endpoint, Option<&'static str>),
+    /// By this request, once what it needs is enabled, if anything.
+    Ask(Method, Endpoint, Option<Needs>),
     /// It cannot be asked to; the text is what helps.
     Cannot(&'static str),
     /// Somebody else ends it once every other container has ended, ours included. The text says who.
     AfterOthers(&'static str),
     /// By telling the proa that wraps it.
     Peer,
+}
+
+/// What must be enabled before a sidecar takes the request that ends it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// In words.
+    pub text: &'static str,
+    /// What enables it: the first that is set.
+    pub enabled_by: &'static [Enabling],
+    /// When it is off, where nothing enables it.
+    pub off: Off,
+    /// Where else it may be enabled, out of sight of the manifest.
+    pub hidden_in: &'static [Setting],
+}
+
+/// A setting that enables something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enabling {
+    /// A boolean as Go's `strconv.ParseBool` reads it; a flag without a value is true.
+    Bool(Setting),
+    /// This word alone.
+    Word(Setting, &'static str),
+}
+
+/// When a manifest shows that something is off, which nothing in it enables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Off {
+    /// Never: what enables it stands elsewhere.
+    Unseen,
+    /// Always.
+    Default,
+    /// When the sidecar was recognised by its image. A name alone may be another program's.
+    ByImage,
+    /// When the Pod has this annotation with this value.
+    Annotated(&'static str, &'static str),
 }
 
 /// Whose connections go through a sidecar.
@@ -128,6 +163,10 @@ pub struct Container<'a> {
     pub words: &'a [&'a str],
     /// Variables with values of their own.
     pub variables: &'a [(&'a str, &'a str)],
+    /// Names of those whose values stand elsewhere (`valueFrom`).
+    pub referenced: &'a [&'a str],
+    /// Whether it has others whose very names stand elsewhere (`envFrom`).
+    pub has_env_from: bool,
     /// Paths and ports of its HTTP readiness and start-up probes.
     pub probes: &'a [(&'a str, u16)],
     /// The Pod's annotations.
@@ -156,6 +195,8 @@ pub struct Recognised {
     pub ready: Option<HttpUrl>,
     /// The request that ends it, if there is one.
     pub end: Option<Request>,
+    /// Whether the manifest shows that this request is switched off.
+    pub end_is_off: bool,
 }
 
 /// Recognises a sidecar: by its command if that is ours, by its image, which tells more, else by its name.
@@ -182,6 +223,9 @@ pub fn recognise(container: &Container) -> Option<Recognised> {
         },
         ready: known.readiness().map(at),
         end: end.request(at),
+        end_is_off: end.switch().is_some_and(|needs| {
+            container.shows_off(needs, known.images.iter().any(|image| ends_with(repository, image)))
+        }),
     })
 }
 
@@ -221,8 +265,12 @@ impl Known {
     /// What must be enabled before it can be asked to end.
     #[must_use]
     pub fn needs(&self) -> Option<&'static str> {
-        match self.end {
-            End::Ask(_, _, needs) => needs,
+        self.switch().map(|needs| needs.text)
+    }
+
+    fn switch(&self) -> Option<&Needs> {
+        match &self.end {
+            End::Ask(_, _, needs) => needs.as_ref(),
             End::Cannot(_) | End::AfterOthers(_) | End::Peer => None,
         }
     }
@@ -364,6 +412,59 @@ impl Container<'_> {
         }
     }
 
+    /// Whether it shows that what a sidecar needs is off.
+    fn shows_off(&self, needs: &Needs, by_image: bool) -> bool {
+        let enabled = needs.enabled_by.iter().find_map(|enabling| self.enabled(*enabling));
+        let enabling = needs.enabled_by.iter().map(|enabling| enabling.setting());
+        let hidden = enabling.chain(needs.hidden_in.iter().copied()).any(|setting| self.hides(setting));
+        let set = needs.hidden_in.iter().any(|setting| self.value(*setting).is_some());
+        let off = match needs.off {
+            Off::Unseen => false,
+            Off::Default => true,
+            Off::ByImage => by_image && !self.runs_script(),
+            Off::Annotated(key, value) => self.annotations.get(key).is_some_and(|found| found == value),
+        };
+        enabled.map_or(off && !hidden && !set, |enabled| !enabled)
+    }
+
+    /// Whether this may be set out of sight.
+    fn hides(&self, setting: Setting) -> bool {
+        match setting {
+            Setting::Variable(name) | Setting::InVariable(name, _) => {
+                self.has_env_from || self.referenced.contains(&name)
+            }
+            Setting::Annotation(_) | Setting::InAnnotation(..) | Setting::Flag(_) | Setting::Probe(_) => {
+                false
+            }
+        }
+    }
+
+    /// Whether its command is a file that may hold any flag.
+    fn runs_script(&self) -> bool {
+        self.words.iter().any(|word| word.ends_with(".sh"))
+    }
+
+    /// Whether this enables something; `None` if it is not set.
+    fn enabled(&self, enabling: Enabling) -> Option<bool> {
+        match enabling {
+            Enabling::Word(setting, word) => self.value(setting).map(|value| value == word),
+            Enabling::Bool(Setting::Flag(name)) => self.switch(name),
+            Enabling::Bool(setting) => self.value(setting).map(is_true),
+        }
+    }
+
+    /// The value of `--name` or `--name=BOOL`; the last one counts.
+    fn switch(&self, name: &str) -> Option<bool> {
+        let given = self.words.iter().rev().filter_map(|word| {
+            let rest = word.strip_prefix('-')?;
+            match rest.strip_prefix('-').unwrap_or(rest).strip_prefix(name)? {
+                "" => Some(true),
+                value => value.strip_prefix('=').map(is_true),
+            }
+        });
+        given.into_iter().next()
+    }
+
     /// The value of `--name=value`, `-name=value` or `--name value`; the last one counts.
     fn flag(&self, name: &str) -> Option<&str> {
         let mut found = None;
@@ -378,6 +479,19 @@ impl Container<'_> {
         }
         found
     }
+}
+
+impl Enabling {
+    fn setting(self) -> Setting {
+        match self {
+            Self::Bool(setting) | Self::Word(setting, _) => setting,
+        }
+    }
+}
+
+/// As Go's `strconv.ParseBool` reads it.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 /// The number in `name: 1`, `"name": 1` or `{"name":"1"}`: enough of YAML and JSON for a setting that is one number in them.
@@ -491,7 +605,9 @@ impl fmt::Display for Known {
             }
         }
         match &self.end {
-            End::Ask(method, at, needs) => asked(f, "ended by", *method, at, *needs)?,
+            End::Ask(method, at, needs) => {
+                asked(f, "ended by", *method, at, needs.as_ref().map(|needs| needs.text))?
+            }
             End::Cannot(why) => writeln!(f, "  not ended {why}")?,
             End::AfterOthers(who) => {
                 writeln!(f, "  ended by  {who}, after every other container: its exit is not waited for")?;
@@ -533,7 +649,16 @@ mod tests {
     static NOTHING: BTreeMap<String, String> = BTreeMap::new();
 
     fn container<'a>(name: &'a str, image: &'a str) -> Container<'a> {
-        Container { name, image, words: &[], variables: &[], probes: &[], annotations: &NOTHING }
+        Container {
+            name,
+            image,
+            words: &[],
+            variables: &[],
+            referenced: &[],
+            has_env_from: false,
+            probes: &[],
+            annotations: &NOTHING,
+        }
     }
 
     fn name(name: &str, image: &str) -> Option<&'static str> {
@@ -712,5 +837,64 @@ mod tests {
         for line in table().lines() {
             assert!(line.len() <= 100, "{line}");
         }
+    }
+
+    #[test]
+    fn the_manifest_shows_that_a_request_is_switched_off() {
+        let off = |container: &Container| recognise(container).unwrap().end_is_off;
+        let annotations = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+
+        let linkerd = container("linkerd-proxy", "cr.l5d.io/linkerd/proxy:edge-26.8.3");
+        let by_annotation = |value| annotations(&[("config.linkerd.io/proxy-admin-shutdown", value)]);
+        let by_variable = |value| [("LINKERD2_PROXY_SHUTDOWN_ENDPOINT_ENABLED", value)];
+        assert!(off(&linkerd));
+        assert!(!off(&Container { annotations: &by_annotation("enabled"), ..linkerd }));
+        assert!(
+            off(&Container { annotations: &by_annotation("true"), ..linkerd }),
+            "the injector wants `enabled`"
+        );
+        assert!(!off(&Container { variables: &by_variable("true"), ..linkerd }));
+        // Injected before the annotation was set.
+        let (variables, late) = (by_variable("false"), by_annotation("enabled"));
+        assert!(off(&Container { variables: &variables, annotations: &late, ..linkerd }));
+        assert!(off(&Container { referenced: &["_pod_name"], ..linkerd }), "which is another variable");
+
+        for (name, prefix) in [("vault-agent", "vault.hashicorp.com"), ("openbao-agent", "openbao.org")] {
+            let agent = container(name, "agent");
+            let with = |pairs: &[(&str, &str)]| {
+                let pairs: Vec<_> = pairs
+                    .iter()
+                    .map(|(key, value)| (format!("{prefix}/{key}"), (*value).to_owned()))
+                    .collect();
+                off(&Container { annotations: &pairs.into_iter().collect(), ..agent })
+            };
+            let injected = ("agent-inject-status", "injected");
+            assert!(!with(&[]), "who wrote it by hand has configured it elsewhere");
+            assert!(with(&[injected]));
+            assert!(with(&[injected, ("agent-enable-quit", "false")]));
+            assert!(!with(&[injected, ("agent-enable-quit", "t")]));
+            assert!(!with(&[injected, ("agent-configmap", "mine")]));
+        }
+
+        for (image, prefix) in
+            [("cloud-sql-connectors/cloud-sql-proxy", "CSQL"), ("alloydb-auth-proxy", "ALLOYDB")]
+        {
+            let proxy = container("proxy", image);
+            let name = format!("{prefix}_PROXY_QUITQUITQUIT");
+            assert!(off(&Container { words: &["p:r:i"], ..proxy }));
+            assert!(!off(&Container { words: &["--port=1", "--quitquitquit"], ..proxy }));
+            assert!(!off(&Container { words: &["--quitquitquit", "p:r:i"], ..proxy }));
+            assert!(off(&Container { words: &["--quitquitquit=false", "p:r:i"], ..proxy }));
+            assert!(!off(&Container { variables: &[(&name, "1")], ..proxy }));
+            assert!(!off(&Container { referenced: &[&name], ..proxy }));
+            assert!(!off(&Container { has_env_from: true, ..proxy }));
+            assert!(!off(&Container { words: &["--config-file", "c.yaml"], ..proxy }));
+            assert!(!off(&Container { words: &["/start.sh"], ..proxy }));
+        }
+        // By its name alone it may be another program.
+        assert!(!off(&container("cloud-sql-proxy", "my/proxy")));
+        assert!(!off(&container("envoy", "envoyproxy/envoy")));
     }
 }

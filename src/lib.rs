@@ -21,6 +21,7 @@
 //!   [`shutdown::awaited`] whose exit is waited for and how it shows. With several main containers [`shutdown::turn`] decides
 //!   whose turn it is: the last one's.
 //! - [`exit`] turns how it ended into an exit code and a termination message; [`report`] delivers them.
+//! - [`warnings`] says as soon as the Pod is seen what will go wrong later.
 //!
 //! What all of them share: [`budget`] reckons how long anything at a container's end may take, and nothing else does;
 //! [`pod`] says what is true of the Pod, [`pod::mains`] of its main containers, [`pod::annotations`] what it says of its sidecars
@@ -65,3 +66,4 @@ pub mod signal;
 pub mod status;
 pub mod tcp;
 pub mod telemetry;
+pub mod warnings;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use proa::cli::flags::Output;
 use proa::cli::{self, Answer, Cli, SidecarCli, Task};
-use proa::exit::{Code, Outcome};
+use proa::exit::{Code, Conclusion, Outcome};
 use proa::identity::Mounts;
 use proa::mode::sidecar::CommandDuty;
 use proa::mode::wrap::mistake;
@@ -20,7 +20,7 @@ use proa::{report, telemetry};
 
 fn main() -> ExitCode {
     let mounts = Mounts::of_this_process();
-    let (outcome, message_path) = match cli::read() {
+    let (conclusion, message_path) = match cli::read() {
         Ok(Task::Main(cli)) => return main_container(*cli, &mounts),
         Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
         Ok(Task::Install(destination)) => match install::install(&destination) {
@@ -31,31 +31,38 @@ fn main() -> ExitCode {
             }
             Err(error) => {
                 telemetry::set_up(LogFormat::Text);
-                (Outcome::NotInstalled(error), message_path())
+                (Outcome::NotInstalled(error).into(), message_path())
             }
         },
         Err(Answer::Asked(text)) => return print(&text),
         Err(Answer::Usage { text, readable: Some(cli) }) => {
-            return mistaken(&Outcome::Usage(text), *cli, &mounts);
+            return mistaken(Outcome::Usage(text), *cli, &mounts);
         }
-        Err(Answer::Usage { text, readable: None }) => (Outcome::Usage(text), message_path()),
+        Err(Answer::Usage { text, readable: None }) => (Outcome::Usage(text).into(), message_path()),
     };
-    end(&outcome, message_path.as_deref(), &mounts)
+    end(&conclusion, message_path.as_deref(), &mounts)
 }
 
-fn end(outcome: &Outcome, message_path: Option<&Path>, mounts: &Mounts) -> ExitCode {
-    report::report(outcome, message_path, mounts);
-    ExitCode::from(outcome.code())
+fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) -> ExitCode {
+    report::report(conclusion, message_path, mounts);
+    ExitCode::from(conclusion.outcome.code())
 }
 
 /// Says what is wrong before anything else, then ends the sidecars, which takes its time. `cli`: what can be read of a command
 /// line that cannot be carried out.
-fn mistaken(outcome: &Outcome, cli: Cli, mounts: &Mounts) -> ExitCode {
+fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts) -> ExitCode {
     telemetry::set_up(cli.output.log_format);
-    let code = end(outcome, cli.output.termination_message_path.as_deref(), mounts);
+    let message_path = cli.output.termination_message_path.clone();
+    let mut conclusion = Conclusion::from(outcome);
+    let code = end(&conclusion, message_path.as_deref(), mounts);
     let plan = Plan::after_mistake(cli, &environment());
     match Signals::register() {
-        Ok(signals) => mistake::end_sidecars(&plan, outcome, mounts, &signals),
+        Ok(signals) => {
+            conclusion.remaining = mistake::end_sidecars(&plan, &conclusion.outcome, mounts, &signals);
+            if conclusion.remaining.is_some() {
+                report::write_message(&conclusion, message_path.as_deref(), mounts);
+            }
+        }
         Err(error) => tracing::error!("ending the sidecars failed: cannot receive signals: {error}"),
     }
     code
@@ -77,34 +84,34 @@ fn print(text: &str) -> ExitCode {
 fn main_container(cli: Cli, mounts: &Mounts) -> ExitCode {
     set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
-    let outcome = match (Plan::new(cli, &environment()), Signals::register()) {
+    let conclusion = match (Plan::new(cli, &environment()), Signals::register()) {
         (Err(invalid), _) => match cli::readable() {
-            Some(cli) => return mistaken(&Outcome::Invalid(invalid), cli, mounts),
-            None => Outcome::Invalid(invalid),
+            Some(cli) => return mistaken(Outcome::Invalid(invalid), cli, mounts),
+            None => Outcome::Invalid(invalid).into(),
         },
-        (_, Err(error)) => Outcome::Failed(error.into()),
+        (_, Err(error)) => Outcome::Failed(error.into()).into(),
         (Ok(plan), Ok(signals)) => wrap::run(&plan, mounts, &signals),
     };
-    end(&outcome, message_path.as_deref(), mounts)
+    end(&conclusion, message_path.as_deref(), mounts)
 }
 
-fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Outcome, Option<PathBuf>) {
+fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Conclusion, Option<PathBuf>) {
     set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
-    let outcome = match (SidecarPlan::new(cli, &environment()), Signals::register()) {
-        (Err(invalid), _) => Outcome::Invalid(invalid),
-        (_, Err(error)) => Outcome::Failed(error.into()),
+    let conclusion = match (SidecarPlan::new(cli, &environment()), Signals::register()) {
+        (Err(invalid), _) => Outcome::Invalid(invalid).into(),
+        (_, Err(error)) => Outcome::Failed(error.into()).into(),
         (Ok(plan), Ok(signals)) => match &plan.duty {
             Duty::Command(command, env_files, stop) => {
                 let duty = CommandDuty { command, env_files, stop: *stop };
-                sidecar::run(&plan, duty, mounts, &signals)
+                sidecar::run(&plan, duty, mounts, &signals).into()
             }
             Duty::Help { ready_file, shutdown } => {
                 helper::run(&plan, ready_file.as_deref(), shutdown, mounts, &signals)
             }
         },
     };
-    (outcome, message_path)
+    (conclusion, message_path)
 }
 
 /// Sets up logging, and says which variables have no effect.

@@ -2,6 +2,7 @@
 
 mod companion;
 pub mod helper;
+mod inspector;
 pub mod install;
 pub mod sidecar;
 pub mod wrap;
@@ -26,10 +27,11 @@ fn guarded<T>(task: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
 }
 
 /// What comes after the command. Whatever happens in it changes no exit code: the command's is decided by then.
-fn afterwards(task: impl FnOnce() -> anyhow::Result<()>) {
-    if let Err(error) = guarded(task) {
+fn afterwards<T>(task: impl FnOnce() -> anyhow::Result<Option<T>>) -> Option<T> {
+    guarded(task).unwrap_or_else(|error| {
         error!("ending the sidecars failed: {error:#}");
-    }
+        None
+    })
 }
 
 /// Has orphans come to us.

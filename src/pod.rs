@@ -104,14 +104,43 @@ pub struct Own {
     pub name: String,
     /// Whether the kubelet starts it again after an end.
     pub restart: Restart,
-    /// Whether a liveness or startup probe may end it.
-    pub is_probed: bool,
+    /// Its liveness and startup probes, either of which may end it.
+    pub probes: Vec<OwnProbe>,
     /// The signal with which the runtime stops it, where the Pod's status tells.
     pub stop_signal: Option<Signal>,
     /// What the container is to the Pod.
     pub role: Role,
     /// Which run of it the status is of.
     pub run: Run,
+}
+
+/// A probe of our own container whose failure has the kubelet stop it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnProbe {
+    /// Which one.
+    pub kind: ProbeKind,
+    /// How long it may fail from the container's start on.
+    pub allowance: Duration,
+    /// Port and path that it GETs, if it does.
+    pub get: Option<(u16, String)>,
+}
+
+/// Which probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// Until it succeeds the liveness probe does not run.
+    Startup,
+    /// Runs as long as the container does.
+    Liveness,
+}
+
+impl fmt::Display for ProbeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Startup => "startupProbe",
+            Self::Liveness => "livenessProbe",
+        })
+    }
 }
 
 /// What a container is to its Pod.
@@ -136,6 +165,8 @@ pub struct Sidecar {
     pub id: Option<String>,
     /// Whether Kubernetes calls it ready.
     pub ready: bool,
+    /// Whether a probe tells that; without one, a container is ready as soon as it runs (Pod Lifecycle, "Container probes").
+    pub is_probed: bool,
     /// What it does now.
     pub state: State,
     /// How it ended the last time, if it has.
@@ -451,7 +482,7 @@ impl Snapshot {
                     Role::Init => init_restart(own, policy),
                     Role::Regular | Role::NativeSidecar => Restart::of(own, policy),
                 },
-                is_probed: own.liveness_probe.is_some() || own.startup_probe.is_some(),
+                probes: own_probes(own),
                 stop_signal: stop_signal(own, own_status),
                 role,
                 run: Run::of(own_status, started),
@@ -480,6 +511,24 @@ fn termination(pod: &Pod, spec: &PodSpec, own: &Container, role: Role) -> Termin
             Countdown::FromSignal
         },
     }
+}
+
+fn own_probes(own: &Container) -> Vec<OwnProbe> {
+    let kinds = [(ProbeKind::Startup, &own.startup_probe), (ProbeKind::Liveness, &own.liveness_probe)];
+    let probes = kinds.into_iter().filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)));
+    probes
+        .map(|(kind, probe)| {
+            // Defaults of the Pod API reference.
+            let seconds = |value: Option<i32>, default| u64::try_from(value.unwrap_or(default)).unwrap_or(0);
+            let attempts = seconds(probe.period_seconds, 10) * seconds(probe.failure_threshold, 3);
+            let get = probe.http_get.as_ref().and_then(|get| {
+                let path = get.path.clone().unwrap_or_else(|| "/".to_owned());
+                Some((recognise::port(own, &get.port)?, path))
+            });
+            let allowance = Duration::from_secs(seconds(probe.initial_delay_seconds, 0) + attempts);
+            OwnProbe { kind, allowance, get }
+        })
+        .collect()
 }
 
 fn life(pod: &Pod) -> Life {
@@ -616,6 +665,7 @@ fn sidecar(
         native,
         id: id.and_then(|id| id.split_once("://")).map(|(_, id)| id.to_owned()),
         ready: status.is_some_and(|status| status.ready),
+        is_probed: container.readiness_probe.is_some() || container.startup_probe.is_some(),
         state: state(status),
         last: status.and_then(|status| status.last_state.as_ref()?.terminated.as_ref()).map(exit),
         restart: Restart::of(container, policy),

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use tracing::{debug, error, info, warn};
 
-use crate::exit::Outcome;
+use crate::exit::{Conclusion, Outcome};
 use crate::identity::Mounts;
 
 /// Where the kubelet mounts the termination message file unless the Pod says otherwise.
 const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
 
 /// Logs the outcome and writes the termination message, if it has one. `path`: as asked for by flag.
-pub fn report(outcome: &Outcome, path: Option<&Path>, mounts: &Mounts) {
+pub fn report(conclusion: &Conclusion, path: Option<&Path>, mounts: &Mounts) {
+    let outcome = &conclusion.outcome;
     let code = outcome.code();
     match outcome {
         Outcome::Ended(_) => info!(code, "exit"),
@@ -22,7 +23,12 @@ pub fn report(outcome: &Outcome, path: Option<&Path>, mounts: &Mounts) {
         Outcome::Usage(text) => say(io::stderr(), text),
         _ => error!(code, "{outcome}"),
     }
-    let Some(message) = outcome.termination_message() else {
+    write_message(conclusion, path, mounts);
+}
+
+/// Writes the termination message, if there is one.
+pub fn write_message(conclusion: &Conclusion, path: Option<&Path>, mounts: &Mounts) {
+    let Some(message) = conclusion.termination_message() else {
         return;
     };
     let message = beginning(&message);

@@ -24,7 +24,7 @@ pub use crate::budget::Need;
 use crate::budget::{LEAST, ShutdownBudget, StopRequests};
 use crate::deadline::{before, until};
 use crate::peer::{Message, Peer, Peers, Reply};
-use crate::pod::Snapshot;
+use crate::pod::{Snapshot, list};
 use crate::policy::ShutdownAuto;
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received, Signal};
@@ -35,7 +35,7 @@ use awaited::{Pointless, Scope, Seen, TaskResult, awaited, carrier_leaves, unatt
 pub use decision::{Decision, Keep, Origin, decide};
 use drain::{Latest, Named, Terms};
 pub use sight::{Sight, look};
-use stages::{Stages, Step, Task, stages, unasked};
+use stages::{Stages, Step, Task, stages};
 pub use turn::{Others, Turn, Worth, turn};
 
 /// Pauses before a wrapped sidecar that does not listen is notified again.
@@ -54,7 +54,8 @@ pub enum After {
 }
 
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
-/// decided by now. Where others' traffic goes through a sidecar it is notified last, once the others have exited.
+/// decided by now. Where others' traffic goes through a sidecar it is notified last, once the others have exited. Returns the
+/// sidecars that the Pod's status still calls running once there is no time left.
 pub async fn run(
     shutdown: &Shutdown,
     sight: &Sight,
@@ -63,18 +64,14 @@ pub async fn run(
     peers: &Peers,
     signals: &mut Listener<'_>,
     board: &Board,
-) {
+) -> Option<Vec<String>> {
     let snapshot = sight.snapshot.as_ref();
     let Stages { first, last } = stages(shutdown, snapshot, peers);
-    if shutdown.auto == ShutdownAuto::Otherwise && shutdown.actions.is_empty() {
-        if snapshot.is_none() && first.is_empty() {
-            warn!(
-                "no sidecar is ended: without sight of the Pod none is recognised; see --shutdown-known, --shutdown-http-post"
-            );
-        }
-        for (name, helps) in snapshot.into_iter().flat_map(unasked) {
-            info!("`{name}` cannot be asked to end: {helps}");
-        }
+    let automatic = shutdown.auto == ShutdownAuto::Otherwise && shutdown.actions.is_empty();
+    if automatic && snapshot.is_none() && first.is_empty() {
+        warn!(
+            "no sidecar is ended: without sight of the Pod none is recognised; see --shutdown-known, --shutdown-http-post"
+        );
     }
     let mut named = Named::default();
     if let Some(snapshot) = snapshot.filter(|_| sight.fresh) {
@@ -96,12 +93,15 @@ pub async fn run(
     ending.act(first, if last.is_empty() { Scope::All } else { Scope::Others }).await;
     board.drain_begins();
     if !last.is_empty() {
-        ending.drain(Scope::Others).await;
+        if let Some(running) = ending.drain(Scope::Others).await {
+            warn!("still running when the service mesh is to be shut down: {}", list(&running));
+        }
         ending.act(last, Scope::All).await;
     }
-    ending.drain(Scope::All).await;
+    let running = ending.drain(Scope::All).await;
     board.drain_ends();
     ending.ask_until_taken().await;
+    running
 }
 
 /// What is still worth while. Each signal that asks us to stop takes one away.
@@ -167,13 +167,13 @@ impl Ending<'_, '_> {
         }
     }
 
-    /// Waits for the sidecars to exit.
-    async fn drain(&mut self, scope: Scope) {
+    /// Waits for the sidecars to exit; those that are seen running once there is no time left.
+    async fn drain(&mut self, scope: Scope) -> Option<Vec<String>> {
         while self.extent == Extent::All {
             if !self.time.waits {
                 info!("not waiting for the sidecars to exit: {}", Pointless::Leaving);
                 self.extent = Extent::ActionsOnly;
-                return;
+                return None;
             }
             let own_pod = self.sight.own_pod.as_ref();
             let visible = self.sight.snapshot.as_ref().filter(|_| own_pod.is_some());
@@ -187,7 +187,9 @@ impl Ending<'_, '_> {
             let terms = self.terms(scope);
             let (stop, latest) = (self.stop(), Latest::default());
             tokio::select! {
-                () = drain::wait(own_pod, &awaited, terms, seen, &self.sight.mains, &latest, &mut self.named) => return,
+                running = drain::wait(own_pod, &awaited, terms, seen, &self.sight.mains, &latest, &mut self.named) => {
+                    return running;
+                }
                 received = stopped(self.signals, stop) => self.interrupt(received, "no longer waiting"),
                 place = asked_again(&self.done, &latest, self.time.by, self.board) => {
                     let snapshot = latest.borrow();
@@ -195,6 +197,7 @@ impl Ending<'_, '_> {
                 }
             }
         }
+        None
     }
 
     /// Where the container is asked to stop in a Pod that goes on nobody's exit is waited for; but who did not take the request

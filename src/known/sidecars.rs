@@ -1,6 +1,6 @@
 //! The table of well-known sidecars, one row each.
 
-use super::{End, Endpoint, Known, Ready, Setting, Traffic};
+use super::{Enabling, End, Endpoint, Known, Needs, Off, Ready, Setting, Traffic};
 use crate::endpoint::Method;
 
 const fn on(port: u16, path: &'static str, moved_by: &'static [Setting]) -> Endpoint {
@@ -19,6 +19,26 @@ const NO_QUIT_143: &str = "no quit endpoint; run it under `proa sidecar`: with -
 const NO_QUIT_OR_2: &str =
     "no quit endpoint; --kill ends its process, with exit code 2 if connections are open";
 const ENVOY_ADMIN: &str = "an admin listener on this port";
+
+/// What no manifest shows.
+const fn configured(text: &'static str) -> Needs {
+    Needs { text, enabled_by: &[], off: Off::Unseen, hidden_in: &[] }
+}
+
+/// What the agents of Vault and `OpenBao` need; their injector marks the Pods that it has changed.
+const fn agent_quit(
+    text: &'static str,
+    enabled_by: &'static [Enabling],
+    injected: &'static str,
+    hidden_in: &'static [Setting],
+) -> Needs {
+    Needs { text, enabled_by, off: Off::Annotated(injected, "injected"), hidden_in }
+}
+
+/// What Google's database proxies need.
+const fn quitquitquit(enabled_by: &'static [Enabling], hidden_in: &'static [Setting]) -> Needs {
+    Needs { text: "--quitquitquit", enabled_by, off: Off::ByImage, hidden_in }
+}
 
 const ISTIO_PORT: &[Setting] = &[
     Setting::Annotation("status.sidecar.istio.io/port"),
@@ -81,7 +101,15 @@ pub static SIDECARS: [Known; 19] = [
         end: End::Ask(
             Method::Post,
             on(4191, "/shutdown", LINKERD_PORT),
-            Some("annotation config.linkerd.io/proxy-admin-shutdown: enabled"),
+            Some(Needs {
+                text: "annotation config.linkerd.io/proxy-admin-shutdown: enabled",
+                enabled_by: &[
+                    Enabling::Bool(Setting::Variable("LINKERD2_PROXY_SHUTDOWN_ENDPOINT_ENABLED")),
+                    Enabling::Word(Setting::Annotation("config.linkerd.io/proxy-admin-shutdown"), "enabled"),
+                ],
+                off: Off::Default,
+                hidden_in: &[],
+            }),
         ),
         traffic: Traffic::Pod,
         native: Some("by default since 2.20 (edge-26.5.2); config.linkerd.io/proxy-enable-native-sidecar"),
@@ -123,7 +151,7 @@ pub static SIDECARS: [Known; 19] = [
         containers: &["envoy"],
         images: &["envoy", "envoy-alpine", "envoy-contrib", "envoy-dev", "envoy-distroless"],
         ready: Ready::Kubernetes(on(9901, "/ready", ENVOY_PROBE), None),
-        end: End::Ask(Method::Post, on(9901, "/quitquitquit", ENVOY_PROBE), Some(ENVOY_ADMIN)),
+        end: End::Ask(Method::Post, on(9901, "/quitquitquit", ENVOY_PROBE), Some(configured(ENVOY_ADMIN))),
         traffic: Traffic::Pod,
         native: None,
         source: "envoyproxy.io/docs/envoy/latest/operations/admin",
@@ -155,7 +183,13 @@ pub static SIDECARS: [Known; 19] = [
                 "/quitquitquit",
                 &[Setting::Flag("admin-port"), Setting::Variable("CSQL_PROXY_ADMIN_PORT")],
             ),
-            Some("--quitquitquit"),
+            Some(quitquitquit(
+                &[
+                    Enabling::Bool(Setting::Flag("quitquitquit")),
+                    Enabling::Bool(Setting::Variable("CSQL_PROXY_QUITQUITQUIT")),
+                ],
+                &[Setting::Flag("config-file"), Setting::Variable("CSQL_PROXY_CONFIG_FILE")],
+            )),
         ),
         traffic: Traffic::Own,
         native: None,
@@ -195,7 +229,13 @@ pub static SIDECARS: [Known; 19] = [
                 "/quitquitquit",
                 &[Setting::Flag("admin-port"), Setting::Variable("ALLOYDB_PROXY_ADMIN_PORT")],
             ),
-            Some("--quitquitquit"),
+            Some(quitquitquit(
+                &[
+                    Enabling::Bool(Setting::Flag("quitquitquit")),
+                    Enabling::Bool(Setting::Variable("ALLOYDB_PROXY_QUITQUITQUIT")),
+                ],
+                &[Setting::Flag("config-file"), Setting::Variable("ALLOYDB_PROXY_CONFIG_FILE")],
+            )),
         ),
         traffic: Traffic::Own,
         native: None,
@@ -221,7 +261,12 @@ pub static SIDECARS: [Known; 19] = [
         end: End::Ask(
             Method::Post,
             agent(&[Setting::Annotation("vault.hashicorp.com/agent-cache-listener-port")]),
-            Some("annotation vault.hashicorp.com/agent-enable-quit: \"true\""),
+            Some(agent_quit(
+                "annotation vault.hashicorp.com/agent-enable-quit: \"true\"",
+                &[Enabling::Bool(Setting::Annotation("vault.hashicorp.com/agent-enable-quit"))],
+                "vault.hashicorp.com/agent-inject-status",
+                &[Setting::Annotation("vault.hashicorp.com/agent-configmap")],
+            )),
         ),
         traffic: Traffic::Own,
         native: None,
@@ -236,7 +281,12 @@ pub static SIDECARS: [Known; 19] = [
         end: End::Ask(
             Method::Post,
             agent(&[Setting::Annotation("openbao.org/agent-cache-listener-port")]),
-            Some("annotation openbao.org/agent-enable-quit: \"true\""),
+            Some(agent_quit(
+                "annotation openbao.org/agent-enable-quit: \"true\"",
+                &[Enabling::Bool(Setting::Annotation("openbao.org/agent-enable-quit"))],
+                "openbao.org/agent-inject-status",
+                &[Setting::Annotation("openbao.org/agent-configmap")],
+            )),
         ),
         traffic: Traffic::Own,
         native: None,
@@ -280,7 +330,7 @@ pub static SIDECARS: [Known; 19] = [
         end: End::Ask(
             Method::Get,
             on(24444, "/api/processes.flushBuffersAndKillWorkers", &[]),
-            Some("<system> rpc_endpoint 127.0.0.1:24444"),
+            Some(configured("<system> rpc_endpoint 127.0.0.1:24444")),
         ),
         traffic: Traffic::Own,
         native: None,

@@ -17,16 +17,21 @@ use crate::exit::Outcome;
 use crate::gate::waiting::{PodWait, Waiting};
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
+use crate::mode::inspector::{Inspector, wait};
 use crate::peer::handover::Sockets;
 use crate::peer::{Message, MessageListener, Part, Presence};
-use crate::plan::sidecar::SidecarPlan;
+use crate::plan::sidecar::{Duty, SidecarPlan, Stop};
+
 use crate::pod::mains::{self, Awaited, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Exit, Snapshot, list};
+use crate::policy::Limit;
+use crate::shutdown::Shutdown;
 use crate::signal::Signal;
 use crate::signal::stream::Signals;
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
+use crate::warnings::Asked;
 
 /// How long a look may take that confirms the main containers' end.
 pub(super) const CONFIRM: Duration = Duration::from_secs(5);
@@ -64,6 +69,23 @@ pub(super) struct Companion<'a> {
     pub(super) stop_signal: Cell<Option<Signal>>,
     /// The Pod's UID, where the kubelet's mounts tell it.
     pub(super) uid: Option<String>,
+    pub(super) inspector: Inspector<'a>,
+}
+
+/// What was asked for, as the warnings need it.
+fn asked<'a>(plan: &'a SidecarPlan, shutdown: Option<&'a Shutdown>) -> Asked<'a> {
+    let sidecars = !plan.gate.selection.wait_for.is_empty();
+    let stop_timeout = match &plan.duty {
+        Duty::Command(_, _, Stop { timeout: Limit::For(timeout), .. }) => Some(*timeout),
+        Duty::Command(..) | Duty::Help { .. } => None,
+    };
+    Asked {
+        selection: &plan.gate.selection,
+        wait: (sidecars || plan.gate.asks_directly()).then(|| wait(&plan.gate, sidecars)),
+        shutdown,
+        stop_timeout,
+        status_port: plan.status.map(|address| address.port()),
+    }
 }
 
 impl<'a> Companion<'a> {
@@ -76,6 +98,7 @@ impl<'a> Companion<'a> {
         mounts: &Mounts,
         signals: &'a Signals,
         dispensable: bool,
+        shutdown: Option<&'a Shutdown>,
     ) -> Result<Self, Outcome> {
         let presence = if plan.disabled {
             announce_disabled();
@@ -105,6 +128,7 @@ impl<'a> Companion<'a> {
             )),
             stop_signal: Cell::default(),
             uid: mounts.uid.clone(),
+            inspector: Inspector::new(asked(plan, shutdown)),
         })
     }
 
@@ -122,7 +146,8 @@ impl<'a> Companion<'a> {
                 Some(own_pod) if !gate.selection.wait_for.is_empty() => Api::Needed(own_pod.watch()),
                 _ => Api::NotAsked,
             };
-            let passed = gate::pass(gate, api, &mut signals, &self.board);
+            let inspect = |pod: &Snapshot| self.inspector.look(pod);
+            let passed = gate::pass(gate, api, &mut signals, &self.board, &inspect);
             let gated = async {
                 tokio::select! {
                     // First: what else is waited for may have ended with them, which is no failure then.
@@ -192,6 +217,7 @@ impl<'a> Companion<'a> {
                     Err(misplaced) => return Mains::Misplaced(misplaced),
                 }
             }
+            self.inspector.look(&snapshot);
             let mains = mains.as_deref().unwrap_or_default();
             match mains::progress(&snapshot, mains) {
                 Progress::Running(_) | Progress::Outdated => {}

@@ -12,7 +12,7 @@ use super::companion::{Companion, Gated, Mains, announce};
 use super::{afterwards, guarded, is_outside, runtime};
 use crate::budget::StopRequests;
 use crate::cluster::NoApi;
-use crate::exit::Outcome;
+use crate::exit::{Conclusion, Outcome};
 use crate::gate::Refusal;
 use crate::identity::Mounts;
 use crate::peer::{Message, Peers};
@@ -30,8 +30,9 @@ pub fn run(
     shutdown: &Shutdown,
     mounts: &Mounts,
     signals: &Signals,
-) -> Outcome {
-    guarded(|| carry_out(plan, ready_file, shutdown, mounts, signals)).unwrap_or_else(Outcome::Failed)
+) -> Conclusion {
+    guarded(|| carry_out(plan, ready_file, shutdown, mounts, signals))
+        .unwrap_or_else(|error| Outcome::Failed(error).into())
 }
 
 fn carry_out(
@@ -40,29 +41,29 @@ fn carry_out(
     shutdown: &Shutdown,
     mounts: &Mounts,
     signals: &Signals,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<Conclusion> {
     // A command would run all the same; a helper without a Pod has nobody to help.
     if is_outside(&plan.api, mounts) && !plan.disabled {
-        return Ok(Outcome::NoApi(NoApi::Server));
+        return Ok(Outcome::NoApi(NoApi::Server).into());
     }
-    let companion = match Companion::start(plan, mounts, signals, false) {
+    let companion = match Companion::start(plan, mounts, signals, false, Some(shutdown)) {
         Ok(companion) => companion,
-        Err(outcome) => return Ok(outcome),
+        Err(outcome) => return Ok(outcome.into()),
     };
     if let Some(path) = ready_file {
         // One of an earlier run would let the main containers start too early.
         if let Err(error) = remove(path).and_then(|()| try_beside(path)) {
-            return Ok(cannot_write(path)(error));
+            return Ok(cannot_write(path)(error).into());
         }
     }
     if plan.disabled {
         // The main containers may wait for the file; nothing else is to be done, and whoever stayed would keep a Job from
         // completing.
-        return Ok(ready_file.and_then(|path| wrote(path).err()).unwrap_or(Outcome::ShutDown));
+        return Ok(ready_file.and_then(|path| wrote(path).err()).unwrap_or(Outcome::ShutDown).into());
     }
     let helper = Helper { companion };
     match helper.companion.gate()? {
-        Gated::Over(outcome) => Ok(outcome),
+        Gated::Over(outcome) => Ok(outcome.into()),
         Gated::Pointless(snapshot, code) => Ok(helper.end_others(*snapshot, code, shutdown)),
         Gated::Open => helper.help(ready_file, shutdown),
     }
@@ -73,9 +74,9 @@ struct Helper<'a> {
 }
 
 impl Helper<'_> {
-    fn help(&self, ready_file: Option<&Path>, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
+    fn help(&self, ready_file: Option<&Path>, shutdown: &Shutdown) -> anyhow::Result<Conclusion> {
         if let Some(Err(outcome)) = ready_file.map(wrote) {
-            return Ok(outcome);
+            return Ok(outcome.into());
         }
         self.companion.board.helping(true);
         let waited = runtime()?.block_on(async {
@@ -86,24 +87,22 @@ impl Helper<'_> {
         self.companion.board.helping(false);
         match waited {
             Waited::Ended(snapshot, code) => Ok(self.end_others(*snapshot, code, shutdown)),
-            Waited::Over(outcome) => Ok(outcome),
+            Waited::Over(outcome) => Ok(outcome.into()),
         }
     }
 
     /// Ends the other sidecars, once the main containers have ended. `code`: the worst of theirs.
-    fn end_others(&self, mut snapshot: Snapshot, code: i32, shutdown: &Shutdown) -> Outcome {
+    fn end_others(&self, mut snapshot: Snapshot, code: i32, shutdown: &Shutdown) -> Conclusion {
         let mains = self.companion.mains.borrow().clone();
         mains.settle(&mut snapshot);
         let code = u8::try_from(code).unwrap_or(u8::MAX);
-        if self.companion.plan.gate.selection.wait_for.is_empty() {
-            // Else the gate has said it.
-            for malformed in &snapshot.malformed {
-                warn!("{malformed}");
+        let remaining = match shutdown::decide(shutdown.when, code, Origin::Inside, None) {
+            Decision::Keep(why) => {
+                info!("sidecars are left running: {why}");
+                None
             }
-        }
-        match shutdown::decide(shutdown.when, code, Origin::Inside, None) {
-            Decision::Keep(why) => info!("sidecars are left running: {why}"),
             Decision::End => afterwards(|| {
+                self.companion.inspector.look_at_end(&snapshot);
                 runtime()?.block_on(async {
                     let mut signals = self.companion.signals.listen().context("cannot listen for signals")?;
                     let message = Message { container: snapshot.own.name.clone(), code };
@@ -114,12 +113,14 @@ impl Helper<'_> {
                     let (after, board) = (After::Command, &self.companion.board);
                     let asked = StopRequests::default();
                     let ended = shutdown::run(shutdown, &sight, after, asked, &peers, &mut signals, board);
-                    self.companion.server.during(board, ended).await;
-                    Ok(())
+                    let running = self.companion.server.during(board, ended).await;
+                    let remaining =
+                        |names| self.companion.inspector.remaining(names, sight.snapshot.as_ref()?).into();
+                    Ok(running.and_then(remaining))
                 })
             }),
-        }
-        Outcome::ShutDown
+        };
+        Conclusion { outcome: Outcome::ShutDown, remaining }
     }
 
     /// Waits until the main containers have ended for good, or somebody asks us to stop.

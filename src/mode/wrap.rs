@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::Context;
 use tracing::{info, warn};
 
+use super::inspector::{Inspector, wait};
 use super::{
     afterwards, announce_disabled, appear, collect_orphans, give_memory_back, guarded, is_outside, own_pod,
     runtime,
@@ -18,7 +19,7 @@ use crate::budget::StopRequests;
 use crate::child::{self, Variables};
 use crate::cluster::OwnPod;
 use crate::env_file;
-use crate::exit::Outcome;
+use crate::exit::{Conclusion, Outcome};
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
 use crate::peer::{Message, Part, Peer, Peers, Presence};
@@ -32,11 +33,12 @@ use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
+use crate::warnings::{Asked, Remaining};
 use last::Last;
 
 /// Carries the plan out.
 #[must_use]
-pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
+pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
     let started = Instant::now();
     let presence = if plan.disabled {
         announce_disabled();
@@ -46,7 +48,7 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
         match appear(mounts, Part::Main) {
             Ok(presence) => presence,
             // The other one ends the sidecars.
-            Err(outcome) => return outcome,
+            Err(outcome) => return outcome.into(),
         }
     };
     let (own_pod, no_pod) = match own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable()) {
@@ -67,6 +69,7 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
         board: Board::default(),
         presence: RefCell::new(presence),
         started,
+        inspector: Inspector::new(asked(plan)),
     };
     let end = match unable {
         None => {
@@ -77,7 +80,7 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
     run.board.gate_over();
     let code = end.outcome.code();
     let End { outcome, snapshot, after, asked } = end;
-    afterwards(|| {
+    let remaining = afterwards(|| {
         let is_early = snapshot.as_ref().is_some_and(|seen| !yet_to_start(&plan.shutdown, seen).is_empty());
         if asked.is_empty() && outcome.is_refusal() && (is_early || matches!(outcome, Outcome::NoStatus(_))) {
             let seen = run.until_they_have_started(code)?;
@@ -87,7 +90,18 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Outcome {
         let need = if outcome.is_refusal() { Need::Usual } else { Need::Urgent };
         run.end_sidecars(code, snapshot, after, asked, need)
     });
-    outcome
+    Conclusion { outcome, remaining }
+}
+
+/// What was asked for, as the warnings need it.
+fn asked(plan: &Plan) -> Asked<'_> {
+    Asked {
+        selection: &plan.gate.selection,
+        wait: Some(wait(&plan.gate, true)),
+        shutdown: Some(&plan.shutdown),
+        stop_timeout: None,
+        status_port: plan.status.map(|address| address.port()),
+    }
 }
 
 /// What every phase needs.
@@ -101,6 +115,7 @@ struct Run<'a> {
     /// Ends with us, which is what the others wait for.
     presence: RefCell<Option<Presence>>,
     started: Instant,
+    inspector: Inspector<'a>,
 }
 
 /// How gate and command came to their end.
@@ -180,7 +195,9 @@ impl Run<'_> {
             Some(own_pod) => Api::Needed(own_pod.watch()),
         };
         let closed = |closed| Box::new(End::closed(closed));
-        let opened = gate::pass(&self.plan.gate, api, signals, &self.board).await.map_err(closed)?;
+        let opened = gate::pass(&self.plan.gate, api, signals, &self.board, &|pod| self.inspector.look(pod))
+            .await
+            .map_err(closed)?;
         let stop = opened.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
         let phase = Phase::Gate { stop };
         let read = tokio::select! {
@@ -217,24 +234,23 @@ impl Run<'_> {
         after: After,
         asked: StopRequests,
         need: Need,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Remaining>> {
         // Outside Kubernetes nobody stays behind but what the flags name.
         let nobody = is_outside(&self.plan.api, self.mounts) && self.plan.shutdown.actions.is_empty();
         if self.plan.disabled || nobody {
-            return Ok(());
+            return Ok(None);
         }
         let decision = snapshot.as_ref().map(|seen| self.decide(code, Origin::Inside, Some(seen)));
         // What was seen of the restart policy holds for good: no look is needed to leave the sidecars to a restart. Other main
         // containers see us until our very end, and may leave theirs to that restart too.
         if let Some(Decision::Keep(why @ (Keep::Restart | Keep::InitContainer))) = decision {
             left_running(why);
-            return Ok(());
+            return Ok(None);
         }
         runtime()?.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let ended = self.end_sidecars_if_last(code, snapshot, after, (asked, need), &mut signals);
-            self.server.during(&self.board, ended).await;
-            Ok(())
+            Ok(self.server.during(&self.board, ended).await)
         })
     }
 
@@ -245,7 +261,7 @@ impl Run<'_> {
         after: After,
         (mut asked, need): (StopRequests, Need),
         signals: &mut Listener<'_>,
-    ) {
+    ) -> Option<Remaining> {
         let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
         let present = |main: &&Main| main.known_by == KnownBy::Presence;
         let seen_present = before.iter().flat_map(|seen| &seen.mains).filter(present);
@@ -268,7 +284,8 @@ impl Run<'_> {
         let origin = if stops { origin } else { Origin::Inside };
         let decision = self.decide(code, origin, sight.snapshot.as_ref());
         if let Decision::Keep(why @ (Keep::Restart | Keep::InitContainer)) = decision {
-            return left_running(why);
+            left_running(why);
+            return None;
         }
         let handover = self.presence.borrow_mut().as_mut().and_then(Presence::handover);
         let seen = sight.snapshot.as_ref().map(|snapshot| (&snapshot.uid, &snapshot.own.name));
@@ -278,10 +295,11 @@ impl Run<'_> {
         if let Some(last) = &last
             && last.is_followed(sight.snapshot.as_ref()).await
         {
-            return;
+            return None;
         }
         if let Decision::Keep(why) = decision {
-            return left_running(why);
+            left_running(why);
+            return None;
         }
         if !unknown {
             sight = shutdown::look(own_pod, sight.snapshot, sight.mains, need, &mut asked, signals).await;
@@ -289,12 +307,17 @@ impl Run<'_> {
         let mut peers = Peers::default();
         if let Some(last) = last {
             if last.is_left_to_others(&mut sight, &mut asked, signals).await {
-                return;
+                return None;
             }
             let (uid, own) = (last.uid().to_owned(), last.own().to_owned());
             peers = Peers::beside(&uid, &own, last.ended());
         }
-        shutdown::run(&self.plan.shutdown, &sight, after, asked, &peers, signals, &self.board).await;
+        if let Some(snapshot) = &sight.snapshot {
+            self.inspector.look_at_end(snapshot);
+        }
+        let running =
+            shutdown::run(&self.plan.shutdown, &sight, after, asked, &peers, signals, &self.board).await;
+        Some(self.inspector.remaining(running?, sight.snapshot.as_ref()?))
     }
 
     fn decide(&self, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {

@@ -33,13 +33,6 @@ impl Mains {
         self.present.len() > before
     }
 
-    /// The names given that no container has.
-    pub fn unknown<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a str> {
-        let known =
-            |name: &str| name == snapshot.own.name || snapshot.beside().any(|beside| beside.name == name);
-        self.named.iter().map(String::as_str).filter(move |name| !known(name))
-    }
-
     /// Calls them main containers in what was seen of the Pod.
     pub fn settle(&self, snapshot: &mut Snapshot) {
         let known_by = |sidecar: &Sidecar| {
@@ -315,7 +308,6 @@ status:
             (snapshot.mains[0].container.name.as_str(), snapshot.mains[0].known_by),
             ("web", KnownBy::Flag)
         );
-        assert_eq!(mains.unknown(&snapshot).collect::<Vec<_>>(), ["wbe"]);
         assert!(
             snapshot.sidecars.iter().any(|sidecar| sidecar.name == "native"),
             "a native one is a sidecar"

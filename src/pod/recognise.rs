@@ -18,6 +18,14 @@ pub(super) fn recognise(pod: &Pod, container: &Container) -> Option<Recognised> 
         image: container.image.as_deref().unwrap_or_default(),
         words: &words,
         variables: &variables,
+        referenced: &container
+            .env
+            .iter()
+            .flatten()
+            .filter(|variable| variable.value_from.is_some())
+            .map(|variable| variable.name.as_str())
+            .collect::<Vec<_>>(),
+        has_env_from: container.env_from.as_ref().is_some_and(|from| !from.is_empty()),
         probes: &probes
             .into_iter()
             .flatten()
@@ -61,7 +69,7 @@ fn expanded(word: &str, variables: &[(&str, &str)]) -> String {
 }
 
 /// A probe's port is a number, or the name of one of the container's ports.
-fn port(container: &Container, port: &IntOrString) -> Option<u16> {
+pub(super) fn port(container: &Container, port: &IntOrString) -> Option<u16> {
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {

@@ -68,7 +68,7 @@ pub fn decide(when: ShutdownWhen, code: u8, origin: Origin, snapshot: Option<&Sn
 
 /// Whether the runtime stops this container alone, to start it again: for a failed probe, since the Pod goes on.
 fn is_probed_to_death(snapshot: &Snapshot) -> bool {
-    snapshot.life == Life::Active && snapshot.own.is_probed && snapshot.own.restart.after_probe()
+    snapshot.life == Life::Active && !snapshot.own.probes.is_empty() && snapshot.own.restart.after_probe()
 }
 
 #[cfg(test)]

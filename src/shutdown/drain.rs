@@ -60,7 +60,7 @@ impl Named {
 }
 
 /// Waits until all have exited for good, there is no point in waiting, or time is up. `own_pod`: where the Pod's status is
-/// seen.
+/// seen. Returns those that it still shows running once time is up.
 pub(super) async fn wait(
     own_pod: Option<&OwnPod>,
     awaited: &[Awaited],
@@ -69,9 +69,9 @@ pub(super) async fn wait(
     mains: &Mains,
     latest: &Latest,
     named: &mut Named,
-) {
+) -> Option<Vec<String>> {
     if awaited.is_empty() {
-        return;
+        return None;
     }
     let started = Instant::now();
     let mut observations = own_pod.map(OwnPod::watch);
@@ -101,15 +101,15 @@ pub(super) async fn wait(
                     "every sidecar that was notified has closed its endpoint"
                 };
                 info!(after, "{done}");
-                return;
+                return None;
             }
             Drain::Pointless(why @ Pointless::CarrierGone) => {
                 info!("not waiting any longer: {why}");
-                return;
+                return None;
             }
             Drain::Pointless(why) => {
                 info!("not waiting for the sidecars to exit: {why}");
-                return;
+                return None;
             }
         };
         let known = own_pod.is_none() || seen.snapshot.is_some();
@@ -134,7 +134,7 @@ pub(super) async fn wait(
         };
         tokio::select! {
             Some(observation) = observation => match observation {
-                Observation::Gone => return,
+                Observation::Gone => return None,
                 Observation::Seen(mut snapshot) => {
                     mains.settle(&mut snapshot);
                     (in_sight, lost_since, denied_since) = (true, None, None);
@@ -159,8 +159,7 @@ pub(super) async fn wait(
             () = until(verdict_at(lost_since, SILENCE)) => {}
             () = until(verdict_at(denied_since, DENIED)) => {}
             () = until(by) => {
-                out_of_time(&names(awaited, &waiting), own_pod.is_some(), known);
-                return;
+                return out_of_time(names(awaited, &waiting), own_pod.is_some(), known);
             }
         }
     }
@@ -175,18 +174,16 @@ fn names(awaited: &[Awaited], places: &[usize]) -> Vec<String> {
     places.iter().map(|place| awaited[*place].name.clone()).collect()
 }
 
-fn out_of_time(waiting: &[String], by_status: bool, known: bool) {
+/// What is to be said of those that are still waited for, here or by whom this is returned to.
+fn out_of_time(waiting: Vec<String>, by_status: bool, known: bool) -> Option<Vec<String>> {
     if !by_status {
-        warn!("still listening when --shutdown-timeout ran out: {}, though notified", list(waiting));
+        warn!("still listening when --shutdown-timeout ran out: {}, though notified", list(&waiting));
     } else if known {
-        warn!(
-            "still running when --shutdown-timeout ran out: {}; expected an end by --shutdown-http-post, --kill, or \
-             `proa sidecar` as its entrypoint",
-            list(waiting)
-        );
+        return Some(waiting);
     } else {
         warn!("no news of the sidecars before --shutdown-timeout ran out");
     }
+    None
 }
 
 /// Waits until a sidecar has left no trace.

@@ -70,7 +70,6 @@ pub async fn look(
     };
     let own_pod = before.as_ref().map_or_else(|| own_pod.clone(), |before| own_pod.named(&before.name));
     let seen = before.is_some();
-    let said = before.as_ref().map(|before| before.malformed.clone()).unwrap_or_default();
     let stop = before.as_ref().and_then(|before| before.own.stop_signal);
     let mut sight = Sight { snapshot: before, fresh: false, own_pod: None, mains };
     let limit = sight.budget(asked, false).look(seen, need);
@@ -87,9 +86,6 @@ pub async fn look(
     match looked {
         Looked::Seen(mut snapshot) => {
             sight.mains.settle(&mut snapshot);
-            for malformed in snapshot.malformed.iter().filter(|malformed| !said.contains(malformed)) {
-                warn!("{malformed}");
-            }
             Sight { snapshot: Some(snapshot), fresh: true, own_pod: Some(own_pod), mains: sight.mains }
         }
         Looked::Gone => {

@@ -127,14 +127,6 @@ fn in_table(snapshot: Option<&Snapshot>) -> impl Iterator<Item = (&Sidecar, &Rec
     unannotated.filter_map(|sidecar| Some((sidecar, sidecar.known.as_ref()?)))
 }
 
-/// Regular sidecars of the Pod that stay, since they cannot be asked to end; and what helps.
-pub fn unasked(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &'static str)> {
-    in_table(Some(snapshot)).filter_map(|(sidecar, recognised)| match recognised.known.end {
-        End::Cannot(helps) => Some((sidecar.name.as_str(), helps)),
-        End::Ask(..) | End::AfterOthers(_) | End::Peer => None,
-    })
-}
-
 /// Regular sidecars that can be asked to exit, and have yet to start: whoever asks them now is not heard.
 #[must_use]
 pub fn yet_to_start<'a>(shutdown: &Shutdown, snapshot: &'a Snapshot) -> Vec<&'a str> {
@@ -337,8 +329,6 @@ spec:
         assert_eq!(shown(&stages.first), ["POST http://localhost:9091/quitquitquit"]);
         assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
         assert!(stages.first[0].needs().unwrap().contains("--quitquitquit"));
-        let unasked: Vec<_> = unasked(&pod()).map(|(name, _)| name.to_owned()).collect();
-        assert_eq!(unasked, ["fluent-bit"]);
     }
 
     #[test]
@@ -465,13 +455,6 @@ spec:
             ["POST http://localhost:9901/quitquitquit", BY_ANNOTATION],
             "and a flag over both"
         );
-        let cannot = snapshot(
-            "
-metadata: {annotations: {proa.ironcorelabs.com/fluent-bit.shutdown: 'POST http://localhost:1/'}}
-spec: {containers: [{name: fluent-bit, image: f}, {name: main, image: m}]}
-",
-        );
-        assert_eq!(unasked(&cannot).count(), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions and facts: values in, values out.
-const PURE: [&str; 21] = [
+const PURE: [&str; 22] = [
     "budget",
     "cluster/trouble",
     "endpoint",
@@ -27,6 +27,7 @@ const PURE: [&str; 21] = [
     "shutdown/decision",
     "shutdown/stages",
     "shutdown/turn",
+    "warnings",
 ];
 
 /// The two ends of the flow: what will happen is put together from the phases' inputs, and how it ended from their failures.

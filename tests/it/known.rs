@@ -221,11 +221,10 @@ fn a_sidecar_that_leaves_last_is_not_waited_for() {
 #[test]
 fn a_sidecar_without_a_quit_endpoint_is_named_with_what_helps() {
     let world = pod(&["{name: logs, image: fluent/fluent-bit}"]);
-    world
-        .proa()
-        .flag("--shutdown-timeout=300ms")
-        .run(["true"])
-        .expect(0, &["`logs` cannot be asked to end", "shareProcessNamespace"]);
+    world.proa().flag("--shutdown-timeout=300ms").run(["true"]).expect(
+        0,
+        &["nobody shuts down `logs` (Fluent Bit)", "no quit endpoint; --kill", "shareProcessNamespace"],
+    );
 }
 
 #[test]

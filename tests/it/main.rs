@@ -32,5 +32,6 @@ mod terminal;
 mod time;
 mod trouble;
 mod truth;
+mod warnings;
 mod watch;
 mod zombies;

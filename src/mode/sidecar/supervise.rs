@@ -347,6 +347,9 @@ impl Watch<'_, '_> {
             }
         }
         let progress = self.progress(&snapshot);
+        if self.mains.is_some() {
+            self.companion.inspector.look(&snapshot);
+        }
         self.snapshot = Some(snapshot);
         self.keep_time();
         match progress {

@@ -8,13 +8,14 @@ use futures::stream::StreamExt;
 use tokio::time::interval_at;
 use tracing::{info, warn};
 
-use super::Run;
+use super::{Run, asked};
 use crate::budget::StopRequests;
 use crate::cluster::trouble::Refused;
 use crate::cluster::{Observation, OwnPod};
 use crate::deadline::until;
 use crate::exit::Outcome;
 use crate::identity::{Mounts, came_later};
+use crate::mode::inspector::Inspector;
 use crate::mode::{afterwards, appear, is_outside, own_pod, runtime};
 use crate::peer::Part;
 use crate::peer::handover::Sockets;
@@ -29,31 +30,30 @@ use crate::signal::Phase;
 use crate::signal::stream::Signals;
 use crate::status::Server;
 use crate::status::board::Board;
+use crate::warnings::Remaining;
 
 /// How often a long wait says what it waits for.
 const REPORT: Duration = Duration::from_secs(10);
 
 /// Ends the sidecars after such an outcome, as after any other refusal. Not for somebody who tries proa in a container that
 /// runs already: the command that needs them may be at work.
-pub fn end_sidecars(plan: &Plan, outcome: &Outcome, mounts: &Mounts, signals: &Signals) {
+pub fn end_sidecars(plan: &Plan, outcome: &Outcome, mounts: &Mounts, signals: &Signals) -> Option<Remaining> {
     if plan.disabled || is_outside(&plan.api, mounts) || came_later() {
-        return;
+        return None;
     }
     // Another proa in this container ends them.
     let started = Instant::now();
-    let Ok(presence) = appear(mounts, Part::Main) else {
-        return;
-    };
+    let presence = appear(mounts, Part::Main).ok()?;
     // What proa wraps is found without sight of the Pod too.
     let own_pod = own_pod(&plan.claim, &plan.api, mounts, true).unwrap_or_default();
     let (server, board, code) = (Server::none(), Board::default(), outcome.code());
-    let presence = RefCell::new(presence);
-    let run = Run { plan, mounts, own_pod, signals, server, board, presence, started };
+    let (presence, inspector) = (RefCell::new(presence), Inspector::new(asked(plan)));
+    let run = Run { plan, mounts, own_pod, signals, server, board, presence, started, inspector };
     run.board.gate_over();
     afterwards(|| {
         let Seen { snapshot, after, asked } = run.until_they_have_started(code)?;
         run.end_sidecars(code, snapshot, after, asked, Need::Usual)
-    });
+    })
 }
 
 /// The Pod as it was last seen, and whether somebody has asked us to stop meanwhile.
