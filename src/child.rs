@@ -47,6 +47,17 @@ pub enum Ended {
     Signaled(i32),
 }
 
+impl Ended {
+    /// As a shell has it: 128+n after signal n (Bash manual, "Exit Status"). Signals end at 64, so that this always fits.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Signaled(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
+        }
+    }
+}
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

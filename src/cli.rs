@@ -28,7 +28,8 @@ Every flag has a variable: --ready-timeout is PROA_READY_TIMEOUT. Where a flag
 repeats, a value of it, or of its variable, may be several separated by spaces.
 A variable that is empty is not set; of a flag without a value it is 1 or 0,
 true or false, yes or no. Durations read 500ms, 30s, 5m, 1h; 0 is no limit.
-RUST_LOG sets what is logged.";
+--log-level sets how much is logged. RUST_LOG counts where it names proa, as in
+RUST_LOG=proa=debug: any other is meant for COMMAND.";
 
 /// Entrypoint of a Kubernetes container that runs beside sidecars: waits until
 /// they are ready, runs COMMAND, ends them, and exits with its exit code.
@@ -108,15 +109,15 @@ pub struct Cli {
 }
 
 const AFTER_SIDECAR_HELP: &str = "\
-With COMMAND: runs it, ends it once the main containers have ended for good,
+With COMMAND: runs it, ends it once the main containers have exited for good,
 and exits with 0 if it ended because it was asked to, with its own code
 otherwise. Without: waits for what it is told to, writes the ready file, and
-ends the Pod's other sidecars once the main containers have ended for good.
+ends the Pod's other sidecars once the main containers have exited for good.
 
 Exit codes beside those of `proa --help`:
    73  the ready file cannot be written";
 
-/// Entrypoint of a sidecar: runs COMMAND until the main containers have ended. Or,
+/// Entrypoint of a sidecar: runs COMMAND until the main containers have exited. Or,
 /// without COMMAND, a helper for main containers that proa is not in.
 #[derive(Debug, Args)]
 #[command(

@@ -133,12 +133,11 @@ impl Outcome {
     pub fn code(&self) -> u8 {
         let code = match self {
             Self::ShutDown => return 0,
-            Self::Ended(Ended::Exited(code)) => return *code,
-            Self::Ended(Ended::Signaled(number)) => return after_signal(*number),
-            Self::Stopped(signal) => return after_signal(signal.number()),
+            Self::Ended(ended) => return ended.exit_code(),
+            Self::Stopped(signal) => return Ended::Signaled(signal.number()).exit_code(),
             // The kubelet's signal is on its way; this is the code that it would have led to.
             Self::Refused(Refusal::Pod(Reason::Deleting | Reason::Finished)) => {
-                return after_signal(Signal::TERM.number());
+                return Ended::Signaled(Signal::TERM.number()).exit_code();
             }
             Self::LostSidecar { .. } | Self::Refused(Refusal::Pod(Reason::SidecarEnded { .. })) => {
                 Code::SidecarEnded
@@ -183,11 +182,6 @@ impl Outcome {
     }
 }
 
-/// 128+n. Signals end at 64, so that this always fits.
-fn after_signal(number: i32) -> u8 {
-    u8::try_from(128 + number).unwrap_or(u8::MAX)
-}
-
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -210,7 +204,7 @@ impl fmt::Display for Outcome {
             ),
             Self::EnvFile(unusable) => write!(f, "{unusable}"),
             Self::NoStatus(unbound) => write!(f, "{unbound}"),
-            Self::ShutDown => write!(f, "ended as asked"),
+            Self::ShutDown => write!(f, "stopped as asked"),
             Self::Misplaced(misplaced) => write!(f, "{misplaced}"),
             Self::TwoProas(taken) => write!(f, "{taken}"),
             Self::NoReadyFile(path, error) => write!(

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::cluster::Observation;
 use crate::cluster::trouble::{Refused, Trouble};
-use crate::deadline::until;
+use crate::deadline::{seconds, until};
 use crate::endpoint::{DirectWait, HttpUrl};
 use crate::known::Known;
 use crate::peer::handover::Sockets;
@@ -147,7 +147,7 @@ pub enum Api {
 /// Waits until the command may start. `inspect`: sees the Pod whenever it is news.
 ///
 /// # Errors
-/// When it may not: asked to end, refused, or proa itself failed.
+/// When it may not: asked to stop, refused, or proa itself failed.
 pub async fn pass(
     gate: &Gate,
     api: Api,
@@ -165,7 +165,8 @@ pub async fn pass(
         match step {
             Step::On => {}
             Step::Open => {
-                info!(after = %seconds(started), "gate open");
+                let seconds = seconds(started);
+                info!(seconds, "gate open after {seconds:.3}s");
                 return Ok(Opened { snapshot: wait.snapshot, waits: Waits(wait.findings) });
             }
             Step::Shut(cause) => return Err(Closed { snapshot: wait.snapshot, cause }),
@@ -192,15 +193,12 @@ pub async fn pass(
             () = until(settled_at) => wait.again(),
             () = until(look_around) => wait.look_around(),
             _ = report.tick() => {
-                info!(after = %seconds(started), "still waiting for {}", wait.waiting());
+                let seconds = seconds(started);
+                info!(seconds, "still waiting for {} after {seconds:.0}s", wait.again_in_short());
                 Step::On
             }
         };
     }
-}
-
-fn seconds(since: Instant) -> String {
-    format!("{:.3}s", since.elapsed().as_secs_f64())
 }
 
 impl Api {
@@ -321,6 +319,15 @@ impl<'a> Wait<'a> {
         Waiting { pod: self.pod.clone(), direct: direct.collect() }
     }
 
+    /// What is waited for; the reasons alone that are news since they were last said in full.
+    fn again_in_short(&mut self) -> String {
+        let waiting = self.waiting();
+        let known = self.said.as_ref() == Some(&waiting);
+        let text = if known { waiting.in_short() } else { waiting.to_string() };
+        self.said = Some(waiting);
+        text
+    }
+
     /// What follows from what is known by now.
     fn next(&mut self) -> Step {
         if let Some(impossible) = self.impossible.take() {
@@ -351,7 +358,7 @@ impl<'a> Wait<'a> {
             return;
         }
         match &waiting.pod {
-            // Notifications once, when we go on without it.
+            // Said once, when we go on without it.
             PodWait::Api(trouble) if self.is_dispensable() && trouble.is_denial() => return,
             PodWait::Api(trouble) if trouble.is_denial() => warn!("waiting for {waiting}"),
             _ => info!("waiting for {waiting}"),
@@ -503,7 +510,7 @@ impl<'a> Wait<'a> {
     }
 
     fn go_without(&mut self, why: &str) {
-        warn!("going on without the API server, by what is asked directly alone: {why}");
+        warn!("going on without the API server, by the direct waits alone: {why}");
         self.api = Api::NotAsked;
         self.pod = PodWait::Nothing;
     }

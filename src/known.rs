@@ -6,6 +6,7 @@ mod sidecars;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::endpoint::{HttpUrl, Method, Request};
@@ -55,7 +56,7 @@ pub enum End {
     Ask(Method, Endpoint, Option<Needs>),
     /// It cannot be asked to; the text is what helps.
     Cannot(&'static str),
-    /// Somebody else ends it once every other container has ended, ours included. The text says who.
+    /// Somebody else shuts it down once every other container has exited, ours included. The text says who.
     AfterOthers(&'static str),
     /// By telling the proa that wraps it.
     Peer,
@@ -251,7 +252,7 @@ impl Known {
     /// How to end it without the API server, where nothing moves its endpoint.
     ///
     /// # Errors
-    /// When it cannot be asked to end.
+    /// When it cannot be asked to stop.
     pub fn shutdown(&self) -> Result<Request, NoEndpoint> {
         match self.end {
             End::Ask(..) => {}
@@ -262,7 +263,7 @@ impl Known {
         self.request(Endpoint::unseen).ok_or(NoEndpoint::NoQuit(self.name, NO_QUIT))
     }
 
-    /// What must be enabled before it can be asked to end.
+    /// What must be enabled before it can be asked to stop.
     #[must_use]
     pub fn needs(&self) -> Option<&'static str> {
         self.switch().map(|needs| needs.text)
@@ -303,7 +304,7 @@ impl Endpoint {
 }
 
 /// The flags of `proa -- COMMAND`, as they stand in an image's arguments where its entrypoint hides proa.
-pub const FLAGS: [&str; 32] = [
+pub const FLAGS: [&str; 33] = [
     "api",
     "container",
     "disabled",
@@ -315,6 +316,7 @@ pub const FLAGS: [&str; 32] = [
     "kill-all",
     "kill-signal",
     "log-format",
+    "log-level",
     "main",
     "namespace",
     "no-shutdown-auto",
@@ -441,7 +443,7 @@ impl Container<'_> {
 
     /// Whether its command is a file that may hold any flag.
     fn runs_script(&self) -> bool {
-        self.words.iter().any(|word| word.ends_with(".sh"))
+        self.words.iter().any(|word| Path::new(word).extension().is_some_and(|kind| kind == "sh"))
     }
 
     /// Whether this enables something; `None` if it is not set.
@@ -575,7 +577,10 @@ impl fmt::Display for NoEndpoint {
             ),
             Self::NoQuit(name, helps) => write!(f, "--shutdown-known={name}: {helps}"),
             Self::EndedBy(name, who) => {
-                write!(f, "--shutdown-known={name}: {who} ends it once every other container has ended")
+                write!(
+                    f,
+                    "--shutdown-known={name}: {who} shuts it down once every other container has exited"
+                )
             }
         }
     }
@@ -606,7 +611,7 @@ impl fmt::Display for Known {
         }
         match &self.end {
             End::Ask(method, at, needs) => {
-                asked(f, "ended by", *method, at, needs.as_ref().map(|needs| needs.text))?
+                asked(f, "ended by", *method, at, needs.as_ref().map(|needs| needs.text))?;
             }
             End::Cannot(why) => writeln!(f, "  not ended {why}")?,
             End::AfterOthers(who) => {

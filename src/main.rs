@@ -30,7 +30,7 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             Err(error) => {
-                telemetry::set_up(LogFormat::Text);
+                telemetry::set_up(LogFormat::Text, None);
                 (Outcome::NotInstalled(error).into(), message_path())
             }
         },
@@ -51,7 +51,7 @@ fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) ->
 /// Says what is wrong before anything else, then ends the sidecars, which takes its time. `cli`: what can be read of a command
 /// line that cannot be carried out.
 fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts) -> ExitCode {
-    telemetry::set_up(cli.output.log_format);
+    telemetry::set_up(cli.output.log_format, cli.output.log_level);
     let message_path = cli.output.termination_message_path.clone();
     let mut conclusion = Conclusion::from(outcome);
     let code = end(&conclusion, message_path.as_deref(), mounts);
@@ -63,7 +63,7 @@ fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts) -> ExitCode {
                 report::write_message(&conclusion, message_path.as_deref(), mounts);
             }
         }
-        Err(error) => tracing::error!("ending the sidecars failed: cannot receive signals: {error}"),
+        Err(error) => tracing::error!("shutting down the sidecars failed: cannot receive signals: {error}"),
     }
     code
 }
@@ -116,7 +116,7 @@ fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Conclusion, Option<Pa
 
 /// Sets up logging, and says which variables have no effect.
 fn set_up(output: &Output) {
-    telemetry::set_up(output.log_format);
+    telemetry::set_up(output.log_format, output.log_level);
     for unknown in cli::unknown_variables() {
         tracing::warn!("{unknown}");
     }

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
-use tracing::{debug, error, info, warn};
+use tracing::{Span, debug, error, error_span, info, warn};
 
 use crate::cluster::{ApiServer, Cluster, OwnPod, SERVICE_HOST};
 use crate::exit::Outcome;
@@ -28,10 +28,29 @@ fn guarded<T>(task: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
 
 /// What comes after the command. Whatever happens in it changes no exit code: the command's is decided by then.
 fn afterwards<T>(task: impl FnOnce() -> anyhow::Result<Option<T>>) -> Option<T> {
+    let _phase = LogPhase::Shutdown.span().entered();
     guarded(task).unwrap_or_else(|error| {
-        error!("ending the sidecars failed: {error:#}");
+        error!("shutting down the sidecars failed: {error:#}");
         None
     })
+}
+
+/// A part of the way, as each line of the log names it. Of the highest level, so that it is there whatever is logged.
+#[derive(Clone, Copy)]
+enum LogPhase {
+    Gate,
+    Command,
+    Shutdown,
+}
+
+impl LogPhase {
+    fn span(self) -> Span {
+        match self {
+            Self::Gate => error_span!("gate"),
+            Self::Command => error_span!("command"),
+            Self::Shutdown => error_span!("shutdown"),
+        }
+    }
 }
 
 /// Has orphans come to us.

@@ -78,7 +78,7 @@ impl Default for Termination {
 /// Where the Pod is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// Not asked to end.
+    /// Not asked to stop.
     Active,
     /// Has a deletion timestamp; the kubelet no longer updates container statuses.
     Deleting,
@@ -105,7 +105,7 @@ pub struct Own {
     /// Whether the kubelet starts it again after an end.
     pub restart: Restart,
     /// Its liveness and startup probes, either of which may end it.
-    pub probes: Vec<OwnProbe>,
+    pub probes: Box<[OwnProbe]>,
     /// The signal with which the runtime stops it, where the Pod's status tells.
     pub stop_signal: Option<Signal>,
     /// What the container is to the Pod.
@@ -513,7 +513,7 @@ fn termination(pod: &Pod, spec: &PodSpec, own: &Container, role: Role) -> Termin
     }
 }
 
-fn own_probes(own: &Container) -> Vec<OwnProbe> {
+fn own_probes(own: &Container) -> Box<[OwnProbe]> {
     let kinds = [(ProbeKind::Startup, &own.startup_probe), (ProbeKind::Liveness, &own.liveness_probe)];
     let probes = kinds.into_iter().filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)));
     probes

@@ -84,6 +84,21 @@ pub enum LogFormat {
     Json,
 }
 
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What makes proa fail.
+    Error,
+    /// What will go wrong, too.
+    Warn,
+    /// What proa does, too.
+    Info,
+    /// Why, too.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
 /// How long a sidecar's command is kept from the end of its Pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HoldTerm {

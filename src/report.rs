@@ -17,11 +17,13 @@ pub fn report(conclusion: &Conclusion, path: Option<&Path>, mounts: &Mounts) {
     let outcome = &conclusion.outcome;
     let code = outcome.code();
     match outcome {
-        Outcome::Ended(_) => info!(code, "exit"),
-        Outcome::Stopped(_) | Outcome::ShutDown => info!(code, "exit: {outcome}"),
+        Outcome::Ended(_) => info!(exit_code = code, "exit with code {code}"),
+        Outcome::Stopped(_) | Outcome::ShutDown => {
+            info!(exit_code = code, "{outcome}; exit with code {code}");
+        }
         // Whoever mistypes an option looks at a terminal as often as at a log.
         Outcome::Usage(text) => say(io::stderr(), text),
-        _ => error!(code, "{outcome}"),
+        _ => error!(exit_code = code, "{outcome}; exit with code {code}"),
     }
     write_message(conclusion, path, mounts);
 }

@@ -70,7 +70,7 @@ pub async fn run(
     let automatic = shutdown.auto == ShutdownAuto::Otherwise && shutdown.actions.is_empty();
     if automatic && snapshot.is_none() && first.is_empty() {
         warn!(
-            "no sidecar is ended: without sight of the Pod none is recognised; see --shutdown-known, --shutdown-http-post"
+            "no sidecar is shut down: without sight of the Pod none is recognised; see --shutdown-known, --shutdown-http-post"
         );
     }
     let mut named = Named::default();
@@ -230,13 +230,13 @@ impl Ending<'_, '_> {
                 asked_by: self.time.others_by,
                 unasked_by: Some(self.time.unasked_by),
                 unattributed,
-                done: "the others have ended",
+                done: "the others have exited",
             },
             Scope::All => Terms {
                 asked_by: self.time.by,
                 unasked_by: self.time.idle_by,
                 unattributed,
-                done: "every sidecar has ended",
+                done: "every sidecar has exited",
             },
         }
     }
@@ -247,11 +247,11 @@ impl Ending<'_, '_> {
         self.asked.note(Instant::now(), received.sender);
         self.extent = match self.extent {
             Extent::All => {
-                info!(%signal, "asked to end: {waiting} for the sidecars to exit");
+                info!(%signal, "asked to stop: {waiting} for the sidecars to exit");
                 Extent::ActionsOnly
             }
             Extent::ActionsOnly | Extent::Nothing => {
-                warn!(%signal, "asked to end again: giving up on the sidecars");
+                warn!(%signal, "asked to stop again: giving up on the sidecars");
                 Extent::Nothing
             }
         };
@@ -276,13 +276,15 @@ async fn asked_again(done: &[DoneTask], latest: &Latest, by: Option<Instant>, bo
                 continue;
             }
             match perform(&done.task.step, snapshot.as_ref(), by).await {
-                Ok((text, TaskResult::Accepted)) => {
+                Ok(Performed { text, status, result: TaskResult::Accepted }) => {
                     board.action(done.task.to_string(), ActionResult::Accepted);
-                    info!("{}: {text}", done.task);
+                    let (container, url) = (done.task.container.as_deref(), done.task.url());
+                    info!(container, url, status, "{}: {text}", done.task);
                     return place;
                 }
-                Ok((text, _)) => debug!("{}: {text}", done.task),
-                Err(error) => debug!("{}: {error}", done.task),
+                Ok(Performed { text, .. }) | Err(NotPerformed { text, .. }) => {
+                    debug!("{}: {text}", done.task);
+                }
             }
         }
     }
@@ -294,18 +296,40 @@ async fn carry_out(
     by: Option<Instant>,
     board: &Board,
 ) -> TaskResult {
+    let (container, url) = (task.container.as_deref(), task.url());
     match perform(&task.step, snapshot, by).await {
-        Ok((text, result)) => {
+        Ok(Performed { text, status, result }) => {
             board.action(task.to_string(), ActionResult::Accepted);
-            info!("{task}: {text}");
+            info!(container, url, status, "{task}: {text}");
             result
         }
-        Err(error) => {
+        Err(NotPerformed { text, status }) => {
             board.action(task.to_string(), ActionResult::Failed);
             let needs = task.needs().map(|needs| format!("; {needs}")).unwrap_or_default();
-            warn!("{task}: {error}{needs}");
+            warn!(container, url, status, "{task}: {text}{needs}");
             TaskResult::Failed
         }
+    }
+}
+
+/// What carrying out a step came to.
+struct Performed {
+    text: String,
+    /// Of the answer, where there was one.
+    status: Option<u16>,
+    result: TaskResult,
+}
+
+/// Why a step came to nothing.
+struct NotPerformed {
+    text: String,
+    /// Of the answer, where there was one.
+    status: Option<u16>,
+}
+
+impl From<String> for NotPerformed {
+    fn from(text: String) -> Self {
+        Self { text, status: None }
     }
 }
 
@@ -313,29 +337,35 @@ async fn perform(
     step: &Step,
     snapshot: Option<&Snapshot>,
     by: Option<Instant>,
-) -> Result<(String, TaskResult), String> {
+) -> Result<Performed, NotPerformed> {
+    let performed = |text: &str, result| Performed { text: text.to_owned(), status: None, result };
     match step {
         Step::Http(request) => {
-            let done = http::ask(request, by).await.map_err(|error| error.to_string())?;
-            Ok((done.to_string(), TaskResult::Accepted))
+            let failed =
+                |failure: http::Failure| NotPerformed { status: failure.status(), text: failure.to_string() };
+            let done = http::ask(request, by).await.map_err(failed)?;
+            Ok(Performed { text: done.to_string(), status: done.status(), result: TaskResult::Accepted })
         }
         Step::Kill(processes, signal) => {
             // /proc/PID/cmdline may block on a process that hangs (`mmap_lock`), and with it all that this thread does.
             let (processes, signal, snapshot) = (processes.clone(), *signal, snapshot.cloned());
             let kill = spawn_blocking(move || kill::kill(&processes, signal, snapshot.as_ref()));
-            let killed =
-                before(by, kill).await.ok_or("looking at the processes of the Pod takes too long")?;
+            let killed = before(by, kill)
+                .await
+                .ok_or_else(|| "looking at the processes of the Pod takes too long".to_owned())?;
             let count = killed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-            Ok((format!("{count} signalled"), TaskResult::Accepted))
+            Ok(performed(&format!("{count} signalled"), TaskResult::Accepted))
         }
         Step::Notify { peer, ended } => match notify(peer, ended).await {
-            Ok(Reply::Stopping) => Ok(("it will".to_owned(), TaskResult::Accepted)),
-            Ok(Reply::NotYet) => Ok(("it waits for other containers too".to_owned(), TaskResult::NotYet)),
+            Ok(Reply::Stopping) => Ok(performed("accepted", TaskResult::Accepted)),
+            Ok(Reply::NotYet) => {
+                Ok(performed("accepted, once other containers have exited too", TaskResult::NotYet))
+            }
             // It has ended, or is being started again.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                Ok(("no proa is there".to_owned(), TaskResult::Absent))
+                Ok(performed("no proa is there", TaskResult::Absent))
             }
-            Err(error) => Err(format!("its proa does not answer: {error}")),
+            Err(error) => Err(format!("its proa does not answer: {error}").into()),
         },
     }
 }

@@ -1,34 +1,209 @@
-//! Log lines: to stderr, as text or JSON.
+//! Log lines: to stderr, as text or JSON. They stand in the application's stream, so each says that it is proa's.
 
 use std::env;
+use std::fmt;
 use std::io;
 
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry};
 
-use crate::policy::LogFormat;
+use crate::policy::{LogFormat, LogLevel};
 
-/// Sets up logging. `RUST_LOG` says what is logged, in the form `info` or `proa=debug,kube=trace`; what
-/// is logged by default are proa's own lines from `info` up.
-pub fn set_up(format: LogFormat) {
-    let filter = env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    let asked = filter.as_deref().map(str::parse::<Targets>);
-    let by_default = || Targets::new().with_target("proa", LevelFilter::INFO);
+/// What our own events have as their target, and each line says.
+const OURS: &str = "proa";
+/// Fields that repeat what a message says, for programs. Text has the message alone.
+const IN_MESSAGE: [&str; 5] = ["container", "url", "status", "exit_code", "seconds"];
+
+/// Sets up logging. `level`: of proa's own lines. Without it `RUST_LOG` counts where it names proa, as in
+/// `proa=debug,kube=trace`: one that does not is meant for the command.
+pub fn set_up(format: LogFormat, level: Option<LogLevel>) {
+    let ours = |level| Targets::new().with_target(OURS, level);
+    let asked = env::var("RUST_LOG").ok().filter(|text| level.is_none() && names_us(text));
+    let asked = asked.map(|text| text.parse::<Targets>());
     let targets = match &asked {
         Some(Ok(targets)) => targets.clone(),
-        Some(Err(_)) | None => by_default(),
+        Some(Err(_)) | None => ours(level.map_or(LevelFilter::INFO, LevelFilter::from)),
     };
-    let layer = fmt::layer().with_writer(io::stderr).with_target(false);
-    let layer = match format {
-        LogFormat::Text => layer.with_ansi(false).boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
-    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).event_format(Lines(format));
     // Fails only where a subscriber is set already, and nobody else sets one.
     let _ = Registry::default().with(layer.with_filter(targets)).try_init();
     if let Some(Err(error)) = asked {
-        tracing::warn!("RUST_LOG is not understood ({error}); expected info, or proa=debug,kube=trace");
+        tracing::warn!("RUST_LOG is not understood ({error}); expected proa=debug, or proa=debug,kube=trace");
+    }
+}
+
+fn names_us(filter: &str) -> bool {
+    let target = |directive: &str| directive.split(['=', ':', '[']).next() == Some(OURS);
+    filter.split(',').map(str::trim).any(target)
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// One line an event.
+struct Lines(LogFormat);
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let target = event.metadata().target();
+        let logger = if is_ours(target) { OURS } else { target };
+        let level = event.metadata().level();
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let Fields { message, others } = fields;
+        match self.0 {
+            LogFormat::Text => {
+                write!(writer, "{time} {level:>5} {logger}: ")?;
+                write_line(&mut writer, &message)?;
+                for (name, value) in &others {
+                    if is_ours(target) && IN_MESSAGE.contains(&name.as_str()) {
+                        continue;
+                    }
+                    let space = if message.is_empty() { "" } else { " " };
+                    write!(writer, "{space}{name}=")?;
+                    match value {
+                        Value::String(text) => write_line(&mut writer, text)?,
+                        other => write!(writer, "{other}")?,
+                    }
+                }
+                writeln!(writer)
+            }
+            LogFormat::Json => {
+                let mut line = Map::new();
+                line.insert("timestamp".to_owned(), time.into());
+                line.insert("level".to_owned(), level.as_str().into());
+                line.insert("logger".to_owned(), logger.into());
+                if let Some(phase) = context.lookup_current().filter(|_| is_ours(target)) {
+                    line.insert("phase".to_owned(), phase.name().into());
+                }
+                line.insert("message".to_owned(), message.into());
+                line.extend(others);
+                writeln!(writer, "{}", Value::Object(line))
+            }
+        }
+    }
+}
+
+fn is_ours(target: &str) -> bool {
+    target == OURS || target.strip_prefix(OURS).is_some_and(|rest| rest.starts_with("::"))
+}
+
+/// Text as part of one line: what others have written may hold line breaks and terminal sequences.
+fn write_line(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
+    for character in text.chars() {
+        if character.is_control() {
+            write!(writer, "{}", character.escape_default())?;
+        } else {
+            writer.write_char(character)?;
+        }
+    }
+    Ok(())
+}
+
+/// What an event says.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Map<String, Value>,
+}
+
+impl Fields {
+    fn add(&mut self, field: &Field, value: impl Into<Value>) {
+        self.others.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        if field.name() == "message" {
+            self.message = text;
+        } else {
+            self.add(field, text);
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            value.clone_into(&mut self.message);
+        } else {
+            self.add(field, value);
+        }
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_counts_where_it_names_proa() {
+        for filter in
+            ["proa", "proa=debug", "kube=trace, proa=debug", "proa::gate=trace", "info,proa[x]=debug"]
+        {
+            assert!(names_us(filter), "{filter}");
+        }
+        for filter in ["", "info", "trace", "proactive=debug", "my_app=debug,hyper=info", "=proa"] {
+            assert!(!names_us(filter), "{filter}");
+        }
+    }
+
+    #[test]
+    fn what_others_have_written_stays_one_line() {
+        let mut line = String::new();
+        write_line(&mut Writer::new(&mut line), "a\nb\r\u{1b}[31mé").unwrap();
+        assert_eq!(line, "a\\nb\\r\\u{1b}[31mé");
+    }
+
+    #[test]
+    fn our_own_events_are_told_from_a_librarys() {
+        assert!(is_ours("proa") && is_ours("proa::gate"));
+        assert!(!is_ours("proactive") && !is_ours("kube_client::client"));
     }
 }

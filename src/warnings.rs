@@ -92,6 +92,17 @@ pub enum Warning {
     },
 }
 
+impl Warning {
+    /// The container that it is about, if it is one.
+    #[must_use]
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            Self::RunsOn(runs_on) => Some(&runs_on.name),
+            _ => None,
+        }
+    }
+}
+
 /// A sidecar that nobody shuts down for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunsOn {

@@ -82,7 +82,7 @@ def _item(text):
 
 # Ready once /tmp/ready is there; ends with 0 when asked to.
 READY_FILE = "readinessProbe: {periodSeconds: 1, exec: {command: [test, -e, /tmp/ready]}}"
-UNTIL_TERM = "trap 'echo asked to end; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+UNTIL_TERM = "trap 'echo asked to stop; exit 0' TERM; echo up; while :; do sleep 0.1; done"
 
 # A volume that outlives containers and that all of them see.
 STATE = "[{name: state, emptyDir: {}}]"

@@ -9,7 +9,9 @@ use clap::{ArgAction, Args};
 
 use crate::endpoint::{Address, HttpUrl};
 use crate::known::Named;
-use crate::policy::{AskApi, ForwardTo, HoldTerm, LogFormat, OnSidecarExit, OnTimeout, ShutdownWhen};
+use crate::policy::{
+    AskApi, ForwardTo, HoldTerm, LogFormat, LogLevel, OnSidecarExit, OnTimeout, ShutdownWhen,
+};
 use crate::signal::Signal;
 
 /// What is waited for before the command.
@@ -244,6 +246,10 @@ pub struct Output {
         hide_possible_values = true
     )]
     pub log_format: LogFormat,
+
+    /// error, warn, info, debug, trace [default: info]
+    #[arg(long, env = "PROA_LOG_LEVEL", value_name = "LEVEL", hide_env = true, hide_possible_values = true)]
+    pub log_level: Option<LogLevel>,
 
     /// Where proa's own failures are written for `kubectl describe pod`
     /// [default: as the kubelet's mounts tell, else /dev/termination-log]

@@ -12,7 +12,7 @@ use super::{Arguments, Cli};
 
 /// What decides, where it can be read, what follows a mistake: who we are, whom to ask, and what keeps the sidecars from being
 /// ended. No flag that ends a sidecar is among them: words that do not stand where they should may not be meant for proa.
-const READ: [&str; 14] = [
+const READ: [&str; 15] = [
     "main",
     "ready_timeout",
     "ignore",
@@ -26,6 +26,7 @@ const READ: [&str; 14] = [
     "container",
     "service_account_dir",
     "log_format",
+    "log_level",
     "termination_message_path",
 ];
 

@@ -7,7 +7,7 @@ const fn on(port: u16, path: &'static str, moved_by: &'static [Setting]) -> Endp
     Endpoint { port, injected: None, moved_by, path, path_by: &[], headers: &[] }
 }
 
-/// Where the agents of Vault and `OpenBao` are asked to end.
+/// Where the agents of Vault and `OpenBao` are asked to stop.
 const fn agent(port_by: &'static [Setting]) -> Endpoint {
     Endpoint { headers: &[("X-Vault-Request", "true")], ..on(8200, "/agent/v1/quit", port_by) }
 }

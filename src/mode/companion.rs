@@ -9,7 +9,7 @@ use futures::future::pending;
 use futures::stream::StreamExt;
 use tracing::{debug, info};
 
-use super::{announce_disabled, appear, collect_orphans, own_pod, runtime};
+use super::{LogPhase, announce_disabled, appear, collect_orphans, own_pod, runtime};
 use crate::cluster::trouble::{Refused, Trouble};
 use crate::cluster::{Looked, Observation, OwnPod};
 use crate::deadline::until;
@@ -139,6 +139,7 @@ impl<'a> Companion<'a> {
             self.board.gate_over();
             return Ok(Gated::Open);
         }
+        let _phase = LogPhase::Gate.span().entered();
         let waiting = runtime()?;
         let gated = waiting.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
@@ -166,7 +167,7 @@ impl<'a> Companion<'a> {
         Ok(gated)
     }
 
-    /// Waits until the main containers have ended, whatever else is waited for. What else there is to say of them is
+    /// Waits until the main containers have exited, whatever else is waited for. What else there is to say of them is
     /// said once it matters.
     async fn mains_ended(&self) -> (Box<Snapshot>, i32) {
         match self.watch_mains(|_| {}).await {
@@ -286,7 +287,7 @@ impl<'a> Companion<'a> {
         };
         match mains::progress(&snapshot, mains) {
             Progress::Ended(code) => {
-                info!("the main containers have ended");
+                info!("the main containers have exited");
                 Some(Mains::Ended(Box::new(snapshot), code))
             }
             Progress::Failed(name, exit) => Some(Mains::Failed(name, exit)),
@@ -306,8 +307,8 @@ impl<'a> Companion<'a> {
             pending::<()>().await;
         };
         tokio::select! {
-            () = by_peer => info!("the main container's proa asks for the end"),
-            () = self.server.quit_asked() => info!("asked to end at /quitquitquit"),
+            () = by_peer => info!("the main container's proa asks this sidecar to stop"),
+            () = self.server.quit_asked() => info!("asked to stop at /quitquitquit"),
         }
     }
 }
@@ -363,7 +364,7 @@ pub(super) fn announce(mains: &[Awaited]) {
     if names.is_empty() {
         info!("this is a native sidecar, which the kubelet ends");
     } else {
-        info!("until {} has ended", list(&names));
+        info!("running until the exit of {}", list(&names));
     }
 }
 
@@ -381,7 +382,7 @@ impl From<Result<Opened, Closed>> for Gated {
         match passed {
             Ok(_) => Self::Open,
             Err(Closed { cause: Cause::Stopped(received), .. }) => {
-                info!(signal = %received.signal, "asked to end before the gate was open");
+                info!(signal = %received.signal, "asked to stop before the gate was open");
                 Self::Over(Outcome::ShutDown)
             }
             Err(Closed { cause, .. }) => Self::Over(cause.into()),

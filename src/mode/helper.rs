@@ -91,7 +91,7 @@ impl Helper<'_> {
         }
     }
 
-    /// Ends the other sidecars, once the main containers have ended. `code`: the worst of theirs.
+    /// Ends the other sidecars, once the main containers have exited. `code`: the worst of theirs.
     fn end_others(&self, mut snapshot: Snapshot, code: i32, shutdown: &Shutdown) -> Conclusion {
         let mains = self.companion.mains.borrow().clone();
         mains.settle(&mut snapshot);
@@ -123,7 +123,7 @@ impl Helper<'_> {
         Conclusion { outcome: Outcome::ShutDown, remaining }
     }
 
-    /// Waits until the main containers have ended for good, or somebody asks us to stop.
+    /// Waits until the main containers have exited for good, or somebody asks us to stop.
     async fn wait_for_mains(&self, signals: &mut Listener<'_>) -> Waited {
         let stop = async {
             loop {
@@ -134,7 +134,7 @@ impl Helper<'_> {
                 // The Pod may show only now how the runtime stops this container.
                 match signal::reaction(Phase::Shutdown { stop: self.companion.stop_signal.get() }, received) {
                     Reaction::Stop => {
-                        info!(signal = %received.signal, "asked to end");
+                        info!(signal = %received.signal, "asked to stop");
                         return Outcome::ShutDown;
                     }
                     Reaction::Reap => reaper::reap_orphans(),
@@ -151,7 +151,11 @@ impl Helper<'_> {
         Waited::Over(match mains {
             Mains::Ended(snapshot, code) => return Waited::Ended(snapshot, code),
             Mains::Failed(name, exit) => {
-                warn!("`{name}` ended with {exit}: sidecars are left running (--until-exit-success)");
+                warn!(
+                    container = name.as_str(),
+                    exit_code = exit.code,
+                    "`{name}` ended with {exit}: sidecars are left running (--until-exit-success)"
+                );
                 Outcome::ShutDown
             }
             Mains::Gone => Outcome::ShutDown,

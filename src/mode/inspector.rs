@@ -41,7 +41,7 @@ impl<'a> Inspector<'a> {
         let mut said = self.said.borrow_mut();
         for warning in warnings(snapshot, asked, &peers(snapshot)) {
             if !said.contains(&warning) {
-                warn!("{warning}");
+                warn!(container = warning.container(), "{warning}");
                 said.push(warning);
             }
         }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use tracing::info;
 
 use super::companion::{Companion, Gated};
-use super::{give_memory_back, guarded, runtime};
+use super::{LogPhase, give_memory_back, guarded, runtime};
 use crate::child::{self, Command};
 use crate::env_file::{self, EnvFiles};
 use crate::exit::Outcome;
@@ -54,6 +54,7 @@ fn carry_out(
 
 fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Result<Outcome> {
     let CommandDuty { command, env_files, stop } = duty;
+    let _phase = LogPhase::Command.span().entered();
     let waiting = runtime()?;
     let variables = waiting.block_on(async {
         let mut signals = companion.signals.listen().context("cannot listen for signals")?;
@@ -96,6 +97,6 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
 
 /// Asked to stop before there is a command to pass that on to.
 fn before(received: Received) -> Outcome {
-    info!(signal = %received.signal, "asked to end before the command started");
+    info!(signal = %received.signal, "asked to stop before the command started");
     Outcome::ShutDown
 }

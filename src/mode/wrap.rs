@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use super::inspector::{Inspector, wait};
 use super::{
-    afterwards, announce_disabled, appear, collect_orphans, give_memory_back, guarded, is_outside, own_pod,
-    runtime,
+    LogPhase, afterwards, announce_disabled, appear, collect_orphans, give_memory_back, guarded, is_outside,
+    own_pod, runtime,
 };
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
@@ -147,6 +147,7 @@ impl End {
 
 impl Run<'_> {
     fn gate_and_command(&self) -> anyhow::Result<End> {
+        let phase = LogPhase::Gate.span().entered();
         let waiting = runtime()?;
         let passed = waiting.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
@@ -159,6 +160,8 @@ impl Run<'_> {
         };
         self.board.gate_over();
         self.appear_late(snapshot.as_ref());
+        drop(phase);
+        let _phase = LogPhase::Command.span().entered();
         // What may fail comes before the command, whose outcome is ours from then on.
         let running = runtime()?;
         let mut signals =

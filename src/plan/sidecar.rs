@@ -37,7 +37,7 @@ pub struct SidecarPlan {
 /// What a sidecar does.
 #[derive(Debug, Clone)]
 pub enum Duty {
-    /// Run a command until the main containers have ended.
+    /// Run a command until the main containers have exited.
     Command(Command, EnvFiles, Stop),
     /// Tell when the main containers may start, and end the other sidecars after them.
     Help {

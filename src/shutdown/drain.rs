@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::awaited::{Asked, Awaited, DENIED, Drain, Pointless, SILENCE, Seen, Trace, drain};
 use crate::cluster::{Observation, OwnPod};
-use crate::deadline::until;
+use crate::deadline::{seconds, until};
 use crate::endpoint::Address;
 use crate::pod::mains::Mains;
 use crate::pod::run::Run;
@@ -53,7 +53,8 @@ impl Named {
                 && exit.code != 0
                 && self.0.insert(sidecar.name.clone())
             {
-                warn!("sidecar `{}` ended with {exit}", sidecar.name);
+                let container = sidecar.name.as_str();
+                warn!(container, exit_code = exit.code, "sidecar `{container}` ended with {exit}");
             }
         }
     }
@@ -94,13 +95,13 @@ pub(super) async fn wait(
         let waiting = match drain(awaited, &seen) {
             Drain::Waiting(waiting) => waiting,
             Drain::Done => {
-                let after = format!("{:.3}s", started.elapsed().as_secs_f64());
+                let seconds = seconds(started);
                 let done = if own_pod.is_some() {
                     terms.done
                 } else {
                     "every sidecar that was notified has closed its endpoint"
                 };
-                info!(after, "{done}");
+                info!(seconds, "{done} after {seconds:.3}s");
                 return None;
             }
             Drain::Pointless(why @ Pointless::CarrierGone) => {

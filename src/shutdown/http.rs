@@ -34,6 +34,28 @@ pub enum Done {
     Gone,
 }
 
+impl Done {
+    /// The status that it answered with.
+    #[must_use]
+    pub fn status(self) -> Option<u16> {
+        match self {
+            Self::Accepted(status) => Some(status),
+            Self::Gone => None,
+        }
+    }
+}
+
+impl Failure {
+    /// The status that it answered with.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            Self::Refused | Self::NoAnswer(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -43,7 +65,7 @@ impl fmt::Display for Done {
     }
 }
 
-/// Why a sidecar was not asked to end, or did not agree to.
+/// Why a sidecar was not asked to stop, or did not agree to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// Nobody listens there.

@@ -15,7 +15,7 @@ use crate::signal::Signal;
 pub struct Stages {
     /// At once, side by side.
     pub first: Vec<Task>,
-    /// Once the others have ended, since it carries their traffic.
+    /// Once the others have exited, since it carries their traffic.
     pub last: Vec<Task>,
 }
 
@@ -65,12 +65,21 @@ impl fmt::Display for Step {
             Self::Http(request) => write!(f, "{request}"),
             Self::Kill(Processes::Named(name), signal) => write!(f, "{signal} to processes named `{name}`"),
             Self::Kill(Processes::All, signal) => write!(f, "{signal} to all other processes"),
-            Self::Notify { peer, .. } => write!(f, "`{}` told to end", peer.container),
+            Self::Notify { peer, .. } => write!(f, "stop request to `{}`", peer.container),
         }
     }
 }
 
 impl Task {
+    /// Where the request goes, if it is one.
+    #[must_use]
+    pub fn url(&self) -> Option<String> {
+        match &self.step {
+            Step::Http(request) => Some(request.url.to_string()),
+            Step::Kill(..) | Step::Notify { .. } => None,
+        }
+    }
+
     /// What may have to be changed so that the sidecar accepts this.
     #[must_use]
     pub fn needs(&self) -> Option<String> {
@@ -349,8 +358,8 @@ spec:
         );
         let notified =
             |auto, actions| shown(&stages(&shutdown(auto, actions), Some(&pod), &Peers::default()).first);
-        assert_eq!(notified(ShutdownAuto::Otherwise, Vec::new()), ["`web` told to end"]);
-        assert_eq!(notified(ShutdownAuto::Otherwise, vec![post(QUIT)]), ["`web` told to end"]);
+        assert_eq!(notified(ShutdownAuto::Otherwise, Vec::new()), ["stop request to `web`"]);
+        assert_eq!(notified(ShutdownAuto::Otherwise, vec![post(QUIT)]), ["stop request to `web`"]);
         assert_eq!(notified(ShutdownAuto::Off, Vec::new()), Vec::<String>::new());
         let mesh = snapshot(
             "spec: {containers: [{name: envoy, image: e, command: [/proa, sidecar, --, e]}, {name: main, image: m}]}",
@@ -358,7 +367,7 @@ spec:
         let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&mesh), &Peers::default());
         assert_eq!(
             shown(&stages.last),
-            ["`envoy` told to end"],
+            ["stop request to `envoy`"],
             "wrapped or not, it carries the others' traffic"
         );
     }
@@ -371,7 +380,7 @@ spec:
         let listening = ["web", "gone"].map(|name| Peer { uid: pod.uid.clone(), container: name.into() });
         let peers = Peers { listening: listening.into(), ..Peers::default() };
         let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod), &peers);
-        assert_eq!(shown(&stages.first), ["`web` told to end"]);
+        assert_eq!(shown(&stages.first), ["stop request to `web`"]);
     }
 
     #[test]
@@ -379,7 +388,7 @@ spec:
         let listening = vec![Peer { uid: "u".into(), container: "web".into() }];
         let peers = Peers { listening, ..Peers::default() };
         let notified = |auto| shown(&stages(&shutdown(auto, Vec::new()), None, &peers).first);
-        assert_eq!(notified(ShutdownAuto::Otherwise), ["`web` told to end"]);
+        assert_eq!(notified(ShutdownAuto::Otherwise), ["stop request to `web`"]);
         assert_eq!(notified(ShutdownAuto::Off), Vec::<String>::new());
     }
 
@@ -475,7 +484,7 @@ spec:
         );
         let stages = stages(&shutdown(ShutdownAuto::Otherwise, Vec::new()), Some(&pod), &Peers::default());
         assert!(stages.first.is_empty(), "{stages:?}");
-        assert_eq!(shown(&stages.last), ["`wrapped` told to end"]);
+        assert_eq!(shown(&stages.last), ["stop request to `wrapped`"]);
     }
 
     #[test]

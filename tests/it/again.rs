@@ -54,7 +54,7 @@ fn a_quit_endpoint_that_is_unavailable_for_seconds_is_asked_until_it_accepts() {
     }
     running.wait_stderr("quitquitquit: 200");
     world.set_state("web", DONE);
-    running.finish().expect(3, &["every sidecar has ended"]);
+    running.finish().expect(3, &["every sidecar has exited"]);
 }
 
 fn run_of_web(world: &World, id: &str) {
@@ -97,7 +97,7 @@ fn a_wrapped_sidecar_that_is_being_started_again_is_notified_once_it_listens() {
     let sidecar = sidecar.flag("--api=off").start(["sh", "-c", script]);
     sidecar.wait_stdout("up");
     run_of_web(&world, "b");
-    sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
+    sidecar.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
     world.set_state("web", DONE);
     main.finish().expect(0, &[]);
 }
@@ -195,9 +195,9 @@ fn clocks_that_differ_hide_no_end_of_main() {
     let web = world.proa().through(&wrapper).sidecar("web").flag(until).start(["sh", "-c", script]);
     let helper = world.proa().through(&wrapper).sidecar("helper");
     let helper = helper.flags([until, "--shutdown-timeout=1s", "-p", &quit.url()]).start_bare();
-    web.finish().expect(0, &["the main containers have ended"]);
+    web.finish().expect(0, &["the main containers have exited"]);
     quit.request();
-    helper.finish().expect(0, &["the main containers have ended"]);
+    helper.finish().expect(0, &["the main containers have exited"]);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn a_stop_timeout_longer_than_the_grace_period_does_not_void_the_hold() {
     let script = "trap 'echo stopped; exit 0' TERM; echo up; while :; do sleep 0.01; done";
     let flags = ["--hold-term", "--stop-timeout=60s"];
     let sidecar = sidecar.flags(flags).start(["sh", "-c", script]);
-    sidecar.wait_stderr("until `main` has ended");
+    sidecar.wait_stderr("running until the exit of `main`");
     sidecar.wait_stdout("up");
     world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
     sidecar.signal(libc::SIGTERM);
@@ -273,12 +273,12 @@ fn a_sidecar_without_a_stop_timeout_is_done_before_the_kubelet_kills_it() {
     let script = "trap '' TERM; echo up; while :; do sleep 0.01; done";
     let running = world.proa().sidecar("web").flag("--stop-timeout=0").start(["sh", "-c", script]);
     running.wait_stdout("up");
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     world.set_state("main", DONE);
-    running.wait_stderr("ending the command with SIGTERM");
+    running.wait_stderr("stopping the command with SIGTERM");
     let asked = Instant::now();
     running.signal(libc::SIGTERM);
-    running.finish().expect(0, &["SIGKILL follows"]);
+    running.finish().expect(0, &["sending SIGKILL"]);
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
 }
 
@@ -410,7 +410,7 @@ fn a_helper_that_has_seen_the_pod_outlives_a_denial() {
     denied.clear();
     world.set_state("main", DONE);
     web.request();
-    helper.finish().expect(0, &["the main containers have ended"]);
+    helper.finish().expect(0, &["the main containers have exited"]);
 }
 
 #[test]

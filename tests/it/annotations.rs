@@ -39,7 +39,7 @@ fn an_unknown_sidecar_is_ended_as_its_annotation_says() {
         let running = world.proa().start(["sh", "-c", "exit 4"]);
         assert!(quit.request().starts_with(&format!("{method} /here ")));
         world.set_state("web", ENDED);
-        running.finish().expect(4, &[&format!("{method} {}: 200", at(&quit)), "every sidecar has ended"]);
+        running.finish().expect(4, &[&format!("{method} {}: 200", at(&quit)), "every sidecar has exited"]);
     }
 }
 
@@ -116,7 +116,7 @@ fn a_sidecar_that_carries_the_pods_traffic_is_ended_once_the_others_have_ended()
     world.set_state("db", ENDED);
     mesh.request();
     world.set_state("mesh", ENDED);
-    running.finish().expect(0, &["the others have ended", "every sidecar has ended"]);
+    running.finish().expect(0, &["the others have exited", "every sidecar has exited"]);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn one_that_comes_while_the_command_runs_is_obeyed_or_warned_of_at_the_end() {
     assert!(quit.request().starts_with("POST /here "));
     world.set_state("web", ENDED);
     let finished =
-        running.finish().expect(4, &["found `all`; expected pod or own", "every sidecar has ended"]);
+        running.finish().expect(4, &["found `all`; expected pod or own", "every sidecar has exited"]);
     for key in ["web.traffic", "web.ignore"] {
         assert_eq!(finished.stderr.matches(&format!("annotation proa.ironcorelabs.com/{key} ")).count(), 1);
     }
@@ -190,9 +190,9 @@ fn a_helper_obeys_annotations_and_warns_of_malformed_ones() {
     );
     // `web` says how it is ended, so that `main` is the only main container.
     let running = world.proa().sidecar("helper").start_bare();
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     world.set_state("main", ENDED);
     assert!(quit.request().starts_with("POST /here "));
     world.set_state("web", ENDED);
-    running.finish().expect(0, &["found `all`; expected pod or own", "every sidecar has ended"]);
+    running.finish().expect(0, &["found `all`; expected pod or own", "every sidecar has exited"]);
 }

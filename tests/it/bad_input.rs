@@ -31,7 +31,7 @@ fn a_wrong_command_line_leads_to_2() {
         (&["--wait-tcp=:5432", "--", "true"], "no host"),
         (&["--wait-known=vault-agent", "--", "true"], "no readiness endpoint"),
         (&["--shutdown-known=fluent-bit", "--", "true"], "no quit endpoint"),
-        (&["--shutdown-known=kuma", "--", "true"], "the control plane ends it"),
+        (&["--shutdown-known=kuma", "--", "true"], "the control plane shuts it down"),
         (&["--api=off", "--wait-for=a", "--", "true"], "--api=off"),
         (&["--api=maybe", "--", "true"], "auto, require, off"),
         (&["--shutdown-auto", "--no-shutdown-auto", "--", "true"], "--no-shutdown-auto"),

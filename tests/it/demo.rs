@@ -18,7 +18,7 @@ fn the_demo_plays_the_example_to_its_completion() {
         "waiting for greeter",
         "gate open",
         "POST http://localhost:8090/quitquitquit: 200",
-        "every sidecar has ended",
+        "every sidecar has exited",
         "Succeeded",
     ] {
         let position =

@@ -1,4 +1,4 @@
-//! After the sidecars were told to end, proa waits until they have, and names those that failed.
+//! After the sidecars were asked to exit, proa waits until they have, and names those that failed.
 
 use localpod::cluster::Access;
 
@@ -24,7 +24,7 @@ fn waits_for_regular_sidecars_and_not_for_native_ones() {
     let world = world("Never");
     let running = draining(&world, &[]);
     world.set_state("web", "terminated: {exitCode: 0}");
-    running.finish().expect(5, &["every sidecar has ended"]);
+    running.finish().expect(5, &["every sidecar has exited"]);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_sidecar_that_is_started_again_has_not_ended() {
     running.wait_stderr("sidecar `web` ended with exit code 1");
     world.set_state("web", "running: {}");
     world.set_state("web", "terminated: {exitCode: 0}");
-    running.finish().expect(0, &["every sidecar has ended"]);
+    running.finish().expect(0, &["every sidecar has exited"]);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn rights_that_are_missing_for_a_moment_do_not_end_the_wait() {
     world.cluster.inject_times(localpod::cluster::Fault::Status(403), 2);
     world.cluster.end_watches(&localpod::cluster::WatchEnd::Close);
     world.set_state("web", "terminated: {exitCode: 0}");
-    running.finish().expect(5, &["every sidecar has ended"]);
+    running.finish().expect(5, &["every sidecar has exited"]);
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn without_a_flag_a_well_known_sidecar_is_ended_in_its_own_way() {
     let running = world.proa().start(["sh", "-c", "exit 4"]);
     assert!(quit.request().starts_with("POST /quitquitquit "));
     world.set_state("proxy", ENDED);
-    running.finish().expect(4, &["`proxy` (Envoy)", "every sidecar has ended"]);
+    running.finish().expect(4, &["`proxy` (Envoy)", "every sidecar has exited"]);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn what_carries_the_others_traffic_is_ended_once_they_have_ended() {
     world.set_state("sql", ENDED);
     mesh.request();
     world.set_state("proxy", ENDED);
-    running.finish().expect(0, &["the others have ended", "every sidecar has ended"]);
+    running.finish().expect(0, &["the others have exited", "every sidecar has exited"]);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn by_name_it_is_asked_and_ended_where_the_pod_says_that_it_listens() {
     assert!(ready.request().starts_with("GET /readiness "));
     assert!(quit.request().starts_with("POST /quitquitquit "));
     world.set_state("sql", ENDED);
-    running.finish().expect(0, &["every sidecar has ended"]);
+    running.finish().expect(0, &["every sidecar has exited"]);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_mesh_whose_place_is_known_by_its_url_alone_is_ended_last_too() {
     world.set_state("web", ENDED);
     mesh.request();
     world.set_state("proxy", ENDED);
-    running.finish().expect(0, &["every sidecar has ended"]);
+    running.finish().expect(0, &["every sidecar has exited"]);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn a_mesh_waits_for_a_sidecar_that_ends_by_itself() {
     world.set_state("web", ENDED);
     mesh.request();
     world.set_state("proxy", ENDED);
-    running.finish().expect(0, &["every sidecar has ended"]);
+    running.finish().expect(0, &["every sidecar has exited"]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod house;
 mod identity;
 mod kill;
 mod known;
+mod log;
 mod mains;
 mod mistakes;
 mod order;

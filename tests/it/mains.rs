@@ -296,7 +296,7 @@ fn the_last_main_container_speaks_for_all_to_a_wrapped_sidecar() {
     second.wait_stdout("up");
     main.flag("--api=off").run(["sh", "-c", "exit 3"]).expect(3, &["left running for `second`"]);
     held.let_go();
-    second.finish().expect(0, &["`web` told to end: it will"]);
+    second.finish().expect(0, &["stop request to `web`: accepted"]);
     web.finish().expect(0, &[]);
 }
 
@@ -316,10 +316,10 @@ fn a_wrapped_sidecar_knows_the_main_containers_by_their_proa() {
             "-c",
             "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done",
         ]);
-        web.wait_stderr("until `main`, `second` has ended");
+        web.wait_stderr("running until the exit of `main`, `second`");
         world.set_state("main", DONE);
         world.set_state("second", DONE);
-        web.finish().expect(0, &["the main containers have ended"]);
+        web.finish().expect(0, &["the main containers have exited"]);
         a.let_go();
         b.let_go();
         main.finish();

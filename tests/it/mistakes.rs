@@ -67,7 +67,7 @@ fn a_mistake_ends_the_sidecars_of_a_pod_that_will_not_start_this_container_again
         let message = world.termination_message();
         assert!(message.contains(said), "{message}");
         world.set_state("proxy", ENDED);
-        let finished = running.finish().expect(2, &[said, "every sidecar has ended"]);
+        let finished = running.finish().expect(2, &[said, "every sidecar has exited"]);
         assert_eq!(finished.stdout, "");
         if said.starts_with("error: ") {
             assert!(finished.stderr.starts_with(said), "{}", finished.stderr);
@@ -83,7 +83,7 @@ fn a_status_address_that_cannot_be_had_ends_the_sidecars() {
     let running = world.proa().flag("--status-address=203.0.113.1:9400").start(["true"]);
     quit.request();
     world.set_state("proxy", ENDED);
-    running.finish().expect(2, &["--status-address", "every sidecar has ended"]);
+    running.finish().expect(2, &["--status-address", "every sidecar has exited"]);
 }
 
 /// That the command line is refused with 2 and the sidecar is not asked.
@@ -162,7 +162,7 @@ fn a_sidecar_that_starts_after_the_mistake_is_ended_too() {
     world.set_state("proxy", RUNNING);
     quit.request();
     world.set_state("proxy", ENDED);
-    running.finish().expect(2, &["every sidecar has ended"]);
+    running.finish().expect(2, &["every sidecar has exited"]);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn an_api_server_that_is_late_does_not_hide_the_sidecars_of_a_mistake() {
     drop(fault);
     quit.request();
     world.set_state("proxy", ENDED);
-    running.finish().expect(2, &["every sidecar has ended"]);
+    running.finish().expect(2, &["every sidecar has exited"]);
 }
 
 #[test]
@@ -198,8 +198,8 @@ fn a_mistake_ends_what_proa_wraps() {
     let sidecar = sidecar.flag("--api=off").start(["sh", "-c", "echo up; while :; do sleep 0.01; done"]);
     sidecar.wait_stdout("up");
     let main = main.flags(["--wait-fro=x", "--api=off", "--", "true"]).start_bare();
-    sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
-    main.finish().expect(2, &["`web` told to end"]);
+    sidecar.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+    main.finish().expect(2, &["stop request to `web`"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The sidecars are ended as asked, side by side, with checked answers, and only when they should be.
+//! The sidecars are stopped as asked, side by side, with checked answers, and only when they should be.
 
 use crate::support::http::{Endpoint, Reply, refusing_url};
 use crate::support::{Beside, World};

@@ -39,9 +39,9 @@ fn up(proa: Proa) -> Running {
 fn the_command_is_ended_once_the_main_container_has_and_that_is_no_failure() {
     let world = pod("Never");
     let running = up(web(&world));
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     world.set_state("main", "terminated: {exitCode: 3}");
-    let finished = running.finish().expect(0, &["the main containers have ended", "ended as asked"]);
+    let finished = running.finish().expect(0, &["the main containers have exited", "stopped as asked"]);
     assert!(finished.stdout.contains("told"));
     assert_eq!(world.termination_message(), "");
 }
@@ -50,7 +50,7 @@ fn the_command_is_ended_once_the_main_container_has_and_that_is_no_failure() {
 fn a_main_container_that_is_started_again_has_not_ended() {
     let world = pod("OnFailure");
     let running = up(web(&world));
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     world.set_state("main", "terminated: {exitCode: 3}");
     world.set_state("main", "running: {}");
     assert!(!running.stdout_so_far().contains("told"));
@@ -62,7 +62,7 @@ fn a_main_container_that_is_started_again_has_not_ended() {
 fn no_connection_is_kept_where_the_main_container_is_always_started_again() {
     let world = pod("Always");
     let running = up(web(&world));
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     assert!(world.cluster.wait_for_connections(0, crate::support::PATIENCE), "the connection is kept");
     running.signal(libc::SIGTERM);
     running.finish().expect(0, &[]);
@@ -85,7 +85,7 @@ fn all_named_containers_must_have_ended() {
     world.set_state("main", DONE);
     assert!(!running.stdout_so_far().contains("told"));
     world.set_state("second", DONE);
-    running.finish().expect(0, &["until `main`, `second` has ended"]);
+    running.finish().expect(0, &["running until the exit of `main`, `second`"]);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn sigterm_is_an_order_and_other_signals_are_passed_on() {
     let running = web(&world).flag("--stop-signal=QUIT").start(QUITTER);
     running.wait_stdout("up");
     running.signal(libc::SIGTERM);
-    let finished = running.finish().expect(0, &["asked to end", "ending the command with SIGQUIT"]);
+    let finished = running.finish().expect(0, &["asked to stop", "stopping the command with SIGQUIT"]);
     assert!(finished.stdout.contains("quit"));
     let running =
         web(&world).start(["sh", "-c", "trap 'echo hup; exit 4' HUP; echo up; while :; do sleep 0.01; done"]);
@@ -119,7 +119,7 @@ fn a_command_that_does_not_end_is_killed() {
     let running = web(&world).flag("--stop-timeout=200ms").start(QUITTER);
     running.wait_stdout("up");
     world.set_state("main", DONE);
-    running.finish().expect(0, &["SIGKILL follows (--stop-timeout)", "command ended: SIGKILL"]);
+    running.finish().expect(0, &["sending SIGKILL (--stop-timeout)", "command ended: SIGKILL"]);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_client_on_loopback_may_end_it() {
     assert!(ask("GET /readyz").starts_with("HTTP/1.1 200 "));
     assert!(ask("GET /quitquitquit").starts_with("HTTP/1.1 405 "));
     assert!(ask("POST /quitquitquit").starts_with("HTTP/1.1 200 "));
-    running.finish().expect(0, &["asked to end at /quitquitquit"]);
+    running.finish().expect(0, &["asked to stop at /quitquitquit"]);
 }
 
 #[test]
@@ -183,9 +183,9 @@ fn the_main_containers_proa_ends_it_without_any_flag() {
     let Some((main, sidecar)) = both(&world) else { return };
     let sidecar = up(sidecar.flag("--api=off"));
     let main = main.start(["sh", "-c", "exit 4"]);
-    sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
+    sidecar.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
     world.set_state("web", DONE);
-    main.finish().expect(4, &["`web` told to end", "every sidecar has ended"]);
+    main.finish().expect(4, &["stop request to `web`", "every sidecar has exited"]);
 }
 
 #[test]
@@ -194,14 +194,14 @@ fn of_several_main_containers_the_first_does_not_end_it() {
     world.make_ready("second");
     let Some((main, sidecar)) = both(&world) else { return };
     let sidecar = up(sidecar.flags(["--until-exit=main", "--until-exit=second"]));
-    sidecar.wait_stderr("until `main`, `second` has ended");
+    sidecar.wait_stderr("running until the exit of `main`, `second`");
     main.flag("--ignore=second")
         .run(["true"])
-        .expect(0, &["`web` told to end: it waits for other containers too"]);
+        .expect(0, &["stop request to `web`: accepted, once other containers have exited too"]);
     assert!(!sidecar.stdout_so_far().contains("told"));
     world.set_state("main", DONE);
     world.set_state("second", DONE);
-    sidecar.finish().expect(0, &["the main containers have ended"]);
+    sidecar.finish().expect(0, &["the main containers have exited"]);
 }
 
 #[test]
@@ -217,12 +217,12 @@ fn without_the_api_the_last_of_several_main_containers_ends_it() {
     for main in [main, again] {
         let first =
             main.flag("--api=off").run(["true"]).expect(0, &["sidecars are left running for `second`"]);
-        assert!(!first.stderr.contains("told to end"), "{}", first.stderr);
+        assert!(!first.stderr.contains("stop request"), "{}", first.stderr);
         assert!(!sidecar.stdout_so_far().contains("told"), "the same main container does not count twice");
     }
     held.let_go();
-    second.finish().expect(0, &["`web` told to end: it will"]);
-    sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
+    second.finish().expect(0, &["stop request to `web`: accepted"]);
+    sidecar.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
 }
 
 #[test]
@@ -231,9 +231,10 @@ fn one_that_still_waits_is_ended_too() {
     let Some((main, sidecar)) = both(&world) else { return };
     let sidecar = sidecar.flag("--wait-file=/never").start(LOYAL);
     sidecar.wait_stderr("(not there)");
-    main.flag("--api=off").run(["true"]).expect(0, &["`web` told to end: it will"]);
-    let finished =
-        sidecar.finish().expect(0, &["the main container's proa asks for the end", "ended as asked"]);
+    main.flag("--api=off").run(["true"]).expect(0, &["stop request to `web`: accepted"]);
+    let finished = sidecar
+        .finish()
+        .expect(0, &["the main container's proa asks this sidecar to stop", "stopped as asked"]);
     assert_eq!(finished.stdout, "");
 }
 
@@ -244,8 +245,8 @@ fn without_any_right_they_find_one_another_all_the_same() {
     let sidecar = up(sidecar.flag("--api=off"));
     main.flag("--api=off")
         .run(["true"])
-        .expect(0, &["`web` told to end: it will", "has closed its endpoint"]);
-    sidecar.finish().expect(0, &["the main container's proa asks for the end"]);
+        .expect(0, &["stop request to `web`: accepted", "has closed its endpoint"]);
+    sidecar.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
     assert_eq!(world.cluster.requests().len(), 0);
 }
 
@@ -266,7 +267,7 @@ fn a_wrapped_sidecar_that_has_failed_meanwhile_is_named() {
 fn a_sidecar_that_does_not_hear_is_not_waited_for_since_it_waits_for_us() {
     let world = pod("Never");
     let Some((main, _)) = both(&world) else { return };
-    main.flag("--shutdown-timeout=1h").run(["true"]).expect(0, &["`web` told to end: no proa is there"]);
+    main.flag("--shutdown-timeout=1h").run(["true"]).expect(0, &["stop request to `web`: no proa is there"]);
 }
 
 /// Main's proa at work, and that of `web` with this command, which has seen that it has a main container.
@@ -274,7 +275,7 @@ fn beside_main(world: &World, flags: &[&str], command: [&str; 3]) -> Option<(Run
     let (main, sidecar) = both(world)?;
     let sidecar = sidecar.flags(flags).start(command);
     sidecar.wait_stdout("up");
-    sidecar.wait_stderr("until `main` has ended");
+    sidecar.wait_stderr("running until the exit of `main`");
     Some((up(main), sidecar))
 }
 
@@ -334,7 +335,7 @@ fn no_hold_is_longer_than_asked_for_or_than_the_grace_period_allows() {
         let Some((_main, sidecar)) = beside_main(&world, &[flag], LOYAL) else { return };
         world.cluster.mark_deleted("default", "pod", Duration::from_secs(grace.unsigned_abs()));
         sidecar.signal(libc::SIGTERM);
-        sidecar.finish().expect(0, &["held back for as long as may be"]);
+        sidecar.finish().expect(0, &["--hold-term has run out"]);
     }
 }
 
@@ -344,7 +345,7 @@ fn a_deletion_with_a_grace_period_of_its_own_shortens_the_hold() {
     let Some((_main, sidecar)) = beside_main(&world, &["--hold-term"], LOYAL) else { return };
     world.cluster.mark_deleted("default", "pod", Duration::from_secs(1));
     sidecar.signal(libc::SIGTERM);
-    sidecar.finish().expect(0, &["held back for as long as may be"]);
+    sidecar.finish().expect(0, &["--hold-term has run out"]);
 }
 
 #[test]
@@ -352,7 +353,7 @@ fn a_clock_that_is_ahead_shortens_no_hold() {
     let world = pod("Always");
     let Some((main, sidecar)) = both(&world) else { return };
     let sidecar = up(sidecar.flag("--hold-term"));
-    sidecar.wait_stderr("until `main` has ended");
+    sidecar.wait_stderr("running until the exit of `main`");
     // Longer than the least that a kubelet gives.
     let main = main.start(["sh", "-c", "trap 'sleep 4; exit 3' TERM; echo up; while :; do sleep 0.01; done"]);
     main.wait_stdout("up");
@@ -363,7 +364,7 @@ fn a_clock_that_is_ahead_shortens_no_hold() {
     main.signal(libc::SIGTERM);
     main.finish().expect(3, &[]);
     let finished = sidecar.finish().expect(0, &["the main container's proa is gone"]);
-    assert!(!finished.stderr.contains("held back for as long as may be"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("--hold-term has run out"), "{}", finished.stderr);
 }
 
 #[test]
@@ -386,10 +387,10 @@ fn a_main_container_that_fails_is_no_success_whoever_says_so() {
     let sidecar = up(sidecar.flags(["--api=off", "--until-exit-success=main"]));
     main.flag("--api=off")
         .run(["sh", "-c", "exit 3"])
-        .expect(3, &["`web` told to end: it waits for other containers too"]);
+        .expect(3, &["stop request to `web`: accepted, once other containers have exited too"]);
     assert!(!sidecar.stdout_so_far().contains("told"));
     let Some(main) = world.mounted("main", "pod") else { return };
-    main.flag("--api=off").run(["true"]).expect(0, &["`web` told to end: it will"]);
+    main.flag("--api=off").run(["true"]).expect(0, &["stop request to `web`: accepted"]);
     sidecar.finish().expect(0, &[]);
 }
 
@@ -404,7 +405,7 @@ fn one_that_is_ending_already_still_answers() {
     sidecar.signal(libc::SIGTERM);
     sidecar.wait_stdout("ending");
     let main = main.flag("--api=off").start(["true"]);
-    main.wait_stderr("`web` told to end: it will");
+    main.wait_stderr("stop request to `web`: accepted");
     held.let_go();
     sidecar.finish().expect(0, &[]);
     main.finish().expect(0, &[]);
@@ -420,7 +421,7 @@ fn a_short_grace_period_is_no_reason_to_kill_at_once() {
         "trap 'sleep 0.3; echo clean; exit' TERM; echo up; while :; do sleep 0.01; done",
     ]);
     running.wait_stdout("up");
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     world.cluster.mark_deleted("default", "pod", Duration::from_secs(1));
     running.signal(libc::SIGTERM);
     assert!(running.finish().expect(0, &["command ended: exit code 0"]).stdout.contains("clean"));
@@ -432,7 +433,7 @@ fn what_it_waits_for_is_pointless_once_the_main_container_has_ended() {
     let running = web(&world).flag("--wait-file=/never").start(LOYAL);
     running.wait_stderr("(not there)");
     world.set_state("main", DONE);
-    let finished = running.finish().expect(0, &["the main containers have ended"]);
+    let finished = running.finish().expect(0, &["the main containers have exited"]);
     assert_eq!(finished.stdout, "");
 }
 
@@ -480,7 +481,7 @@ fn a_helper_tells_when_to_start_and_ends_the_sidecars_afterwards() {
     world.set_state("main", "terminated: {exitCode: 3}");
     assert!(quit.request().starts_with("POST "));
     world.set_state("proxy", DONE);
-    running.finish().expect(0, &["the main containers have ended", "every sidecar has ended"]);
+    running.finish().expect(0, &["the main containers have exited", "every sidecar has exited"]);
 }
 
 #[test]
@@ -488,7 +489,7 @@ fn a_helper_ends_nobody_where_success_is_asked_for_and_does_not_come() {
     let world = helped("Never");
     let quit = Endpoint::replying(vec![Reply::Status(200, None)]);
     let running = helper(&world).flags(["--until-exit-success=main", "-p", &quit.url()]).start_bare();
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     world.set_state("main", "terminated: {exitCode: 3}");
     running.finish().expect(0, &["sidecars are left running (--until-exit-success)"]);
     assert_eq!(quit.more_requests(), 0);
@@ -506,7 +507,7 @@ fn a_helper_is_ready_while_the_main_containers_may_run() {
     running.wait_stderr("waiting for proxy");
     assert_eq!(ready(), "503");
     world.make_ready("proxy");
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     assert_eq!(ready(), "200");
     world.set_state("main", DONE);
     quit.request();
@@ -524,7 +525,7 @@ fn a_helper_that_still_waits_ends_the_sidecars_after_main_all_the_same() {
     running.wait_stderr("waiting for proxy");
     world.set_state("main", DONE);
     assert!(quit.request().starts_with("POST "));
-    running.finish().expect(0, &["the main containers have ended"]);
+    running.finish().expect(0, &["the main containers have exited"]);
     assert!(!ready.exists());
 }
 
@@ -553,9 +554,9 @@ fn a_ready_file_is_not_there_for_a_moment_before_its_time() {
 fn a_helper_that_is_asked_to_end_does() {
     let world = helped("Never");
     let running = helper(&world).flag("--until-exit=main").start_bare();
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     running.signal(libc::SIGTERM);
-    running.finish().expect(0, &["asked to end"]);
+    running.finish().expect(0, &["asked to stop"]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn every_catchable_signal_is_forwarded_once() {
 #[test]
 fn signals_go_to_the_child_or_to_its_group_as_asked() {
     let world = World::alone();
-    // The shell and a grandchild, each of which says that it was asked to end.
+    // The shell and a grandchild, each of which says that it was asked to stop.
     let script = "trap 'echo shell; exit 0' USR1; sh -c 'trap \"\" TERM; trap \"echo grandchild; exit 0\" USR1; echo up; \
                   while :; do sleep 0.01; done' & while :; do sleep 0.01; done";
     for (whom, both) in [("child", false), ("group", true)] {

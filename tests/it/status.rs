@@ -73,7 +73,7 @@ fn what_came_of_ending_the_sidecars_is_counted() {
     }
     assert!(metric(&at, "proa_drain_duration_seconds").unwrap() >= 0.0);
     world.set_state("web", "terminated: {exitCode: 0}");
-    running.finish().expect(0, &["every sidecar has ended"]);
+    running.finish().expect(0, &["every sidecar has exited"]);
 }
 
 #[test]

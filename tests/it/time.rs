@@ -53,7 +53,7 @@ fn a_grace_period_of_0_keeps_no_sidecar_from_being_asked() {
     assert!(quit.request().starts_with("POST "));
     running.wait_stderr("waiting for `web` to exit");
     world.set_state("web", "terminated: {exitCode: 0}");
-    running.finish().expect(3, &["quitquitquit: 200", "every sidecar has ended"]);
+    running.finish().expect(3, &["quitquitquit: 200", "every sidecar has exited"]);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn a_shutdown_timeout_of_0_is_no_limit() {
     quit.request();
     running.wait_stderr("waiting for `web` to exit");
     world.set_state("web", "terminated: {exitCode: 0}");
-    running.finish().expect(3, &["quitquitquit: 200", "every sidecar has ended"]);
+    running.finish().expect(3, &["quitquitquit: 200", "every sidecar has exited"]);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_stop_signal_that_no_kill_follows_leaves_all_the_time_there_is() {
     quit.request();
     running.wait_stderr("waiting for `web` to exit");
     world.set_state("web", "terminated: {exitCode: 0}");
-    running.finish().expect(3, &["quitquitquit: 200", "every sidecar has ended"]);
+    running.finish().expect(3, &["quitquitquit: 200", "every sidecar has exited"]);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn no_duration_is_too_long() {
     quit.request();
     running.wait_stderr("waiting for `web` to exit");
     world.set_state("web", "terminated: {exitCode: 0}");
-    let finished = running.finish().expect(3, &["every sidecar has ended"]);
+    let finished = running.finish().expect(3, &["every sidecar has exited"]);
     assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
 }
 
@@ -231,9 +231,9 @@ fn no_duration_of_a_sidecar_is_too_long() {
         let script = "trap 'echo clean; exit 0' TERM; echo up; while :; do sleep 0.01; done";
         let running = world.proa().sidecar("web").flags(flags).start(["sh", "-c", script]);
         running.wait_stdout("up");
-        running.wait_stderr("until `main` has ended");
+        running.wait_stderr("running until the exit of `main`");
         world.set_state("main", "terminated: {exitCode: 0}");
-        let finished = running.finish().expect(0, &["ended as asked"]);
+        let finished = running.finish().expect(0, &["stopped as asked"]);
         assert!(finished.stdout.contains("clean"), "{}", finished.stderr);
         assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
     }
@@ -246,9 +246,9 @@ fn a_wrapped_sidecars_command_has_its_time_under_a_grace_period_of_0() {
     let script = "trap 'sleep 1; echo clean; exit 0' TERM; echo up; while :; do sleep 0.01; done";
     let running = world.proa().sidecar("web").start(["sh", "-c", script]);
     running.wait_stdout("up");
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     world.set_state("main", "terminated: {exitCode: 0}");
-    let finished = running.finish().expect(0, &["ended as asked"]);
+    let finished = running.finish().expect(0, &["stopped as asked"]);
     assert!(finished.stdout.contains("clean"), "{}", finished.stderr);
     assert!(!finished.stderr.contains("SIGKILL"), "{}", finished.stderr);
 }

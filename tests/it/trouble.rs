@@ -61,7 +61,7 @@ fn a_wrapped_sidecar_that_was_denied_for_a_while_ends_with_its_main() {
     let start = |world: &World| {
         let running = world.proa().sidecar("web").start(LOYAL);
         running.wait_stdout("up");
-        running.wait_stderr("until `main` has ended");
+        running.wait_stderr("running until the exit of `main`");
         running
     };
     for (world, running) in through_a_denial(start, with_web) {
@@ -91,7 +91,7 @@ fn a_helper_that_was_denied_for_a_while_ends_the_sidecars_after_main() {
     let start = |world: &World| {
         let url = urls.borrow_mut().next().expect("one each");
         let running = world.proa().sidecar("helper").flags(["--until-exit=main", "-p", &url]).start_bare();
-        running.wait_stderr("until `main` has ended");
+        running.wait_stderr("running until the exit of `main`");
         running
     };
     let world = || World::with("Never", &[Beside::Regular("proxy"), Beside::Regular("helper")]);

@@ -50,14 +50,14 @@ fn out_of_reach_at_the_start(policy: &str, envoy: &Endpoint, code: u8) -> crate:
         assert!(envoy.request().starts_with("POST /quitquitquit"));
         world.set_state("envoy", ENDED);
     }
-    running.wait_stderr("exit code=");
+    running.wait_stderr("exit with code ");
     running
 }
 
 #[test]
 fn an_api_server_that_was_out_of_reach_at_the_start_is_asked_at_the_end() {
     let envoy = Endpoint::ok();
-    out_of_reach_at_the_start("OnFailure", &envoy, 0).finish().expect(0, &["every sidecar has ended"]);
+    out_of_reach_at_the_start("OnFailure", &envoy, 0).finish().expect(0, &["every sidecar has exited"]);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn rights_that_come_while_the_command_runs_are_used_at_its_end() {
     held.let_go();
     assert!(envoy.request().starts_with("POST /quitquitquit"));
     world.set_state("envoy", ENDED);
-    running.finish().expect(3, &["every sidecar has ended"]);
+    running.finish().expect(3, &["every sidecar has exited"]);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_round_that_is_over_stops_no_wrapped_sidecar() {
     let text = running.wait_stdout("still there");
     assert!(!text.contains("stopped"), "by main's end of an earlier round");
     world.set_state("main", ENDED);
-    let finished = running.finish().expect(0, &["the main containers have ended"]);
+    let finished = running.finish().expect(0, &["the main containers have exited"]);
     assert!(finished.stdout.contains("stopped"));
 }
 
@@ -226,7 +226,7 @@ fn an_end_that_the_cache_alone_shows_stops_no_wrapped_sidecar() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     let running = world.proa().sidecar("web").start(ALIVE);
     running.wait_stdout("up");
-    running.wait_stderr("until `main` has ended");
+    running.wait_stderr("running until the exit of `main`");
     // The look that confirms it is held up, and main runs again by then.
     world.cluster.inject_times(localpod::cluster::Fault::Delay(Duration::from_secs(1)), 1);
     let asked = world.cluster.requests().len();
@@ -247,7 +247,7 @@ fn an_end_that_the_cache_alone_shows_stops_no_wrapped_sidecar() {
     assert!(world.cluster.wait_for_connections(1, PATIENCE), "the look is over");
     assert!(!running.stdout_so_far().contains("stopped"));
     world.set_state("main", ENDED);
-    running.finish().expect(0, &["the main containers have ended"]);
+    running.finish().expect(0, &["the main containers have exited"]);
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn a_socket_whose_name_is_no_text_hides_no_wrapped_sidecar() {
         "trap 'exit 143' TERM; echo up; while :; do sleep 0.01; done",
     ]);
     sidecar.wait_stdout("up");
-    main.flag("--api=off").run(["true"]).expect(0, &["`web` told to end: it will"]);
+    main.flag("--api=off").run(["true"]).expect(0, &["stop request to `web`: accepted"]);
     sidecar.finish().expect(0, &[]);
 }
 

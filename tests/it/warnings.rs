@@ -37,7 +37,8 @@ fn what_will_go_wrong_is_said_once_before_the_command_starts() {
     let probed = "readinessProbe: {tcpSocket: {port: 1}}";
     let web = &format!("name: web, image: w, {probed}");
     let linkerd = &format!("name: web, image: linkerd/proxy, {probed}");
-    let cases: [(&str, &str, &str, &[&str], &[&str]); 8] = [
+    type Case<'a> = (&'a str, &'a str, &'a str, &'a [&'a str], &'a [&'a str]);
+    let cases: [Case; 8] = [
         ("", "", web, &[], &["nobody shuts down `web`", "--shutdown-http-post", "--main=web"]),
         (
             "",
@@ -88,7 +89,7 @@ fn a_pod_in_order_is_warned_of_nothing() {
     let running = world.proa().flag(format!("-p=http://localhost:{}/quit", quit.port())).start(["true"]);
     quit.request();
     world.set_state("web", ENDED);
-    let finished = running.finish().expect(0, &["every sidecar has ended"]);
+    let finished = running.finish().expect(0, &["every sidecar has exited"]);
     assert!(!finished.stderr.contains("WARN"), "{}", finished.stderr);
     assert_eq!(world.termination_message(), "");
 }
@@ -105,7 +106,7 @@ fn what_proa_wraps_behind_an_images_entrypoint_is_shut_down_by_somebody() {
     main.wait_stderr("to exit");
     sidecar.finish();
     world.set_state("web", ENDED);
-    let finished = main.finish().expect(0, &["every sidecar has ended"]);
+    let finished = main.finish().expect(0, &["every sidecar has exited"]);
     assert!(!finished.stderr.contains("nobody shuts down"), "{}", finished.stderr);
 }
 

@@ -183,7 +183,7 @@ fn a_server_that_never_answered_is_not_asked_for_the_sidecars_exit() {
     let _down = world.cluster.refuse();
     let started = std::time::Instant::now();
     let finished = world.proa().flags(["--ready-timeout=300ms", "--shutdown-timeout=1h"]).run(["echo", "up"]);
-    let finished = finished.expect(75, &["not ready within 300ms", "no sidecar is ended"]);
+    let finished = finished.expect(75, &["not ready within 300ms", "no sidecar is shut down"]);
     assert!(!finished.stderr.contains("no news"), "{}", finished.stderr);
     assert!(started.elapsed() < PATIENCE);
 }

@@ -19,7 +19,7 @@ def the_readmes_job(t):
     found = t.pod_of("proa-example", lambda pod: pod.finished)
     assert found.exit_codes() == {"greeter": 0, "main": 0}, found
     opened_after(t, found, "greeter", 3)
-    in_order(t.timeline(found.name), "gate open", "every sidecar has ended", "exit code=0")
+    in_order(t.timeline(found.name), "gate open", "every sidecar has exited", "exit with code 0")
     assert "the sidecar says: hello from the sidecar" in t.logs(found.name, "main")
 
 
@@ -31,7 +31,7 @@ def the_native_example(t):
     found = t.pod_of("native", lambda pod: pod.finished)
     assert found.exit_codes() == {"main": 0} and found.container("greeter").restarts == 0, found
     opened_after(t, found, "greeter", 3)
-    in_order(t.timeline(found.name), "gate open", "exit code=0", "ending the command with SIGTERM")
+    in_order(t.timeline(found.name), "gate open", "exit with code 0", "stopping the command with SIGTERM")
     assert "the sidecar says: hello from the sidecar" in t.logs(found.name, "main")
     assert "quitquitquit" not in t.logs(found.name, "main")
 
@@ -43,7 +43,7 @@ def the_distroless_example_with_an_istio_style_proxy(t):
     assert t.job("distroless-istio").complete
     found = t.pod_of("distroless-istio", lambda pod: pod.finished)
     assert found.exit_codes() == {"main": 0, "istio-proxy": 0}, found
-    in_order(t.timeline(found.name), "gate open", "POST http://localhost:15020/quitquitquit: 200", "every sidecar has ended", "exit code=0")
+    in_order(t.timeline(found.name), "gate open", "POST http://localhost:15020/quitquitquit: 200", "every sidecar has exited", "exit with code 0")
     assert "the sidecar says: hello through the proxy" in t.logs(found.name, "main")
 
 
@@ -69,7 +69,7 @@ def the_example_that_installs_proa(t):
     assert found.exit_codes() == {"main": 0, "envoy": 0}, found
     assert "is at /proa-bin/proa" in t.logs(found.name, "install-proa")
     assert "LIVE" in t.logs(found.name, "main")
-    in_order(t.timeline(found.name), "gate open", "quitquitquit: 200", "exit code=0")
+    in_order(t.timeline(found.name), "gate open", "quitquitquit: 200", "exit with code 0")
 
 
 @scenario
@@ -97,8 +97,8 @@ def the_example_with_a_wrapped_nginx(t):
     assert found.exit_codes() == {"main": 0, "nginx": 0}, found
     assert "hello from nginx" in t.logs(found.name, "main")
     lines = t.timeline(found.name)
-    assert said_at(lines, "main", "command ended") < said_at(lines, "nginx", "ending the command with SIGQUIT")
-    in_order(lines, "gate open", "every sidecar has ended", "exit code=0")
+    assert said_at(lines, "main", "command ended") < said_at(lines, "nginx", "stopping the command with SIGQUIT")
+    in_order(lines, "gate open", "every sidecar has exited", "exit with code 0")
 
 
 @scenario
@@ -109,7 +109,7 @@ def the_example_with_a_signal(t):
     found = t.pod_of("kill", lambda pod: pod.finished)
     assert found.exit_codes() == {"main": 0, "nginx": 0}, found
     assert "hello from nginx" in t.logs(found.name, "main")
-    in_order(t.timeline(found.name), "gate open", "SIGQUIT to processes named `nginx`", "every sidecar has ended", "exit code=0")
+    in_order(t.timeline(found.name), "gate open", "SIGQUIT to processes named `nginx`", "every sidecar has exited", "exit with code 0")
 
 
 @scenario
@@ -188,6 +188,6 @@ def the_example_that_serves_from_git(t):
 def _web_ends_first(followed, last):
     lines = followed()
     # By their own clocks, which are one: two containers' lines have no order within milliseconds.
-    ended, asked = said_at(lines, "web", "command ended"), said_at(lines, "git", "ending the command with SIGTERM")
+    ended, asked = said_at(lines, "web", "command ended"), said_at(lines, "git", "stopping the command with SIGTERM")
     assert said_at(lines, "git", "held back until the proa of `web` is gone") < asked and ended < asked, "\n".join(map(str, lines))
     assert last.exit_codes() == {"web": 143, "git": 0}, last

@@ -13,7 +13,7 @@ def a_job_with_envoy_completes(t):
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"envoy": 0, "main": 0}, found
     opened_after(t, found, "envoy", 3)
-    in_order(t.timeline(found.name), "gate open", "quitquitquit: 200", "every sidecar has ended")
+    in_order(t.timeline(found.name), "gate open", "quitquitquit: 200", "every sidecar has exited")
     assert "LIVE" in t.logs(found.name, "main")
 
 
@@ -31,14 +31,14 @@ def a_sidecar_injected_as_the_first_container(t):
 def a_native_sidecar_that_is_slow_to_become_ready(t):
     """The command does not start before a native sidecar is ready, and proa does not wait for it to exit."""
     t.grant("watch")
-    slow = "until [ -e /tmp/go ]; do sleep 0.1; done; echo ready; touch /tmp/ready; trap 'echo asked to end; exit 0' TERM; while :; do sleep 0.1; done"
+    slow = "until [ -e /tmp/go ]; do sleep 0.1; done; echo ready; touch /tmp/ready; trap 'echo asked to stop; exit 0' TERM; while :; do sleep 0.1; done"
     native = "[{name: db, image: busybox, restartPolicy: Always, command: [sh, -c, \"" + slow + "\"], " + READY_FILE + "}]"
     t.apply(pod("native", main("echo working"), initContainers=native))
     t.logged("native", "main", "waiting for db")
     t.touch("native", "db", "/tmp/go")
     assert t.finished("native").phase == "Succeeded"
-    in_order(t.timeline("native"), "waiting for db", "db: ready", "main: working", "db: asked to end")
-    in_order(t.timeline("native"), "gate open", "exit code=0", "db: asked to end")
+    in_order(t.timeline("native"), "waiting for db", "db: ready", "main: working", "db: asked to stop")
+    in_order(t.timeline("native"), "gate open", "exit with code 0", "db: asked to stop")
 
 
 @scenario
@@ -96,7 +96,7 @@ def several_sidecars_at_once(t):
     t.apply(pod("several", ENVOY, shell("log", slow, f"{READY_FILE}\n{MOUNT}"), main(script, QUIT, more=MOUNT), volumes=STATE))
     assert t.finished("several").exit_codes() == {"envoy": 0, "log": 0, "main": 0}
     in_order(t.timeline("several"), "log: ready", "main: working")
-    in_order(t.timeline("several"), "gate open", "every sidecar has ended")
+    in_order(t.timeline("several"), "gate open", "every sidecar has exited")
 
 
 @scenario

@@ -65,13 +65,13 @@ spec:
   - name: sidecar
     image: busybox
     restartPolicy: Always
-    command: [sh, -c, "trap 'echo asked to end; exit 0' TERM; echo up; while :; do sleep 0.1; done"]
+    command: [sh, -c, "trap 'echo asked to stop; exit 0' TERM; echo up; while :; do sleep 0.1; done"]
   containers:
   - {name: main, image: busybox, command: [sh, -c, "echo working"]}
 """)
     pod = t.finished("native")
     assert pod.phase == "Succeeded", pod
-    in_order(t.timeline("native"), "sidecar: up", "main: working", "sidecar: asked to end")
+    in_order(t.timeline("native"), "sidecar: up", "main: working", "sidecar: asked to stop")
 
 
 @scenario

@@ -26,7 +26,7 @@ def a_helper_for_one_main(t):
     t.apply(pod("helped", ENVOY, helper("--wait-for=envoy", READY), plain("sleep 1; wget -qO- localhost:9901/ready; exit 3"), volumes=STATE))
     assert t.finished("helped").exit_codes() == {"envoy": 0, "helper": 0, "main": 3}
     assert "LIVE" in t.logs("helped", "main")
-    in_order(t.timeline("helped"), "gate open", "wrote /state/ready", "main: LIVE", "the main containers have ended", "quitquitquit: 200")
+    in_order(t.timeline("helped"), "gate open", "wrote /state/ready", "main: LIVE", "the main containers have exited", "quitquitquit: 200")
 
 
 @scenario

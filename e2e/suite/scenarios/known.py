@@ -22,7 +22,7 @@ def cloud_sql(*flags, name="cloud-sql-proxy", health=9090, more=""):
 def asked_to_quit(t, pod, port, name="cloud-sql-proxy"):
     """Assert that the proxy was asked at this port, and its end seen. It may be gone before its answer has left."""
     assert "/quitquitquit received request" in t.logs(pod, name), t.logs(pod, name)
-    in_order(t.timeline(pod), f":{port}/quitquitquit: ", "every sidecar has ended")
+    in_order(t.timeline(pod), f":{port}/quitquitquit: ", "every sidecar has exited")
 
 
 def seconds_after(earlier, later):
@@ -43,7 +43,7 @@ def envoy_needs_no_flag(t):
     assert found.exit_codes() == {"envoy": 0, "main": 0}, found
     log = t.logs(found.name, "main")
     assert "LIVE" in log and "`envoy` (Envoy)" in log, log
-    in_order(t.timeline(found.name), "gate open", ":9901/quitquitquit: 200", "every sidecar has ended")
+    in_order(t.timeline(found.name), "gate open", ":9901/quitquitquit: 200", "every sidecar has exited")
 
 
 @scenario
@@ -65,7 +65,7 @@ def a_sidecar_that_nobody_knows_is_left_alone(t):
     found = t.pod("mixed", lambda pod: pod.container("main").ended and pod.container("proxy").ended)
     assert (found.container("main").exit_code, found.container("proxy").exit_code) == (3, 0), found
     assert found.container("nginx").running and found.container("nginx").restarts == 0, found
-    assert seconds_between(t.timeline("mixed"), "main", "command ended", "exit code=3") <= 9
+    assert seconds_between(t.timeline("mixed"), "main", "command ended", "exit with code 3") <= 9
     log = t.logs("mixed", "main").split("command ended")[-1]
     # Envoy is asked once nginx has had its time.
     assert "waiting for `nginx` to exit" in log.split("quitquitquit")[0] and "still running when --shutdown-timeout ran out: `nginx`" in log, log
@@ -128,7 +128,7 @@ def nothing_is_ended_by_itself(t):
     t.apply(pod("spared", ENVOY, main("exit 3", "--no-shutdown-auto", "--shutdown-timeout=2s")))
     found = t.pod("spared", lambda pod: pod.container("main").ended)
     assert found.container("main").exit_code == 3 and found.container("envoy").running, found
-    assert seconds_between(t.timeline("spared"), "main", "command ended", "exit code=3") <= 6
+    assert seconds_between(t.timeline("spared"), "main", "command ended", "exit with code 3") <= 6
     assert "quitquitquit" not in t.logs("spared", "main")
 
 
@@ -152,7 +152,7 @@ def well_known_sidecars_and_an_action_of_ones_own(t):
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"envoy": 0, "nginx": 0, "main": 0}, found
-    in_order(t.timeline(found.name), "SIGQUIT to processes named `nginx`", "quitquitquit: 200", "every sidecar has ended")
+    in_order(t.timeline(found.name), "SIGQUIT to processes named `nginx`", "quitquitquit: 200", "every sidecar has exited")
 
 
 @scenario
@@ -238,7 +238,7 @@ def a_proxy_that_others_need_goes_last(t):
     t.apply(pod("carried", envoy, agent, main("wget -qO- localhost:10000; exit 3")))
     assert t.finished("carried").exit_codes() == {"envoy": 0, "vault-agent": 0, "main": 3}
     assert "served" in t.logs("carried", "main").splitlines()
-    in_order(t.timeline("carried"), "vault-agent: asked to quit", "vault-agent: flushed: served", "9901/quitquitquit: 200", "every sidecar has ended")
+    in_order(t.timeline("carried"), "vault-agent: asked to quit", "vault-agent: flushed: served", "9901/quitquitquit: 200", "every sidecar has exited")
 
 
 @scenario
@@ -252,7 +252,7 @@ def a_mesh_that_others_need_goes_last(t):
     found = t.finished("meshed")
     assert found.exit_codes() == {"proxy": 0, "reporter": 0, "main": 3}, found
     assert "served" in t.logs("meshed", "main").splitlines()
-    in_order(t.timeline("meshed"), "reporter: asked to quit", "reporter: flushed: served", "9901/quitquitquit: 200", "exit code=3")
+    in_order(t.timeline("meshed"), "reporter: asked to quit", "reporter: flushed: served", "9901/quitquitquit: 200", "exit with code 3")
     # Without the API the end of the proxy is not seen, and what is left of --shutdown-timeout is not spent on it.
     assert seconds_after(found.container("proxy"), found.container("main")) <= 5, found
 
@@ -281,7 +281,7 @@ def a_proxy_waits_for_those_that_nobody_told(t):
     more = f"{READY_FILE}\n{MOUNT}"
     t.apply(pod("patient", ENVOY, shell("log", flush, more), main("touch /state/over; exit 3", more=MOUNT), volumes=STATE))
     assert t.finished("patient").exit_codes() == {"envoy": 0, "log": 0, "main": 3}
-    in_order(t.timeline("patient"), "waiting for `log` to exit", "log: flushed", "the others have ended", "9901/quitquitquit: 200", "every sidecar has ended")
+    in_order(t.timeline("patient"), "waiting for `log` to exit", "log: flushed", "the others have exited", "9901/quitquitquit: 200", "every sidecar has exited")
 
 
 # Without the API server
@@ -359,11 +359,11 @@ def an_api_that_cannot_be_reached(t):
 
 @scenario
 def nothing_to_end_without_sight_of_the_pod(t):
-    """Without the API server and without an action no sidecar is ended, and a warning says so, and with what flags it would be."""
+    """Without the API server and without an action no sidecar is shut down, and a warning says so, and with what flags it would be."""
     t.apply(pod("blind", main("exit 3", "--api=off", "--wait-known=envoy", "--shutdown-timeout=4s"), ENVOY))
     found = t.pod("blind", lambda pod: pod.container("main").ended)
     assert found.container("main").exit_code == 3 and found.container("envoy").running, found
-    assert "WARN" in once(t, "blind", "no sidecar is ended") and "--shutdown-known" in once(t, "blind", "no sidecar is ended")
+    assert "WARN" in once(t, "blind", "no sidecar is shut down") and "--shutdown-known" in once(t, "blind", "no sidecar is shut down")
 
 
 # What a sidecar writes and where it listens

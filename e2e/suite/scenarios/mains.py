@@ -54,7 +54,7 @@ def two_main_containers_that_end_one_after_the_other(t):
         found = t.finished(kind, seconds=20)
         assert found.exit_codes() == {"envoy": 0, "first": 3, "second": 0}, found
         lines = t.timeline(kind)
-        in_order(lines, LEFT, "quitquitquit: 200", "every sidecar has ended")
+        in_order(lines, LEFT, "quitquitquit: 200", "every sidecar has exited")
         assert not [line for line in lines if line.container in ("first", "second") and " WARN " in str(line)], lines
 
 

@@ -66,9 +66,9 @@ def _measure(t, delay):
     assert found.exit_codes() == {"proxy": 0, "main": 5}, found
     lines = t.timeline(name)
     in_order(lines, "starting workers", "main: working")
-    in_order(lines, "starting workers", "gate open", "quitquitquit: 200", "exit code=5")
+    in_order(lines, "starting workers", "gate open", "quitquitquit: 200", "exit with code 5")
     first = next(line for line in lines if line.container == "main")
-    life = at(lines, "exit code=5") - at(lines, str(first))
+    life = at(lines, "exit with code 5") - at(lines, str(first))
     # Until Envoy serves, plus its readiness probe's period, plus the command.
     start_up = max(at(lines, "starting workers") - at(lines, str(first)), 0) + 1
     assert life <= start_up + 2 + 2, f"main lived {life:.3f}s, start-up took {start_up:.3f}s\n" + "\n".join(map(str, lines))

@@ -18,7 +18,7 @@ def a_mistyped_flag_beside_envoy(t):
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"main": 2, "envoy": 0}, found
     assert "--wait-for" in found.container("main").message, found.container("main").message
-    in_order(t.timeline(found.name), "unexpected argument '--wait-fro'", "quitquitquit: 200", "every sidecar has ended")
+    in_order(t.timeline(found.name), "unexpected argument '--wait-fro'", "quitquitquit: 200", "every sidecar has exited")
 
 
 @scenario
@@ -57,7 +57,7 @@ def a_mistake_under_kubectl_exec(t):
 
 @scenario
 def a_disabled_proa(t):
-    """With PROA_DISABLED=1 the command runs at once, without a Role, and no sidecar is ended; a helper lets main start and exits."""
+    """With PROA_DISABLED=1 the command runs at once, without a Role, and no sidecar is shut down; a helper lets main start and exits."""
     disabled = "env: [{name: PROA_DISABLED, value: '1'}]"
     t.apply(pod("disabled", main("echo working; exit 3", QUIT, "--wait-for=nobody", more=disabled), ENVOY))
     helper = container("helper", "app", args=["sidecar", "--until-exit=main", "--ready-file=/state/ready"], more=f"{disabled}\n{MOUNT}")

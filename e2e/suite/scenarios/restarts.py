@@ -26,7 +26,7 @@ def _survives(t, *daemons):
     found = t.finished("steady", seconds=120)
     assert found.exit_codes() == {"web": 0, "main": 5}, found
     assert all(container.restarts == 0 for container in found.containers().values()), found
-    in_order(t.timeline("steady"), "gate open", "waiting for `web` to exit", "every sidecar has ended")
+    in_order(t.timeline("steady"), "gate open", "waiting for `web` to exit", "every sidecar has exited")
     assert "worked" in t.logs("steady", "main").splitlines(), "what a container writes is lost"
 
 

@@ -69,7 +69,7 @@ def all_others_are_killed_and_native_sidecars_are_not(t):
     t.apply(pod("killed", container("web", "busybox", command=["httpd", "-f", "-p", "8080"]), main("exit 0", "-K"), shareProcessNamespace="true", initContainers=native))
     found = t.finished("killed")
     assert found.exit_codes() == {"web": 143, "main": 0}, found
-    in_order(t.timeline("killed"), "1 signalled", "exit code=0", "db: asked to end")
+    in_order(t.timeline("killed"), "1 signalled", "exit with code 0", "db: asked to stop")
     assert found.container("db").restarts == 0
 
 

@@ -71,7 +71,7 @@ def a_quit_endpoint_that_hangs(t):
     t.apply(pod("hanging", main("exit 5", *flags), shell("web", hangs, READY_FILE), terminationGracePeriodSeconds="1"))
     main_ = t.pod("hanging", lambda pod: pod.container("main").ended).container("main")
     assert main_.exit_code == 5, main_
-    assert seconds_between(t.timeline("hanging"), "main", "command ended", "exit code=5") <= 9
+    assert seconds_between(t.timeline("hanging"), "main", "command ended", "exit with code 5") <= 9
 
 
 @scenario

@@ -264,7 +264,7 @@ def a_native_sidecar_that_restarted_under_the_command(t):
     for name in ("all", "named"):
         found = t.finished(name)
         assert found.exit_codes() == {"web": 0, "main": 0} and found.container("db").restarts == 1, found
-        in_order(t.timeline(name), "exit code=0", "db: asked to end")
+        in_order(t.timeline(name), "exit with code 0", "db: asked to stop")
 
 
 @scenario

@@ -28,9 +28,9 @@ def a_sidecar_that_nobody_shuts_down(t):
 def a_quit_endpoint_that_is_switched_off(t):
     """A Cloud SQL Auth Proxy without --quitquitquit is warned of by the flag that it lacks; Envoy beside it is not."""
     t.grant("watch")
-    t.apply(pod("off", main("exit 0", "--shutdown-timeout=3s"), cloud_sql(), ENVOY))
-    found = t.pod("off", lambda pod: pod.container("main").ended)
-    log = t.logs("off", "main")
+    t.apply(pod("lacking", main("exit 0", "--shutdown-timeout=3s"), cloud_sql(), ENVOY))
+    found = t.pod("lacking", lambda pod: pod.container("main").ended)
+    log = t.logs("lacking", "main")
     _warned(log, "`cloud-sql-proxy` (Cloud SQL Auth Proxy)")
     _warned(log, "switched off; expected --quitquitquit")
     assert "nobody shuts down `envoy`" not in log, log
@@ -63,4 +63,4 @@ def a_pod_in_order(t):
     found = t.pod_of("mesh", lambda pod: pod.finished)
     log = t.logs(found.name, "main")
     assert "WARN" not in log, log
-    in_order(t.timeline(found.name), "gate open", "quitquitquit: 200", "every sidecar has ended")
+    in_order(t.timeline(found.name), "gate open", "quitquitquit: 200", "every sidecar has exited")

@@ -29,7 +29,7 @@ def a_wrapped_sidecar_ends_with_0(t):
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"web": 0, "main": 0}, found
     lines = t.timeline(found.name)
-    in_order(lines, "web: serving", "main: working", "ending the command with SIGTERM", "command ended: SIGTERM", "every sidecar has ended")
+    in_order(lines, "web: serving", "main: working", "stopping the command with SIGTERM", "command ended: SIGTERM", "every sidecar has exited")
     assert t.finished("failing").exit_codes() == {"web": 0, "main": 3}
 
 
@@ -50,7 +50,7 @@ def a_wrapped_sidecar_that_fails_by_itself(t):
 
 @scenario
 def a_wrapped_sidecar_that_ends_with_its_own_code_when_asked(t):
-    """What a sidecar says when it is asked to end does not fail the Pod: 7 after its own signal is reported as 0."""
+    """What a sidecar says when it is asked to stop does not fail the Pod: 7 after its own signal is reported as 0."""
     t.grant("watch")
     script = "trap 'echo draining; exit 7' USR1; touch /tmp/ready; while :; do sleep 0.1; done"
     t.apply(pod("asked", wrapped(script, "--stop-signal=USR1", more=READY_FILE), main("exit 3")))
@@ -67,7 +67,7 @@ def a_wrapped_sidecar_that_does_not_end(t):
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"web": 0, "main": 0}, found
-    in_order(t.timeline(found.name), "ending the command with SIGTERM", "SIGKILL follows")
+    in_order(t.timeline(found.name), "stopping the command with SIGTERM", "sending SIGKILL")
 
 
 @scenario
@@ -79,7 +79,7 @@ def a_main_container_without_proa(t):
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"web": 0, "main": 0}, found
-    in_order(t.timeline(found.name), "until `main` has ended", "main: worked", "the main containers have ended")
+    in_order(t.timeline(found.name), "running until the exit of `main`", "main: worked", "the main containers have exited")
     assert t.finished("failing").exit_codes() == {"web": 0, "main": 3}
 
 
@@ -105,7 +105,7 @@ def a_wrapped_sidecar_under_another_name(t):
     t.apply(pod("renamed", web, main("exit 3"), initContainers=install, volumes=STATE))
     found = t.finished("renamed")
     assert found.exit_codes() == {"web": 0, "main": 3}, found
-    assert seconds_between(t.timeline("renamed"), "main", "command ended", "exit code=3") <= 8
+    assert seconds_between(t.timeline("renamed"), "main", "command ended", "exit with code 3") <= 8
 
 
 @scenario
@@ -149,7 +149,7 @@ def a_wrapped_sidecar_of_two_mains(t):
         t.touch(name, "second", "/tmp/over")
         assert t.finished(name).exit_codes() == {"web": 0, "first": 3, "second": 4}
         lines = t.timeline(name)
-        in_order(lines, "exit code=3", "the main container's proa asks for the end")
+        in_order(lines, "exit with code 3", "the main container's proa asks this sidecar to stop")
         assert "page" in t.logs(name, "second").splitlines(), "the sidecar did not outlive the first"
         assert not any("`second` told" in line.text for line in lines), lines
 
@@ -162,7 +162,7 @@ def two_wrapped_sidecars_and_envoy(t):
     t.apply(pod("three", first, ENVOY, second, main("exit 3")))
     assert t.finished("three").exit_codes() == {"first": 0, "second": 0, "envoy": 0, "main": 3}
     lines = t.timeline("three")
-    in_order(lines, "the others have ended", "9901/quitquitquit: 200", "every sidecar has ended")
+    in_order(lines, "the others have exited", "9901/quitquitquit: 200", "every sidecar has exited")
     for name in ("first", "second"):
         assert said_at(lines, name, "command ended") < said_at(lines, "main", "9901/quitquitquit: 200")
 
@@ -182,7 +182,7 @@ def a_wrapped_sidecar_without_an_account(t):
     spec = {"automountServiceAccountToken": "false", "volumes": ACCOUNT}
     t.apply(pod("mute", wrapped(SERVES, more=READY_FILE), command, **spec))
     assert t.finished("mute").exit_codes() == {"web": 0, "main": 3}
-    in_order(t.timeline("mute"), "going on without the API server", "main: working", "the main container's proa asks for the end")
+    in_order(t.timeline("mute"), "going on without the API server", "main: working", "the main container's proa asks this sidecar to stop")
 
 
 @scenario
@@ -199,7 +199,7 @@ def a_wrapped_sidecar_without_any_role(t):
     assert 'verbs: ["watch"]' in log, log
     t.touch("denied", "web", "/state/over")
     assert t.finished("denied").exit_codes() == {"web": 0, "main": 3}
-    in_order(t.timeline("denied"), "the main container's proa asks for the end", "ending the command with SIGTERM")
+    in_order(t.timeline("denied"), "the main container's proa asks this sidecar to stop", "stopping the command with SIGTERM")
     assert t.finished("unasked").exit_codes() == {"web": 0, "main": 4}
 
 
@@ -244,9 +244,9 @@ def a_sidecar_whose_term_is_held_back(t):
     """With --hold-term a deleted Pod's sidecar gets SIGTERM only once main's command has ended, though both are told at once."""
     t.grant("watch")
     lines = _deleted(t, wrapped(SERVES, "--hold-term", more=READY_FILE), main(LINGERS))
-    told, asked = (said_at(lines, "web", text) for text in ("held back until the proa of `main`", "ending the command with SIGTERM"))
+    told, asked = (said_at(lines, "web", text) for text in ("held back until the proa of `main`", "stopping the command with SIGTERM"))
     assert told < said_at(lines, "main", "command ended") < asked, "\n".join(map(str, lines))
-    in_order(lines, "held back until the proa of `main`", "main: left", "ending the command with SIGTERM")
+    in_order(lines, "held back until the proa of `main`", "main: left", "stopping the command with SIGTERM")
 
 
 @scenario
@@ -265,7 +265,7 @@ def a_stop_signal_that_is_held_back(t):
     ends = "trap 'echo flushed; exit 9' USR1; touch /tmp/ready; while :; do sleep 0.1; done"
     web = wrapped(ends, "--hold-term", "--stop-signal=USR1", image="app-usr1", more=READY_FILE)
     lines = _deleted(t, web, main(LINGERS))
-    assert said_at(lines, "main", "command ended") < said_at(lines, "web", "ending the command with SIGUSR1"), "\n".join(map(str, lines))
+    assert said_at(lines, "main", "command ended") < said_at(lines, "web", "stopping the command with SIGUSR1"), "\n".join(map(str, lines))
     in_order(lines, "held back until the proa of `main`", "web: flushed")
 
 
@@ -276,8 +276,8 @@ def a_hold_that_main_outlasts(t):
     ends = "trap 'echo flushed; exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1; done"
     stubborn = main("trap '' TERM; echo working; while :; do sleep 0.1; done")
     lines = _deleted(t, wrapped(ends, "--hold-term", more=READY_FILE), stubborn, code=137, terminationGracePeriodSeconds="12")
-    in_order(lines, "held back until the proa of `main`", "held back for as long as may be", "web: flushed")
-    held = seconds_between(lines, "web", "held back until", "ending the command with SIGTERM")
+    in_order(lines, "held back until the proa of `main`", "--hold-term has run out", "web: flushed")
+    held = seconds_between(lines, "web", "held back until", "stopping the command with SIGTERM")
     # A quarter of the 12 seconds, and one more, are the sidecar's. They count from the deletion, rounded down to a second.
     assert 3 <= held <= 9, held
 
@@ -287,9 +287,9 @@ def a_hold_with_a_time_of_its_own(t):
     """--hold-term=2s holds SIGTERM back for two seconds, and no longer."""
     t.grant("watch")
     lines = _deleted(t, wrapped(SERVES, "--hold-term=2s", more=READY_FILE), main(LINGERS.replace("sleep 3", "sleep 5")))
-    held = seconds_between(lines, "web", "held back until", "ending the command with SIGTERM")
+    held = seconds_between(lines, "web", "held back until", "stopping the command with SIGTERM")
     assert held >= 1.9, held
-    in_order(lines, "ending the command with SIGTERM", "main: left")
+    in_order(lines, "stopping the command with SIGTERM", "main: left")
 
 
 @scenario
@@ -297,8 +297,8 @@ def a_hold_without_the_api(t):
     """--hold-term needs no rights where --until-exit names main."""
     flags = ("--api=off", "--until-exit=main", "--hold-term")
     lines = _deleted(t, wrapped("while :; do sleep 0.1; done", *flags), main(LINGERS, "--api=off"), automountServiceAccountToken="false")
-    assert said_at(lines, "main", "command ended") < said_at(lines, "web", "ending the command with SIGTERM"), "\n".join(map(str, lines))
-    in_order(lines, "held back until the proa of `main`", "main: left", "ending the command with SIGTERM")
+    assert said_at(lines, "main", "command ended") < said_at(lines, "web", "stopping the command with SIGTERM"), "\n".join(map(str, lines))
+    in_order(lines, "held back until the proa of `main`", "main: left", "stopping the command with SIGTERM")
 
 
 @scenario
@@ -309,7 +309,7 @@ def a_hold_past_the_pods_deadline(t):
     t.logged("overdue", "main", "working")
     t.kubectl("patch", "pod", "overdue", "--type=merge", "-p", '{"spec": {"activeDeadlineSeconds": 1}}')
     assert t.finished("overdue").exit_codes() == {"web": 0, "main": 7}
-    in_order(t.timeline("overdue"), "held back until the proa of `main`", "main: left", "ending the command with SIGTERM")
+    in_order(t.timeline("overdue"), "held back until the proa of `main`", "main: left", "stopping the command with SIGTERM")
 
 
 @scenario
@@ -323,7 +323,7 @@ def a_hold_is_for_the_pods_end_alone(t):
     t.touch("probed", "web", "/tmp/stuck")
     found = t.pod("probed", lambda pod: pod.container("web").restarts == 1)
     log = t.logs("probed", "web", previous=True)
-    held, ended = (line.split(" ")[0] for line in log.splitlines() if "held back" in line or "ending the command" in line)
+    held, ended = (line.split(" ")[0] for line in log.splitlines() if "held back" in line or "stopping the command" in line)
     assert (datetime.fromisoformat(ended) - datetime.fromisoformat(held)).total_seconds() <= 10, log
     assert found.container("main").running and found.container("main").restarts == 0, found
     t.touch("probed", "main", "/state/over")

@@ -81,7 +81,7 @@ pub(super) async fn until_its_end(
                 News::Looked(snapshot) => watch.looked(snapshot.map(|snapshot| *snapshot)),
             },
             () = until(held_until) => {
-                warn!("held back for as long as may be: ending the command beside the main container");
+                warn!("--hold-term has run out: stopping the command while the main container runs");
                 watch.end();
             }
             () = until(kill_at) => watch.kill(),
@@ -233,17 +233,17 @@ impl Watch<'_, '_> {
             return;
         };
         let Some(hold) = self.stop.hold else {
-            info!(%signal, "asked to end");
+            info!(%signal, "asked to stop");
             return self.end();
         };
         let names = self.main_names();
         let uid = self.snapshot.as_ref().map(|snapshot| snapshot.uid.clone());
         let uid = uid.or_else(|| self.companion.uid.clone());
         let Some(uid) = uid.filter(|_| !names.is_empty()) else {
-            warn!("cannot tell whose end to hold it back for: ending the command");
+            warn!("no main container is known to wait for: stopping the command");
             return self.end();
         };
-        info!(%signal, "asked to end: held back until the proa of {} is gone", list(&names));
+        info!(%signal, "asked to stop: held back until the proa of {} is gone", list(&names));
         let peers: Vec<_> = names.into_iter().map(|container| Peer { uid: uid.clone(), container }).collect();
         let gone = async move {
             join_all(peers.iter().map(Peer::gone)).await;
@@ -299,7 +299,7 @@ impl Watch<'_, '_> {
         let goes_on = snapshot.life == Life::Active;
         self.seen(snapshot);
         if goes_on && matches!(self.stage, Stage::Held(_)) {
-            info!("the Pod goes on: this container alone is asked to end");
+            info!("the Pod goes on: only this container is asked to stop");
             self.end();
         }
     }
@@ -324,7 +324,7 @@ impl Watch<'_, '_> {
                 } else if !self.warned {
                     self.warned = true;
                     warn!(
-                        "cannot see when the main containers end, so running until told by their proa, /quitquitquit or \
+                        "cannot see when the main containers end, so this sidecar runs until their proa, /quitquitquit or \
                          SIGTERM: {trouble}"
                     );
                 }
@@ -394,11 +394,15 @@ impl Watch<'_, '_> {
         };
         match progress {
             Progress::Ended(_) if !matches!(self.stage, Stage::Asked(..)) => {
-                info!("the main containers have ended");
+                info!("the main containers have exited");
                 self.end();
             }
             Progress::Failed(name, exit) => {
-                warn!("`{name}` ended with {exit}: the command runs on (--until-exit-success)");
+                warn!(
+                    container = name.as_str(),
+                    exit_code = exit.code,
+                    "`{name}` ended with {exit}: the command runs on (--until-exit-success)"
+                );
                 self.failed = true;
                 self.observations = stream::pending().boxed();
             }
@@ -420,14 +424,14 @@ impl Watch<'_, '_> {
             return;
         }
         let kill_at = Kill::At(self.budget().command(self.stop.timeout));
-        info!("ending the command with {}", self.stop.signal);
+        info!("stopping the command with {}", self.stop.signal);
         self.child.forward(self.stop.signal);
         self.stage = Stage::Asked(why, kill_at);
     }
 
     fn kill(&mut self) {
         if let Stage::Asked(_, kill_at) = &mut self.stage {
-            warn!("the command does not end: SIGKILL follows (--stop-timeout)");
+            warn!("the command did not exit in time: sending SIGKILL (--stop-timeout)");
             *kill_at = Kill::Sent;
             self.child.kill();
         }
@@ -435,7 +439,7 @@ impl Watch<'_, '_> {
 
     /// What the command's end means.
     fn over(self, ended: Ended) -> Outcome {
-        info!("command ended: {ended}");
+        info!(exit_code = ended.exit_code(), "command ended: {ended}");
         match self.stage {
             Stage::Asked(Why::Failed(outcome), _) => outcome,
             Stage::Asked(Why::Wanted, _) => Outcome::ShutDown,

@@ -50,13 +50,13 @@ impl Run<'_> {
                 biased;
                 received = signals.next() => {
                     if let Some(ended) = child.receive(received?, stop, &mut asked) {
-                        info!("command ended: {ended}");
+                        info!(exit_code = ended.exit_code(), "command ended: {ended}");
                         return Ok((outcome(ended, lost), asked));
                     }
                 }
                 news = &mut losing, if lost.is_none() => {
                     let Lost { name, exit, pod } = &news;
-                    warn!("sidecar `{name}` ended for good ({exit}): stopping the command (--on-sidecar-exit=stop)");
+                    warn!(container = name.as_str(), exit_code = exit.code, "sidecar `{name}` ended for good ({exit}): stopping the command (--on-sidecar-exit=stop)");
                     let now = Now { instant: Instant::now(), wall: SystemTime::now() };
                     let budget = budget(&pod.termination, Some(pod.life), &asked, now);
                     kill_at = budget.command(Limit::Default);
@@ -64,7 +64,7 @@ impl Run<'_> {
                     lost = Some(news);
                 }
                 () = until(kill_at) => {
-                    warn!("the command does not end: SIGKILL follows");
+                    warn!("the command did not exit in time: sending SIGKILL");
                     kill_at = None;
                     child.kill();
                 }

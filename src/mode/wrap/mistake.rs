@@ -1,6 +1,7 @@
 //! After a command line that makes no plan: its sidecars would keep the Pod from its end like any other's.
 
 use std::cell::RefCell;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -37,6 +38,7 @@ const REPORT: Duration = Duration::from_secs(10);
 
 /// Ends the sidecars after such an outcome, as after any other refusal. Not for somebody who tries proa in a container that
 /// runs already: the command that needs them may be at work.
+#[must_use]
 pub fn end_sidecars(plan: &Plan, outcome: &Outcome, mounts: &Mounts, signals: &Signals) -> Option<Remaining> {
     if plan.disabled || is_outside(&plan.api, mounts) || came_later() {
         return None;
@@ -84,7 +86,7 @@ impl Run<'_> {
         let mut observations = own_pod.watch();
         let (mut refused, mut clocks) = (Refused::default(), Clocks::default());
         let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
-        let mut missing = "the API server's answer".to_owned();
+        let (mut missing, mut said) = ("the API server's answer".to_owned(), String::new());
         loop {
             let settled_at = clocks.settled_at(seen.snapshot.as_ref());
             let stop = seen.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
@@ -116,7 +118,10 @@ impl Run<'_> {
                     return Ok(());
                 }
                 _ = report.tick() => {
-                    info!("still waiting for {missing}, to shut down the sidecars");
+                    // A long reason is said once.
+                    let known = mem::replace(&mut said, missing.clone()) == missing;
+                    let what = if known { "the same" } else { missing.as_str() };
+                    info!("still waiting for {what}, to shut down the sidecars");
                     continue;
                 }
             }
