@@ -20,19 +20,19 @@ const AFTER_HELP: &str = "\
 Exit codes:
   the command's own, or 128+n when signal n ended it
   127  the command was not found        126  it could not be executed
-    2  wrong usage or Pod set-up         69  a sidecar ended for good
+    2  wrong usage or Pod set-up         69  a sidecar exited for good
    70  proa itself failed                75  sidecars not ready in time
    77  forbidden by RBAC              128+n  signal n came before the command
 
-Every flag has a variable: --ready-timeout is PROA_READY_TIMEOUT. Where a flag
-repeats, a value of it, or of its variable, may be several separated by spaces.
-A variable that is empty is not set; of a flag without a value it is 1 or 0,
-true or false, yes or no. Durations read 500ms, 30s, 5m, 1h; 0 is no limit.
---log-level sets how much is logged. RUST_LOG counts where it names proa, as in
-RUST_LOG=proa=debug: any other is meant for COMMAND.";
+Every flag has a variable: --ready-timeout is PROA_READY_TIMEOUT. A repeatable
+flag, and its variable, takes several values separated by spaces. An empty
+variable counts as unset. A switch takes 1 or 0, true or false, yes or no.
+Durations read 500ms, 30s, 5m, 1h; 0 is no limit.
+RUST_LOG counts only where it names proa, as in RUST_LOG=proa=debug: any other
+is meant for COMMAND.";
 
 /// Entrypoint of a Kubernetes container that runs beside sidecars: waits until
-/// they are ready, runs COMMAND, ends them, and exits with its exit code.
+/// they are ready, runs COMMAND, shuts them down, and exits with its exit code.
 #[derive(Debug, Parser)]
 #[command(
     name = "proa",
@@ -60,18 +60,18 @@ struct Arguments {
 /// What else there is to do.
 #[derive(Debug, Subcommand)]
 enum Other {
-    /// Be the entrypoint of a sidecar, or a helper container
+    /// Entrypoint of a sidecar, or helper container
     Sidecar(Box<SidecarCli>),
-    /// Copy this binary to a volume, for images without it
+    /// Copy this binary to a volume, for images that do not have it
     Install {
-        /// A file, or a directory in which it is called `proa`
+        /// Target: a file, or a directory, where it is called `proa`
         #[arg(value_name = "DEST")]
         destination: PathBuf,
         /// Print this help
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,
     },
-    /// Print the sidecars that proa knows, how each is asked and ended
+    /// List the well-known sidecars: how proa waits for each and shuts it down
     Known {
         /// Print this help
         #[arg(short = 'h', long, action = ArgAction::Help)]
@@ -109,10 +109,10 @@ pub struct Cli {
 }
 
 const AFTER_SIDECAR_HELP: &str = "\
-With COMMAND: runs it, ends it once the main containers have exited for good,
-and exits with 0 if it ended because it was asked to, with its own code
-otherwise. Without: waits for what it is told to, writes the ready file, and
-ends the Pod's other sidecars once the main containers have exited for good.
+With COMMAND: runs it, stops it once the main containers have exited for good,
+and exits with 0 if proa stopped it, with its own code otherwise. Without:
+waits as the flags say, writes the ready file, and shuts down the Pod's other
+sidecars once the main containers have exited for good.
 
 Exit codes beside those of `proa --help`:
    73  the ready file cannot be written";

@@ -26,7 +26,7 @@ use crate::warnings::Remaining;
 pub enum Code {
     /// Wrong usage, or a Pod in which proa cannot work.
     Usage = 2,
-    /// A sidecar ended for good before the command could start, or stopped it.
+    /// A sidecar exited for good before the command could start, or stopped it.
     SidecarEnded = 69,
     /// proa itself failed.
     Internal = 70,
@@ -49,7 +49,7 @@ pub enum Outcome {
     Ended(Ended),
     /// A signal came before the command.
     Stopped(Signal),
-    /// A sidecar ended for good while the command ran, which was stopped therefore.
+    /// A sidecar exited for good while the command ran, so proa stopped the command.
     LostSidecar {
         /// The sidecar.
         name: String,
@@ -189,8 +189,8 @@ impl fmt::Display for Outcome {
             Self::Stopped(signal) => write!(f, "{signal} before the command started"),
             Self::LostSidecar { name, exit } => write!(
                 f,
-                "sidecar `{name}` ended for good ({exit}) while the command ran, which was stopped therefore \
-                 (--on-sidecar-exit=stop); --ignore={name} if it is meant to end"
+                "sidecar `{name}` exited for good ({exit}) while the command ran, so proa stopped the command \
+                 (--on-sidecar-exit=stop); --ignore={name} if it is meant to exit"
             ),
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::NotStarted { program, why } => write!(f, "cannot run `{program}`: {why}"),

@@ -606,18 +606,24 @@ impl fmt::Display for Known {
             Ready::KubernetesAlone => {}
             Ready::AfterApplication(at) => {
                 asked(f, "ready", Method::Get, at, None)?;
-                writeln!(f, "            for Kubernetes only once the application listens: not waited for")?;
+                writeln!(
+                    f,
+                    "            Kubernetes calls it ready only once the application listens: proa asks here instead"
+                )?;
             }
         }
         match &self.end {
             End::Ask(method, at, needs) => {
-                asked(f, "ended by", *method, at, needs.as_ref().map(|needs| needs.text))?;
+                asked(f, "shutdown", *method, at, needs.as_ref().map(|needs| needs.text))?;
             }
-            End::Cannot(why) => writeln!(f, "  not ended {why}")?,
+            End::Cannot(why) => writeln!(f, "  shutdown  {why}")?,
             End::AfterOthers(who) => {
-                writeln!(f, "  ended by  {who}, after every other container: its exit is not waited for")?;
+                writeln!(
+                    f,
+                    "  shutdown  by {who}, after every other container: proa does not wait for its exit"
+                )?;
             }
-            End::Peer => writeln!(f, "  ended by  the main container's proa")?,
+            End::Peer => writeln!(f, "  shutdown  by the main container's proa")?,
         }
         if self.traffic == Traffic::Pod {
             writeln!(f, "  last, since it carries the others' traffic")?;

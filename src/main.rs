@@ -23,17 +23,17 @@ fn main() -> ExitCode {
     let (conclusion, message_path) = match cli::read() {
         Ok(Task::Main(cli)) => return main_container(*cli, &mounts),
         Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
-        Ok(Task::Install(destination)) => match install::install(&destination) {
-            Ok(target) => {
-                // It is there, whoever is told.
-                let _ = print(&install::said(&target));
-                return ExitCode::SUCCESS;
+        Ok(Task::Install(destination)) => {
+            telemetry::set_up(LogFormat::Text, None);
+            match install::install(&destination) {
+                Ok(target) => {
+                    // It is there, whether this can be printed or not.
+                    let _ = print(&install::said(&target));
+                    return ExitCode::SUCCESS;
+                }
+                Err(error) => (Outcome::NotInstalled(error).into(), message_path()),
             }
-            Err(error) => {
-                telemetry::set_up(LogFormat::Text, None);
-                (Outcome::NotInstalled(error).into(), message_path())
-            }
-        },
+        }
         Err(Answer::Asked(text)) => return print(&text),
         Err(Answer::Usage { text, readable: Some(cli) }) => {
             return mistaken(Outcome::Usage(text), *cli, &mounts);

@@ -103,7 +103,7 @@ impl fmt::Display for Invalid {
             Self::NeedsApi(what) => write!(f, "{what} needs the API server, which --api=off forbids"),
             Self::BlindHelper => write!(
                 f,
-                "`proa sidecar` without a command sees the main containers' end in the API, which --api=off forbids; \
+                "`proa sidecar` without a command sees the exit of the main containers in the API, which --api=off forbids; \
                  expected a Role that allows it to watch its Pod, or proa in the main containers"
             ),
         }

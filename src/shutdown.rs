@@ -251,7 +251,7 @@ impl Ending<'_, '_> {
                 Extent::ActionsOnly
             }
             Extent::ActionsOnly | Extent::Nothing => {
-                warn!(%signal, "asked to stop again: giving up on the sidecars");
+                warn!(%signal, "asked to stop again: no longer waiting for the sidecars");
                 Extent::Nothing
             }
         };

@@ -18,40 +18,42 @@ use crate::signal::Signal;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Waiting")]
 pub struct Waiting {
-    /// Wait for these containers only, by name
+    /// Wait for these containers only; repeatable
     #[arg(long, env = "PROA_WAIT_FOR", value_name = "NAME", hide_env = true)]
     pub wait_for: Vec<List<String>>,
 
-    /// Do not wait for these containers, neither to be ready nor to exit
+    /// Do not wait for these containers to be ready, nor to exit; repeatable
     #[arg(long, env = "PROA_IGNORE", value_name = "NAME", hide_env = true)]
     pub ignore: Vec<List<String>>,
 
-    /// Wait until GET on this URL answers with 2xx; repeatable
+    /// Wait until a GET on this URL answers with 2xx; repeatable
     #[arg(long, env = "PROA_WAIT_HTTP_GET", value_name = "URL", hide_env = true)]
     pub wait_http_get: Vec<List<HttpUrl>>,
 
-    /// Wait until a connection to this port is accepted; repeatable
+    /// Wait until this port accepts a connection; repeatable
     #[arg(long, env = "PROA_WAIT_TCP", value_name = "HOST:PORT", hide_env = true)]
     pub wait_tcp: Vec<List<Address>>,
 
-    /// Wait until this file is there; repeatable
+    /// Wait until this file exists; repeatable
     #[arg(long, env = "PROA_WAIT_FILE", value_name = "PATH", hide_env = true)]
     pub wait_file: Vec<List<PathBuf>>,
 
-    /// Wait for a sidecar of `proa known` at its own endpoint; repeatable
+    /// Wait for this well-known sidecar by its own endpoint (see `proa known`);
+    /// repeatable
     #[arg(long, env = "PROA_WAIT_KNOWN", value_name = "NAME", hide_env = true)]
     pub wait_known: Vec<List<Named>>,
 
-    /// How long sidecars may take to become ready [default: 10m]
+    /// How long to wait for all of this [default: 10m]
     #[arg(long, env = "PROA_READY_TIMEOUT", value_name = "DURATION", value_parser = duration,
         default_value = "10m", hide_env = true, hide_default_value = true)]
     pub ready_timeout: Duration,
 
-    /// What follows when they take longer: fail, run [default: fail]
+    /// When that time is up: fail, or run the command all the same
+    /// [default: fail]
     #[arg(
         long,
         env = "PROA_ON_TIMEOUT",
-        value_name = "WHAT",
+        value_name = "fail|run",
         default_value = "fail",
         hide_env = true,
         hide_default_value = true,
@@ -64,7 +66,7 @@ pub struct Waiting {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Waiting")]
 pub struct Mains {
-    /// This container is a main one too, no sidecar; repeatable
+    /// Another main container of this Pod, not a sidecar; repeatable
     #[arg(long, env = "PROA_MAIN", value_name = "NAME", hide_env = true)]
     pub main: Vec<List<String>>,
 }
@@ -73,13 +75,12 @@ pub struct Mains {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Command")]
 pub struct Watching {
-    /// What follows when a sidecar ends for good while the command runs:
-    /// ignore, stop [default: ignore]. stop: the command is stopped, and the
-    /// exit code is 69
+    /// When a sidecar exits for good while the command runs: ignore it, or stop
+    /// the command and exit with 69 [default: ignore]
     #[arg(
         long,
         env = "PROA_ON_SIDECAR_EXIT",
-        value_name = "WHAT",
+        value_name = "ignore|stop",
         default_value = "ignore",
         hide_env = true,
         hide_default_value = true,
@@ -92,20 +93,22 @@ pub struct Watching {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Command")]
 pub struct Environment {
-    /// Read variables for the command from this file once sidecars are ready;
-    /// repeatable
+    /// Read environment variables for the command from this file, once the
+    /// sidecars are ready; repeatable
     #[arg(long, env = "PROA_ENV_FILE", value_name = "PATH", hide_env = true)]
     pub env_file: Vec<List<PathBuf>>,
 
-    /// Let them, and the last file, win over the container's own variables
+    /// Let these files override the container's own variables, the last file
+    /// first
     #[arg(long, env = "PROA_ENV_FILE_OVERRIDE", value_parser = switch, hide_env = true)]
     pub env_file_override: bool,
 
-    /// Who gets proa's signals: child, or its process group [default: child]
+    /// Forward signals to the child alone, or to its process group [default:
+    /// child]
     #[arg(
         long,
         env = "PROA_FORWARD_TO",
-        value_name = "WHOM",
+        value_name = "child|group",
         default_value = "child",
         hide_env = true,
         hide_default_value = true,
@@ -113,18 +116,18 @@ pub struct Environment {
     )]
     pub forward_to: ForwardTo,
 
-    /// Run COMMAND, forward signals and reap orphans, and do nothing else: wait
-    /// for nothing, shut nothing down
+    /// Only run the command, forward signals and reap orphans: wait for nothing,
+    /// shut nothing down
     #[arg(long, env = "PROA_DISABLED", value_parser = switch, hide_env = true)]
     pub disabled: bool,
 }
 
 /// How the sidecars are ended.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Ending the sidecars")]
+#[command(next_help_heading = "Shutting down the sidecars")]
 pub struct Ending {
-    /// auto, always, success, never [default: auto]. auto: unless the kubelet
-    /// will start this container again
+    /// When to shut them down: auto, always, success, never [default: auto].
+    /// auto: unless the kubelet will restart this container
     #[arg(
         long,
         env = "PROA_SHUTDOWN_WHEN",
@@ -136,28 +139,28 @@ pub struct Ending {
     )]
     pub shutdown_when: ShutdownWhen,
 
-    /// GET this URL; repeatable
+    /// Send a GET to this URL; repeatable
     #[arg(short = 'g', long, env = "PROA_SHUTDOWN_HTTP_GET", value_name = "URL", hide_env = true)]
     pub shutdown_http_get: Vec<List<HttpUrl>>,
 
-    /// POST to this URL; repeatable
+    /// Send a POST to this URL; repeatable
     #[arg(short = 'p', long, env = "PROA_SHUTDOWN_HTTP_POST", value_name = "URL", hide_env = true)]
     pub shutdown_http_post: Vec<List<HttpUrl>>,
 
-    /// End a sidecar of `proa known` in its own way; repeatable
+    /// Shut down this well-known sidecar by its own endpoint; repeatable
     #[arg(long, env = "PROA_SHUTDOWN_KNOWN", value_name = "NAME", hide_env = true)]
     pub shutdown_known: Vec<List<Named>>,
 
-    /// Signal processes of this name in the Pod's shared process namespace;
+    /// Send a signal to processes of this name; needs shareProcessNamespace;
     /// repeatable
     #[arg(short = 'k', long, env = "PROA_KILL", value_name = "NAME", hide_env = true)]
     pub kill: Vec<List<String>>,
 
-    /// Signal all other processes there
+    /// Send a signal to the processes of all regular sidecars
     #[arg(short = 'K', long, env = "PROA_KILL_ALL", value_parser = switch, hide_env = true)]
     pub kill_all: bool,
 
-    /// The signal that --kill and --kill-all send [default: SIGTERM]
+    /// Signal for --kill and --kill-all [default: SIGTERM]
     #[arg(
         long,
         env = "PROA_KILL_SIGNAL",
@@ -168,18 +171,18 @@ pub struct Ending {
     )]
     pub kill_signal: Signal,
 
-    /// End well-known sidecars of this Pod beside what else is to be ended;
-    /// without any of the flags above they are
+    /// Shut down this Pod's well-known sidecars too, when other flags of this
+    /// group are given; without any this is the default
     #[arg(long, env = "PROA_SHUTDOWN_AUTO", value_parser = switch, hide_env = true,
         conflicts_with = "no_shutdown_auto")]
     pub shutdown_auto: bool,
 
-    /// End no sidecar that no flag names
+    /// Shut down only what the flags of this group name
     #[arg(long, env = "PROA_NO_SHUTDOWN_AUTO", value_parser = switch, hide_env = true)]
     pub no_shutdown_auto: bool,
 
-    /// How long ending the sidecars and their exit may take together [default:
-    /// the Pod's termination grace period, but at least 30s]
+    /// How long to shut them down and wait for their exit [default: the Pod's
+    /// termination grace period, but at least 30s]
     #[arg(long, env = "PROA_SHUTDOWN_TIMEOUT", value_name = "DURATION", value_parser = duration, hide_env = true)]
     pub shutdown_timeout: Option<Duration>,
 }
@@ -188,12 +191,12 @@ pub struct Ending {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Identity")]
 pub struct Who {
-    /// Whether the API server is asked: auto, require, off [default: auto]. auto:
-    /// what the flags --wait-http-get to --wait-known ask makes do without it
+    /// Use of the API server [default: auto]. auto: required, unless a direct wait is given (--wait-http-get, --wait-tcp, --wait-file,
+    /// --wait-known)
     #[arg(
         long,
         env = "PROA_API",
-        value_name = "WHETHER",
+        value_name = "auto|require|off",
         default_value = "auto",
         hide_env = true,
         hide_default_value = true,
@@ -201,19 +204,19 @@ pub struct Who {
     )]
     pub api: AskApi,
 
-    /// This Pod's namespace [default: POD_NAMESPACE, else the service account's]
+    /// Namespace of this Pod [default: POD_NAMESPACE, else the service account's]
     #[arg(long, env = "PROA_NAMESPACE", value_name = "NAME", hide_env = true)]
     pub namespace: Option<String>,
 
-    /// This Pod's name [default: POD_NAME, else the hostname, checked by UID]
+    /// Name of this Pod [default: POD_NAME, else the hostname, verified by UID]
     #[arg(long, env = "PROA_POD_NAME", value_name = "NAME", hide_env = true)]
     pub pod_name: Option<String>,
 
-    /// This container's name [default: as the kubelet's mounts tell]
+    /// Name of this container [default: from the kubelet's mounts]
     #[arg(long, env = "PROA_CONTAINER", value_name = "NAME", hide_env = true)]
     pub container: Option<String>,
 
-    /// Where the service account is mounted
+    /// Directory of the service account's token
     /// [default: /var/run/secrets/kubernetes.io/serviceaccount]
     #[arg(
         long,
@@ -235,11 +238,11 @@ pub struct Output {
     #[arg(long, env = "PROA_STATUS_ADDRESS", value_name = "IP:PORT", value_parser = socket_address, hide_env = true)]
     pub status_address: Option<SocketAddr>,
 
-    /// text, json [default: text]
+    /// Format of the log [default: text]
     #[arg(
         long,
         env = "PROA_LOG_FORMAT",
-        value_name = "FORMAT",
+        value_name = "text|json",
         default_value = "text",
         hide_env = true,
         hide_default_value = true,
@@ -247,12 +250,13 @@ pub struct Output {
     )]
     pub log_format: LogFormat,
 
-    /// error, warn, info, debug, trace [default: info]
+    /// Least level that is logged: error, warn, info, debug, trace
+    /// [default: info]
     #[arg(long, env = "PROA_LOG_LEVEL", value_name = "LEVEL", hide_env = true, hide_possible_values = true)]
     pub log_level: Option<LogLevel>,
 
-    /// Where proa's own failures are written for `kubectl describe pod`
-    /// [default: as the kubelet's mounts tell, else /dev/termination-log]
+    /// File for proa's own failures, which `kubectl describe pod` shows
+    /// [default: from the kubelet's mounts, else /dev/termination-log]
     #[arg(long, env = "PROA_TERMINATION_MESSAGE_PATH", value_name = "PATH", value_parser = absolute, hide_env = true)]
     pub termination_message_path: Option<PathBuf>,
 
@@ -265,12 +269,12 @@ pub struct Output {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Main containers")]
 pub struct Until {
-    /// The main container; repeatable: until all have ended for good
-    /// [default: the only container that is no sidecar]
+    /// Run until this main container has exited for good; repeatable
+    /// [default: the only container that is not a sidecar]
     #[arg(long, env = "PROA_UNTIL_EXIT", value_name = "NAME", hide_env = true)]
     pub until_exit: Vec<List<String>>,
 
-    /// The same, and only exit code 0 counts
+    /// The same, but only exit code 0 counts; repeatable
     #[arg(long, env = "PROA_UNTIL_EXIT_SUCCESS", value_name = "NAME", hide_env = true)]
     pub until_exit_success: Vec<List<String>>,
 }
@@ -279,7 +283,7 @@ pub struct Until {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sidecar")]
 pub struct Stopping {
-    /// The signal that ends COMMAND, and the image's STOPSIGNAL if it has one
+    /// Signal that stops COMMAND; name the image's STOPSIGNAL if it has one
     /// [default: SIGTERM]
     #[arg(
         long,
@@ -291,19 +295,20 @@ pub struct Stopping {
     )]
     pub stop_signal: Signal,
 
-    /// How long it may take until SIGKILL follows [default: the Pod's termination
-    /// grace period, but at least 30s]
+    /// How long COMMAND may take to exit before SIGKILL [default: the Pod's
+    /// termination grace period, but at least 30s]
     #[arg(long, env = "PROA_STOP_TIMEOUT", value_name = "DURATION", value_parser = duration, hide_env = true)]
     pub stop_timeout: Option<Duration>,
 
-    /// When the Pod is deleted, keep COMMAND running until the main containers'
-    /// proa is gone, or so long; as the grace period allows. The variable takes
-    /// a duration, or `grace` for the flag alone
+    /// When the Pod is deleted, hold SIGTERM back from COMMAND until the main
+    /// containers' proa is gone, for this long at most, and no longer than the
+    /// grace period allows. The variable takes a duration, or `grace` for the
+    /// flag without a value
     #[arg(long, env = "PROA_HOLD_TERM", value_name = "DURATION", num_args = 0..=1, require_equals = true,
         default_missing_value = "grace", value_parser = hold, hide_env = true)]
     pub hold_term: Option<HoldTerm>,
 
-    /// Without COMMAND: write this file once what is waited for is ready
+    /// Without COMMAND: write this file once the wait is over
     #[arg(long, env = "PROA_READY_FILE", value_name = "PATH", hide_env = true)]
     pub ready_file: Option<PathBuf>,
 }

@@ -63,12 +63,12 @@ impl fmt::Display for Reason {
         match self {
             Self::SidecarEnded { name, exit } => write!(
                 f,
-                "sidecar `{name}` ended for good ({exit}) before the command could start: \
+                "sidecar `{name}` exited for good ({exit}) before the command could start: \
                  its restart policy will not start it again; --ignore={name} if it is meant to, --main={name} if it is a \
                  main container"
             ),
             Self::Deleting => write!(f, "the Pod is being deleted"),
-            Self::Finished => write!(f, "the Pod has come to its end (evicted, or past its active deadline)"),
+            Self::Finished => write!(f, "the Pod has ended (evicted, or past its active deadline)"),
             Self::UnknownSidecar { name, found } if found.is_empty() => {
                 write!(f, "--wait-for names `{name}`, but no container runs beside this one")
             }

@@ -13,11 +13,11 @@ const fn agent(port_by: &'static [Setting]) -> Endpoint {
 }
 
 pub(super) const NO_QUIT: &str =
-    "no quit endpoint; --kill ends its process where shareProcessNamespace is true";
+    "no quit endpoint; --kill stops its process where shareProcessNamespace is true";
 /// For programs that SIGTERM kills, which is a failure to the Pod.
 const NO_QUIT_143: &str = "no quit endpoint; run it under `proa sidecar`: with --kill it exits with 143";
 const NO_QUIT_OR_2: &str =
-    "no quit endpoint; --kill ends its process, with exit code 2 if connections are open";
+    "no quit endpoint; --kill stops its process, with exit code 2 if connections are open";
 const ENVOY_ADMIN: &str = "an admin listener on this port";
 
 /// What no manifest shows.

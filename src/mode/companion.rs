@@ -147,7 +147,14 @@ impl<'a> Companion<'a> {
                 Some(own_pod) if !gate.selection.wait_for.is_empty() => Api::Needed(own_pod.watch()),
                 _ => Api::NotAsked,
             };
-            let inspect = |pod: &Snapshot| self.inspector.look(pod);
+            let search = RefCell::new(Search::default());
+            let inspect = |pod: &Snapshot| {
+                let mut pod = pod.clone();
+                // Main containers are no sidecars that somebody has to shut down.
+                if let Ok(Some(_)) = self.find_mains(&mut search.borrow_mut(), &mut pod) {
+                    self.inspector.look(&pod);
+                }
+            };
             let passed = gate::pass(gate, api, &mut signals, &self.board, &inspect);
             let gated = async {
                 tokio::select! {
@@ -218,6 +225,7 @@ impl<'a> Companion<'a> {
                     Err(misplaced) => return Mains::Misplaced(misplaced),
                 }
             }
+            self.mains.borrow().settle(&mut snapshot);
             self.inspector.look(&snapshot);
             let mains = mains.as_deref().unwrap_or_default();
             match mains::progress(&snapshot, mains) {
@@ -362,7 +370,7 @@ impl Search {
 pub(super) fn announce(mains: &[Awaited]) {
     let names: Vec<_> = mains.iter().map(|main| main.name.as_str()).collect();
     if names.is_empty() {
-        info!("this is a native sidecar, which the kubelet ends");
+        info!("this is a native sidecar, which the kubelet stops");
     } else {
         info!("running until the exit of {}", list(&names));
     }

@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use tracing::warn;
+
 /// Why proa was not installed.
 #[derive(Debug)]
 pub enum NotInstalled {
@@ -55,6 +57,12 @@ pub fn install(destination: &Path) -> Result<PathBuf, NotInstalled> {
     let target = if destination.is_dir() { destination.join("proa") } else { destination.to_owned() };
     let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let failed = |error| NotInstalled::Target(target.clone(), error);
+    if !cfg!(target_feature = "crt-static") {
+        warn!(
+            "this binary is dynamically linked, so it runs only in images with the same C library, or a newer one; expected one \
+             that was built with RUSTFLAGS=\"-C target-feature=+crt-static\""
+        );
+    }
     // No other's, left over or still at work: in a container every process ID is 1.
     let (file, path) = tempfile(&target, &name).map_err(failed)?;
     let unfinished = Unfinished(path);

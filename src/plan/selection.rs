@@ -19,7 +19,7 @@ pub struct Selection {
 pub enum Requirement {
     /// That Kubernetes calls it ready.
     Ready,
-    /// That it has not ended for good, since it is asked itself whether it is ready: an annotation says so, or Kubernetes would
+    /// That it has not exited for good, since it is asked itself whether it is ready: an annotation says so, or Kubernetes would
     /// call it ready too late.
     Alive,
     /// Nothing.

@@ -116,12 +116,12 @@ impl fmt::Display for Misplaced {
             }
             Self::Init => write!(
                 f,
-                "`proa sidecar` runs in an init container, and the Pod would wait for its end for ever; expected a \
+                "`proa sidecar` runs in an init container, and the Pod would wait for ever for it to exit; expected a \
                  regular container, or restartPolicy: Always on this one"
             ),
             Self::Native => write!(
                 f,
-                "this is a native sidecar, which the kubelet ends after the main containers; leave out --until-exit, or \
+                "this is a native sidecar, which the kubelet stops after the main containers; leave out --until-exit, or \
                  make it a regular container"
             ),
         }

@@ -107,7 +107,7 @@ fn report_blindness(trouble: &Trouble, seen: bool) {
     // A denial was said before the command.
     let why = if trouble.is_denial() && !seen { String::new() } else { format!(": {trouble}") };
     if seen {
-        warn!("cannot look at the Pod again, so going by what it was like before the command{why}");
+        warn!("cannot look at the Pod again, so its state before the command counts{why}");
     } else {
         info!(
             "the Pod was never seen, so its restart policy is unknown{why}; --shutdown-when=success keeps the sidecars for a \

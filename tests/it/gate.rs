@@ -58,10 +58,10 @@ fn a_sidecar_that_ended_for_good_is_a_refusal() {
         let world = World::with(policy, &[Beside::Regular("web")]);
         let running = waiting(&world, &[], "web");
         world.set_state("web", &format!("terminated: {{exitCode: {code}, reason: OOMKilled}}"));
-        let finished = running.finish().expect(69, &["`web` ended for good", "OOMKilled"]);
+        let finished = running.finish().expect(69, &["`web` exited for good", "OOMKilled"]);
         assert_eq!(finished.stdout, "");
         assert!(
-            world.termination_message().contains("`web` ended for good"),
+            world.termination_message().contains("`web` exited for good"),
             "{}",
             world.termination_message()
         );

@@ -25,12 +25,12 @@ fn a_sidecar_that_ends_for_good_stops_the_command_where_that_is_asked_for() {
     log.request();
     let finished = running.finish().expect(
         69,
-        &["sidecar `web` ended for good (exit code 0): stopping the command", "command ended: exit code 7"],
+        &["sidecar `web` exited for good (exit code 0): stopping the command", "command ended: exit code 7"],
     );
     assert!(finished.stdout.contains("stopped"));
     let message = world.termination_message();
     assert!(
-        message.contains("sidecar `web` ended for good (exit code 0) while the command ran"),
+        message.contains("sidecar `web` exited for good (exit code 0) while the command ran"),
         "{message}"
     );
 }

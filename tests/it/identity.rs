@@ -33,7 +33,7 @@ fn the_termination_message_goes_where_the_kubelet_mounted_it() {
     let Some(proa) = mounted(&world, "main", "pod") else { return };
     proa.run(["true"]).expect(69, &[]);
     let file = world.dir.join(&format!("pods/{}/containers/main/5f0c6d11", world.uid()));
-    assert!(std::fs::read_to_string(file).unwrap().contains("`proxy` ended for good"));
+    assert!(std::fs::read_to_string(file).unwrap().contains("`proxy` exited for good"));
 }
 
 #[test]

@@ -239,26 +239,27 @@ fn the_only_container_that_is_no_well_known_sidecar_is_ours() {
 }
 
 #[test]
-fn the_readme_has_every_row_of_the_table() {
+fn the_reference_has_every_row_of_the_table() {
     let output = Command::new(PROA).arg("known").env_clear().output().unwrap();
     assert!(output.status.success());
     let table = String::from_utf8(output.stdout).unwrap();
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let reference =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md")).unwrap();
     let rows: Vec<_> = table.split("\n\n").collect();
     assert!(rows.len() > 10, "{table}");
     for row in rows {
         let (name, title) = row.lines().next().unwrap().split_once(": ").unwrap();
-        let line = readme.lines().find(|line| line.starts_with(&format!("| `{name}` | {title} |")));
-        let line = line.unwrap_or_else(|| panic!("README.md has no row for {name}")).replace('`', "");
+        let line = reference.lines().find(|line| line.starts_with(&format!("| `{name}` | {title} |")));
+        let line = line.unwrap_or_else(|| panic!("docs/reference.md has no row for {name}")).replace('`', "");
         let urls = row.split_whitespace().filter_map(|word| word.strip_prefix("http://localhost"));
         for url in urls {
-            assert!(line.contains(url), "README.md: {name} lacks {url}");
+            assert!(line.contains(url), "docs/reference.md: {name} lacks {url}");
         }
         for needs in row.lines().filter_map(|line| line.trim().strip_prefix("needs ")) {
-            assert!(line.contains(&needs.replace('`', "")), "README.md: {name} lacks {needs}");
+            assert!(line.contains(&needs.replace('`', "")), "docs/reference.md: {name} lacks {needs}");
         }
-        for why in row.lines().filter_map(|line| line.trim().strip_prefix("not ended ")) {
-            assert!(line.contains(&why.replace('`', "")), "README.md: {name} lacks {why}");
+        for why in row.lines().filter_map(|line| line.trim().strip_prefix("shutdown  no quit ")) {
+            assert!(line.contains(&why.replace('`', "")), "docs/reference.md: {name} lacks {why}");
         }
     }
 }

@@ -10,6 +10,7 @@ mod annotations;
 mod bad_input;
 mod demo;
 mod direct;
+mod docs;
 mod drain;
 mod env_file;
 mod exit_codes;

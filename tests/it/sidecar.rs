@@ -597,6 +597,9 @@ fn proa_installs_itself_whole_or_not_at_all() {
     for _ in 0..2 {
         assert_eq!(install(&directory).0, 0, "an earlier one is replaced");
     }
+    // This binary is as it is built; CI installs a static one.
+    let warned = install(&directory).1.contains("this binary is dynamically linked");
+    assert_eq!(warned, !cfg!(target_feature = "crt-static"));
     let installed = directory.join("proa");
     assert_eq!(fs::read(&installed).unwrap(), fs::read(crate::support::PROA).unwrap());
     assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);

@@ -26,6 +26,9 @@ status:
     ))
 }
 
+/// Fields of the spec, of main, the sidecar `web`, flags, and what is to be said.
+type Case<'a> = (&'a str, &'a str, &'a str, &'a [&'a str], &'a [&'a str]);
+
 /// The warnings that stand before this in the log.
 fn warned_before<'a>(stderr: &'a str, event: &str) -> Vec<&'a str> {
     let (before, _) = stderr.split_once(event).unwrap_or_else(|| panic!("no {event:?} in stderr:\n{stderr}"));
@@ -37,7 +40,6 @@ fn what_will_go_wrong_is_said_once_before_the_command_starts() {
     let probed = "readinessProbe: {tcpSocket: {port: 1}}";
     let web = &format!("name: web, image: w, {probed}");
     let linkerd = &format!("name: web, image: linkerd/proxy, {probed}");
-    type Case<'a> = (&'a str, &'a str, &'a str, &'a [&'a str], &'a [&'a str]);
     let cases: [Case; 8] = [
         ("", "", web, &[], &["nobody shuts down `web`", "--shutdown-http-post", "--main=web"]),
         (
@@ -140,11 +142,11 @@ fn a_refusal_and_what_keeps_the_pod_from_its_end_are_both_in_the_message() {
     world.make_ready("db");
     world.set_state("web", "terminated: {exitCode: 3, reason: Error}");
     let finished = world.proa().flag("--shutdown-timeout=300ms").run(["echo", "up"]);
-    assert_eq!(finished.expect(69, &["`web` ended for good", COMPLETES]).stdout, "");
+    assert_eq!(finished.expect(69, &["`web` exited for good", COMPLETES]).stdout, "");
     let message = world.termination_message();
     let lines: Vec<_> = message.lines().collect();
     assert!(
-        matches!(lines.as_slice(), [refusal, left] if refusal.contains("`web` ended for good") && left.contains("`db`")),
+        matches!(lines.as_slice(), [refusal, left] if refusal.contains("`web` exited for good") && left.contains("`db`")),
         "{message}"
     );
 }
@@ -191,6 +193,20 @@ fn a_helper_warns_before_the_main_containers_end_and_says_what_stays_behind() {
     let finished = running.finish().expect(0, &[COMPLETES]);
     assert!(!finished.stderr.contains("`main`, and this Pod"), "main is no sidecar:\n{}", finished.stderr);
     assert!(world.termination_message().contains(COMPLETES));
+}
+
+#[test]
+fn a_helper_that_waits_takes_no_main_container_for_a_sidecar() {
+    for flags in [vec!["--until-exit=main"], vec![]] {
+        let world = World::with("Never", &[Beside::Native("db"), Beside::Regular("proa")]);
+        let running = world.proa().sidecar("proa").flag("--wait-for=db").flags(flags).start_bare();
+        running.wait_stderr("no readinessProbe on `db`");
+        world.make_ready("db");
+        running.wait_stderr("running until the exit of `main`");
+        world.set_state("main", ENDED);
+        let finished = running.finish().expect(0, &[]);
+        assert!(!finished.stderr.contains("nobody shuts down"), "{}", finished.stderr);
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ def the_helper_example(t):
     found = t.pod_of("helper", lambda pod: pod.finished)
     assert found.exit_codes() == {"first": 0, "second": 0, "helper": 0, "envoy": 0}, found
     lines = t.timeline(found.name)
-    in_order(lines, "wrote /ready/envoy", "second: Envoy is LIVE", "main containers have ended", "quitquitquit: 200")
+    in_order(lines, "wrote /ready/envoy", "second: Envoy is LIVE", "main containers have exited", "quitquitquit: 200")
     assert "first: Envoy is LIVE" in t.logs(found.name, "first")
     assert t.ends(found.name)[0] == "first", t.ends(found.name)
 

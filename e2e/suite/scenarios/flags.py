@@ -72,7 +72,7 @@ def flags_from_the_environment(t):
 def a_talkative_log_keeps_secrets(t):
     """At the most talkative level neither the command's arguments, nor its environment, nor the token are logged."""
     t.grant("watch")
-    env = "env: [{name: RUST_LOG, value: trace}, {name: PASSWORD, value: correct-horse}]"
+    env = "env: [{name: PROA_LOG_LEVEL, value: trace}, {name: PASSWORD, value: correct-horse}]"
     account = "/var/run/secrets/kubernetes.io/serviceaccount/token"
     # The token goes where only this scenario looks, and never to the log.
     script = f"cp {account} /tmp/token; : battery-staple; until [ -e /tmp/over ]; do sleep 0.1; done"

@@ -43,12 +43,12 @@ def a_native_sidecar_that_is_slow_to_become_ready(t):
 
 @scenario
 def a_sidecar_that_fails_for_good(t):
-    """A sidecar that ended for good is a refusal with 69, and the reason is in the termination message."""
+    """A sidecar that exited for good is a refusal with 69, and the reason is in the termination message."""
     t.grant("watch")
     t.apply(pod("refused", shell("web", "sleep 2; exit 3", READY_FILE), main("echo never")))
     main_ = t.finished("refused").container("main")
     assert main_.exit_code == 69, main_
-    assert "`web` ended for good (exit code 3)" in main_.message, main_
+    assert "`web` exited for good (exit code 3)" in main_.message, main_
     assert "main: never" not in map(str, t.timeline("refused"))
 
 

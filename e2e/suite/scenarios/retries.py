@@ -97,7 +97,7 @@ def a_sidecar_that_is_done_too_early(t):
     t.apply(pod("early", main("echo never"), shell("web", "exit 0", READY_FILE), restartPolicy="OnFailure"))
     found = t.pod("early", lambda pod: pod.container("main").previous)
     assert found.container("main").previous["exitCode"] == 69, found
-    assert "`web` ended for good (exit code 0)" in found.container("main").previous["message"], found
+    assert "`web` exited for good (exit code 0)" in found.container("main").previous["message"], found
     assert "main: never" not in map(str, t.timeline("early"))
 
 

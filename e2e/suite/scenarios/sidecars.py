@@ -157,5 +157,5 @@ def a_sidecar_that_ends_under_the_command(t):
     t.apply(job("work", ENVOY, dies, main(works, "--on-sidecar-exit=stop", more=MOUNT), volumes=STATE))
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"envoy": 0, "tunnel": 4, "main": 69}, found
-    assert "sidecar `tunnel` ended for good (exit code 4)" in found.container("main").message, found
+    assert "sidecar `tunnel` exited for good (exit code 4)" in found.container("main").message, found
     in_order(t.timeline(found.name), "stopping the command", "stopped", "quitquitquit: 200")

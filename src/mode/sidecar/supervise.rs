@@ -324,7 +324,7 @@ impl Watch<'_, '_> {
                 } else if !self.warned {
                     self.warned = true;
                     warn!(
-                        "cannot see when the main containers end, so this sidecar runs until their proa, /quitquitquit or \
+                        "cannot see when the main containers exit, so this sidecar runs until their proa, /quitquitquit or \
                          SIGTERM: {trouble}"
                     );
                 }

@@ -1,4 +1,4 @@
-//! While the command runs: whether a sidecar has ended for good (`--on-sidecar-exit=stop`).
+//! While the command runs: whether a sidecar has exited for good (`--on-sidecar-exit=stop`).
 
 use std::future::pending;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,7 +24,7 @@ use crate::signal::stream::Listener;
 /// How long a look may take that confirms a sidecar's end.
 const CONFIRM: Duration = Duration::from_secs(5);
 
-/// A sidecar that has ended for good.
+/// A sidecar that has exited for good.
 pub(super) struct Lost {
     name: String,
     exit: Exit,
@@ -56,7 +56,7 @@ impl Run<'_> {
                 }
                 news = &mut losing, if lost.is_none() => {
                     let Lost { name, exit, pod } = &news;
-                    warn!(container = name.as_str(), exit_code = exit.code, "sidecar `{name}` ended for good ({exit}): stopping the command (--on-sidecar-exit=stop)");
+                    warn!(container = name.as_str(), exit_code = exit.code, "sidecar `{name}` exited for good ({exit}): stopping the command (--on-sidecar-exit=stop)");
                     let now = Now { instant: Instant::now(), wall: SystemTime::now() };
                     let budget = budget(&pod.termination, Some(pod.life), &asked, now);
                     kill_at = budget.command(Limit::Default);
@@ -72,7 +72,7 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until a sidecar that the gate waited for has ended for good; for ever, where nobody asks for that.
+    /// Waits until a sidecar that the gate waited for has exited for good; for ever, where nobody asks for that.
     async fn loses_a_sidecar(&self, snapshot: Option<&Snapshot>) -> Lost {
         let Some(own_pod) =
             self.own_pod.as_ref().filter(|_| self.plan.on_sidecar_exit == OnSidecarExit::Stop)
@@ -109,7 +109,7 @@ impl Run<'_> {
         }
     }
 
-    /// What has ended for good of those that the gate waits for. In a Pod that goes all do.
+    /// What has exited for good of those that the gate waits for. In a Pod that goes all do.
     fn lost(&self, snapshot: &Snapshot) -> Option<(String, Exit)> {
         match verdict(snapshot, &self.plan.gate.selection) {
             Verdict::Refuse(Reason::SidecarEnded { name, exit }) if snapshot.life == Life::Active => {
