@@ -22,7 +22,7 @@ pub fn report(conclusion: &Conclusion, path: Option<&Path>, mounts: &Mounts) {
             info!(exit_code = code, "{outcome}; exit with code {code}");
         }
         // Whoever mistypes an option looks at a terminal as often as at a log.
-        Outcome::Usage(text) => say(io::stderr(), text),
+        Outcome::Usage(text) => say(io::stderr(), &format!("proa: {text}")),
         _ => error!(exit_code = code, "{outcome}; exit with code {code}"),
     }
     write_message(conclusion, path, mounts);

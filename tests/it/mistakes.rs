@@ -70,7 +70,7 @@ fn a_mistake_ends_the_sidecars_of_a_pod_that_will_not_start_this_container_again
         let finished = running.finish().expect(2, &[said, "every sidecar has exited"]);
         assert_eq!(finished.stdout, "");
         if said.starts_with("error: ") {
-            assert!(finished.stderr.starts_with(said), "{}", finished.stderr);
+            assert!(finished.stderr.starts_with(&format!("proa: {said}")), "{}", finished.stderr);
         }
     }
 }
@@ -287,7 +287,7 @@ fn outside_kubernetes_a_mistake_is_told_and_nothing_else() {
     let world = World::alone();
     let finished = outside(&world).flags(["--wait-fro=x", "--", "true"]).start_bare().finish().expect(2, &[]);
     assert!(
-        finished.stderr.starts_with("error: ") && finished.stderr.ends_with("try '--help'.\n"),
+        finished.stderr.starts_with("proa: error: ") && finished.stderr.ends_with("try '--help'.\n"),
         "{}",
         finished.stderr
     );
