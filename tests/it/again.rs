@@ -122,7 +122,7 @@ fn stop_signals_while_a_pod_goes_on_leave_no_mesh_unasked() {
     running.signal(libc::SIGTERM);
     running.signal(libc::SIGINT);
     mesh.request();
-    running.finish().expect(3, &["giving up"]);
+    running.finish().expect(3, &["no longer waiting for the sidecars signal"]);
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn an_evicted_pod_does_not_start_its_command() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     let running = waiting(&world, &[], "web");
     world.update(|pod| pod.status.get_or_insert_default().phase = Some("Failed".into()));
-    running.finish().expect(143, &["has come to its end"]);
+    running.finish().expect(143, &["the Pod has ended"]);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_sidecar_that_is_called_ready_while_the_kubelet_ends_the_pod_is_not() {
         status.conditions = Some(vec![serde_saphyr::from_str(condition).unwrap()]);
         status.container_statuses.iter_mut().flatten().for_each(|status| status.ready = true);
     });
-    let finished = running.finish().expect(143, &["has come to its end"]);
+    let finished = running.finish().expect(143, &["the Pod has ended"]);
     assert_eq!(finished.stdout, "");
 }
 

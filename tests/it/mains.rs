@@ -449,7 +449,9 @@ status:
             ends.into_iter().map(|end| end.join().expect("an end")).collect()
         });
         assert!(ends.iter().all(|lines| lines.last().is_some_and(|line| line == "over: 0")), "{ends:#?}");
-        assert!(web.more_requests() >= 1, "round {round}: each left it to another: {ends:#?}");
+        // On a busy machine a request may take longer than the limit that keeps a round short: whoever sent it left it to nobody.
+        let sent = ends.iter().flatten().any(|line| line.contains("POST "));
+        assert!(web.more_requests() >= 1 || sent, "round {round}: each left it to another: {ends:#?}");
     }
 }
 

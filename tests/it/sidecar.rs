@@ -138,7 +138,7 @@ fn rights_that_are_missing_do_not_end_a_sidecar() {
     let world = pod("Never");
     world.cluster.authorize(Access::to(&[]));
     let running = up(web(&world));
-    running.wait_stderr("cannot see when the main containers end");
+    running.wait_stderr("cannot see when the main containers exit");
     running.signal(libc::SIGTERM);
     running.finish().expect(0, &["verbs: [\"watch\"]"]);
 }

@@ -203,5 +203,5 @@ fn a_second_signal_gives_up_on_a_hanging_quit_endpoint() {
     running.signal(libc::SIGTERM);
     running.wait_stderr("not waiting for the sidecars to exit");
     running.signal(libc::SIGTERM);
-    running.finish().expect(5, &["giving up"]);
+    running.finish().expect(5, &["no longer waiting for the sidecars signal"]);
 }

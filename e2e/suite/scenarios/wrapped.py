@@ -195,7 +195,7 @@ def a_wrapped_sidecar_without_any_role(t):
     t.logged("unasked", "web", "serving")
     t.touch("unasked", "main", "/tmp/over")
     # It takes a while until a refusal is believed: rights may come late.
-    log = t.logged("denied", "web", "cannot see when the main containers end")
+    log = t.logged("denied", "web", "cannot see when the main containers exit")
     assert 'verbs: ["watch"]' in log, log
     t.touch("denied", "web", "/state/over")
     assert t.finished("denied").exit_codes() == {"web": 0, "main": 3}
