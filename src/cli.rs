@@ -13,7 +13,9 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::endpoint::without_secrets;
 use crate::known;
-use flags::{Ending, Environment, Mains, Output, Stopping, Until, Waiting, Watching, Who};
+use flags::{
+    Ending, Environment, Exits, Looking, Mains, Output, Stopping, Until, Waiting, Watching, When, Who,
+};
 use variables::{UnknownVariable, is_ours, unknown, without_unset};
 
 const AFTER_HELP: &str = "\
@@ -45,7 +47,7 @@ is meant for COMMAND.";
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     override_usage = "proa [OPTIONS] -- COMMAND [ARG]...\n       proa sidecar [OPTIONS] [-- COMMAND [ARG]...]\n       \
-                      proa install DEST\n       proa known",
+                      proa wait [OPTIONS]\n       proa install DEST\n       proa known",
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -62,6 +64,8 @@ struct Arguments {
 enum Other {
     /// Entrypoint of a sidecar, or helper container
     Sidecar(Box<SidecarCli>),
+    /// Wait until the sidecars are ready, and exit: for init containers and probes
+    Wait(Box<WaitCli>),
     /// Copy this binary to a volume, for images that do not have it
     Install {
         /// Target: a file, or a directory, where it is called `proa`
@@ -85,6 +89,9 @@ pub struct Cli {
     /// What is waited for.
     #[command(flatten)]
     pub waiting: Waiting,
+    /// Whose exit is waited for.
+    #[command(flatten)]
+    pub exits: Exits,
     /// Which containers are no sidecars.
     #[command(flatten)]
     pub mains: Mains,
@@ -94,7 +101,10 @@ pub struct Cli {
     /// How the command is run.
     #[command(flatten)]
     pub environment: Environment,
-    /// How the sidecars are ended.
+    /// After which exits the sidecars are shut down.
+    #[command(flatten)]
+    pub when: When,
+    /// How the sidecars are shut down.
     #[command(flatten)]
     pub ending: Ending,
     /// Who we are.
@@ -139,7 +149,10 @@ pub struct SidecarCli {
     /// How the command is run.
     #[command(flatten)]
     pub environment: Environment,
-    /// How the other sidecars are ended.
+    /// After which exits the other sidecars are shut down.
+    #[command(flatten)]
+    pub when: When,
+    /// How the other sidecars are shut down.
     #[command(flatten)]
     pub ending: Ending,
     /// Who we are.
@@ -153,6 +166,40 @@ pub struct SidecarCli {
     pub command: Vec<OsString>,
 }
 
+const AFTER_WAIT_HELP: &str = "\
+As an init container it waits for the native sidecars before it, and exits.
+Exit codes are those of `proa --help`: 0 once the wait is over, 75 if it is not
+over in time.";
+
+/// Waits until the sidecars are ready, and exits.
+#[derive(Debug, Args)]
+#[command(
+    after_help = AFTER_WAIT_HELP,
+    term_width = 80,
+    disable_help_flag = true,
+    override_usage = "proa wait [OPTIONS]",
+)]
+pub struct WaitCli {
+    /// What is waited for.
+    #[command(flatten)]
+    pub waiting: Waiting,
+    /// Whose exit is waited for.
+    #[command(flatten)]
+    pub exits: Exits,
+    /// Which containers are no sidecars.
+    #[command(flatten)]
+    pub mains: Mains,
+    /// How it looks, and what it leaves behind.
+    #[command(flatten)]
+    pub looking: Looking,
+    /// Who we are.
+    #[command(flatten)]
+    pub who: Who,
+    /// What is told.
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// What proa is to do.
 #[derive(Debug)]
 pub enum Task {
@@ -160,6 +207,8 @@ pub enum Task {
     Main(Box<Cli>),
     /// Be a sidecar.
     Sidecar(Box<SidecarCli>),
+    /// Wait, and exit.
+    Wait(Box<WaitCli>),
     /// Copy the binary there.
     Install(PathBuf),
 }
@@ -198,6 +247,7 @@ pub fn read() -> Result<Task, Answer> {
     match arguments.other {
         None => Ok(Task::Main(Box::new(arguments.cli))),
         Some(Other::Sidecar(cli)) => Ok(Task::Sidecar(cli)),
+        Some(Other::Wait(cli)) => Ok(Task::Wait(cli)),
         Some(Other::Install { destination, .. }) => Ok(Task::Install(destination)),
         Some(Other::Known { .. }) => Err(Answer::Asked(known::table())),
     }
@@ -256,6 +306,7 @@ impl Task {
         let arguments = parse(without_unset(Arguments::command()), &words)?;
         Ok(match arguments.other {
             Some(Other::Sidecar(cli)) => Self::Sidecar(cli),
+            Some(Other::Wait(cli)) => Self::Wait(cli),
             _ => Self::Main(Box::new(arguments.cli)),
         })
     }

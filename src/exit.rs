@@ -79,6 +79,8 @@ pub enum Outcome {
     NoStatus(Unbound),
     /// A sidecar has ended as it was asked to.
     ShutDown,
+    /// The wait is over, and nothing else was asked for.
+    Ready,
     /// `proa sidecar` is out of place in this Pod.
     Misplaced(Misplaced),
     /// Another proa runs in this container.
@@ -132,24 +134,28 @@ impl Outcome {
     #[must_use]
     pub fn code(&self) -> u8 {
         let code = match self {
-            Self::ShutDown => return 0,
+            Self::ShutDown | Self::Ready => return 0,
             Self::Ended(ended) => return ended.exit_code(),
             Self::Stopped(signal) => return Ended::Signaled(signal.number()).exit_code(),
             // The kubelet's signal is on its way; this is the code that it would have led to.
             Self::Refused(Refusal::Pod(Reason::Deleting | Reason::Finished)) => {
                 return Ended::Signaled(Signal::TERM.number()).exit_code();
             }
-            Self::LostSidecar { .. } | Self::Refused(Refusal::Pod(Reason::SidecarEnded { .. })) => {
+            Self::LostSidecar { .. }
+            | Self::Refused(Refusal::Pod(Reason::SidecarEnded { .. } | Reason::NotSuccess { .. })) => {
                 Code::SidecarEnded
             }
             Self::Refused(
                 Refusal::Api(trouble)
-                | Refusal::TimedOut { waiting: Waiting { pod: PodWait::Api(trouble), .. }, .. },
+                | Refusal::TimedOut { waiting: Waiting { pod: PodWait::Api(trouble), .. }, .. }
+                | Refusal::NotReady(Waiting { pod: PodWait::Api(trouble), .. }),
             ) if trouble.is_denial() => Code::Forbidden,
             Self::Refused(Refusal::Api(trouble)) if trouble.is_passing() => Code::NotReady,
-            Self::Refused(Refusal::TimedOut { .. }) => Code::NotReady,
+            Self::Refused(Refusal::TimedOut { .. } | Refusal::NotReady(_)) => Code::NotReady,
             Self::Refused(
-                Refusal::Pod(Reason::UnknownSidecar { .. }) | Refusal::Impossible { .. } | Refusal::Api(_),
+                Refusal::Pod(Reason::UnknownSidecar { .. } | Reason::NeverExits(_))
+                | Refusal::Impossible { .. }
+                | Refusal::Api(_),
             )
             | Self::Usage(_)
             | Self::Invalid(_)
@@ -173,12 +179,17 @@ impl Outcome {
     pub fn is_refusal(&self) -> bool {
         !matches!(
             self,
-            Self::Ended(_) | Self::LostSidecar { .. } | Self::Stopped(_) | Self::ShutDown | Self::Failed(_)
+            Self::Ended(_)
+                | Self::LostSidecar { .. }
+                | Self::Stopped(_)
+                | Self::ShutDown
+                | Self::Ready
+                | Self::Failed(_)
         )
     }
 
     fn failure(&self) -> Option<&Self> {
-        (!matches!(self, Self::Ended(_) | Self::Stopped(_) | Self::ShutDown)).then_some(self)
+        (!matches!(self, Self::Ended(_) | Self::Stopped(_) | Self::ShutDown | Self::Ready)).then_some(self)
     }
 }
 
@@ -205,6 +216,7 @@ impl fmt::Display for Outcome {
             Self::EnvFile(unusable) => write!(f, "{unusable}"),
             Self::NoStatus(unbound) => write!(f, "{unbound}"),
             Self::ShutDown => write!(f, "stopped as asked"),
+            Self::Ready => write!(f, "ready"),
             Self::Misplaced(misplaced) => write!(f, "{misplaced}"),
             Self::TwoProas(taken) => write!(f, "{taken}"),
             Self::NoReadyFile(path, error) => write!(

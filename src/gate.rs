@@ -22,7 +22,7 @@ use crate::plan::selection::Selection;
 use crate::pod::mains::Mains;
 use crate::pod::run::{CLOCKS_DIFFER, Clocks};
 use crate::pod::{Life, Sidecar, Snapshot, list};
-use crate::policy::OnTimeout;
+use crate::policy::{AskApi, OnTimeout};
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received};
 use crate::status::board::Board;
@@ -52,6 +52,17 @@ pub struct Gate {
     pub timeout: Option<Duration>,
     /// What follows when they take longer.
     pub on_timeout: OnTimeout,
+    /// How often and how long is looked.
+    pub looks: Looks,
+}
+
+/// How often and how long is looked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Looks {
+    /// Whether each thing is looked at once, and what it shows then is all there is to it.
+    pub once: bool,
+    /// The pause between looks at what is asked directly; `None`: short at first, then longer.
+    pub pause: Option<Duration>,
 }
 
 impl Gate {
@@ -59,6 +70,17 @@ impl Gate {
     #[must_use]
     pub fn asks_directly(&self) -> bool {
         !self.waits.is_empty() || !self.known.is_empty()
+    }
+
+    /// Whether what is asked directly makes do without an API server that denies us or cannot be reached.
+    #[must_use]
+    pub fn makes_do_without(&self, ask: AskApi) -> bool {
+        match ask {
+            AskApi::Require => false,
+            // Nobody else tells whether a container has exited.
+            AskApi::Auto => self.asks_directly() && self.selection.wait_exit.is_empty(),
+            AskApi::Off => true,
+        }
     }
 }
 
@@ -109,6 +131,8 @@ pub enum Refusal {
         /// Why.
         why: String,
     },
+    /// They were not ready, and are not looked at again.
+    NotReady(Waiting),
     /// The sidecars took too long.
     TimedOut {
         /// How long we waited.
@@ -124,6 +148,7 @@ impl fmt::Display for Refusal {
             Self::Pod(reason) => write!(f, "{reason}"),
             Self::Api(trouble) => write!(f, "{trouble}"),
             Self::Impossible { wait, why } => write!(f, "{wait} cannot be asked: {why}"),
+            Self::NotReady(waiting) => write!(f, "not ready: {waiting}"),
             Self::TimedOut { after, waiting } => write!(
                 f,
                 "not ready within {}: {waiting}; --ready-timeout allows more, --on-timeout=run starts the \
@@ -288,7 +313,7 @@ impl<'a> Wait<'a> {
 
     fn follow(&mut self, name: String, wait: &DirectWait) {
         let number = self.direct.len();
-        match probe::follow(wait) {
+        match probe::follow(wait, self.gate.looks.pause) {
             Ok(findings) => {
                 let (findings, end) = abortable(findings.map(move |finding| (number, finding)));
                 self.findings.push(findings.boxed());
@@ -336,6 +361,10 @@ impl<'a> Wait<'a> {
         let waiting = self.waiting();
         if waiting.is_over() {
             return Step::Open;
+        }
+        let looked = waiting.pod != PodWait::FirstAnswer && self.live().all(|direct| direct.found.is_some());
+        if self.gate.looks.once && looked {
+            return Step::Shut(Cause::Refused(Refusal::NotReady(waiting)));
         }
         let unseen = match &waiting.pod {
             PodWait::FirstAnswer => true,
@@ -486,10 +515,8 @@ impl<'a> Wait<'a> {
 
     fn trouble(&mut self, trouble: Trouble) -> Step {
         let now = Instant::now();
-        if self.is_dispensable()
-            && self.snapshot.is_none()
-            && self.refused.is_enough_to_go_without(&trouble, now)
-        {
+        let enough = self.gate.looks.once || self.refused.is_enough_to_go_without(&trouble, now);
+        if self.is_dispensable() && self.snapshot.is_none() && enough {
             self.go_without(&trouble.to_string());
             return self.next();
         }
@@ -518,6 +545,11 @@ impl<'a> Wait<'a> {
     fn time_out(&mut self) -> Step {
         let waiting = self.waiting();
         let after = self.gate.timeout.unwrap_or_default();
+        let unseen = self.snapshot.is_none() && waiting.direct.is_empty();
+        if self.gate.looks.once && self.is_dispensable() && unseen {
+            self.go_without("it does not answer within a look");
+            return Step::Open;
+        }
         match self.gate.on_timeout {
             OnTimeout::Run => {
                 warn!("not ready in time, running the command all the same: {waiting}");

@@ -227,7 +227,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 /// When our container's first process started. The runtime makes it before it reports the container's start, by the same
 /// clock.
 fn container_start() -> Option<SystemTime> {
-    let (_, first) = first_ancestor()?;
+    let first = if came_later() { Stat::of("1")? } else { first_ancestor()?.1 };
     since_boot(first.start_ticks)
 }
 

@@ -304,7 +304,7 @@ impl Endpoint {
 }
 
 /// The flags of `proa -- COMMAND`, as they stand in an image's arguments where its entrypoint hides proa.
-pub const FLAGS: [&str; 33] = [
+pub const FLAGS: [&str; 34] = [
     "api",
     "container",
     "disabled",
@@ -333,6 +333,7 @@ pub const FLAGS: [&str; 33] = [
     "shutdown-when",
     "status-address",
     "termination-message-path",
+    "wait-exit",
     "wait-file",
     "wait-for",
     "wait-http-get",
@@ -359,7 +360,7 @@ pub fn are_main_arguments(words: &[&str]) -> bool {
 }
 
 /// What proa does other than to run a main container's command.
-const OTHER_FORMS: [&str; 3] = ["sidecar", "install", "known"];
+const OTHER_FORMS: [&str; 5] = ["sidecar", "wait", "quit", "install", "known"];
 
 fn is_proa(word: &str) -> bool {
     word.rsplit('/').next() == Some("proa")

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use proa::cli::flags::Output;
-use proa::cli::{self, Answer, Cli, SidecarCli, Task};
+use proa::cli::{self, Answer, Cli, SidecarCli, Task, WaitCli};
 use proa::exit::{Code, Conclusion, Outcome};
 use proa::identity::Mounts;
 use proa::mode::sidecar::CommandDuty;
 use proa::mode::wrap::mistake;
-use proa::mode::{helper, install, sidecar, wrap};
+use proa::mode::{helper, install, sidecar, wait, wrap};
 use proa::plan::sidecar::{Duty, SidecarPlan};
+use proa::plan::wait::WaitPlan;
 use proa::plan::{self, Environment, Plan};
 use proa::policy::LogFormat;
 use proa::signal::stream::Signals;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let (conclusion, message_path) = match cli::read() {
         Ok(Task::Main(cli)) => return main_container(*cli, &mounts),
         Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
+        Ok(Task::Wait(cli)) => wait_alone(*cli, &mounts),
         Ok(Task::Install(destination)) => {
             telemetry::set_up(LogFormat::Text, None);
             match install::install(&destination) {
@@ -112,6 +114,17 @@ fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Conclusion, Option<Pa
         },
     };
     (conclusion, message_path)
+}
+
+fn wait_alone(cli: WaitCli, mounts: &Mounts) -> (Conclusion, Option<PathBuf>) {
+    set_up(&cli.output);
+    let message_path = cli.output.termination_message_path.clone();
+    let outcome = match (WaitPlan::new(cli, &environment()), Signals::register()) {
+        (Err(invalid), _) => Outcome::Invalid(invalid),
+        (_, Err(error)) => Outcome::Failed(error.into()),
+        (Ok(plan), Ok(signals)) => wait::run(&plan, mounts, &signals),
+    };
+    (outcome.into(), message_path)
 }
 
 /// Sets up logging, and says which variables have no effect.

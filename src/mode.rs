@@ -4,7 +4,9 @@ mod companion;
 pub mod helper;
 mod inspector;
 pub mod install;
+mod ready_file;
 pub mod sidecar;
+pub mod wait;
 pub mod wrap;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -3,6 +3,7 @@
 mod lower;
 pub mod selection;
 pub mod sidecar;
+pub mod wait;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,7 +14,7 @@ use crate::child::Command;
 use crate::cli::Cli;
 use crate::cluster::{ApiServer, SERVICE_HOST, SERVICE_PORT};
 use crate::env_file::EnvFiles;
-use crate::gate::Gate;
+use crate::gate::{Gate, Looks};
 use crate::identity::Claim;
 use crate::known::NoEndpoint;
 use crate::policy::{AskApi, OnSidecarExit, Precedence, ShutdownAuto};
@@ -120,10 +121,17 @@ impl Plan {
     pub fn new(mut cli: Cli, environment: &Environment) -> Result<Self, Invalid> {
         let disabled = cli.environment.disabled;
         if disabled {
-            lower::disable(&mut cli.waiting, &mut cli.environment, &mut cli.ending, &mut cli.who);
+            let ending = (&mut cli.when.shutdown_when, &mut cli.ending);
+            lower::disable(&mut cli.waiting, &mut cli.environment, ending, &mut cli.who);
+            cli.exits.wait_exit.clear();
         }
         let (claim, api) = lower::who(cli.who, environment)?;
-        let gate = lower::gate(cli.waiting, lower::flatten(cli.mains.main), api.ask)?;
+        let gate = lower::gate(
+            cli.waiting,
+            lower::flatten(cli.mains.main),
+            lower::flatten(cli.exits.wait_exit),
+            api.ask,
+        )?;
         let on_sidecar_exit = if disabled { OnSidecarExit::Ignore } else { cli.watching.on_sidecar_exit };
         if !gate.selection.mains.is_empty() && api.ask == AskApi::Off && !disabled {
             return Err(Invalid::NeedsApi("--main"));
@@ -135,7 +143,7 @@ impl Plan {
             claim,
             env_files: lower::env_files(&mut cli.environment),
             command: lower::command(cli.command, &cli.environment)?,
-            shutdown: lower::shutdown(cli.ending, gate.selection.ignore.clone())?,
+            shutdown: lower::shutdown(cli.when.shutdown_when, cli.ending, gate.selection.ignore.clone())?,
             status: cli.output.status_address,
             on_sidecar_exit,
             disabled,
@@ -162,14 +170,15 @@ impl Plan {
                 },
                 waits: Vec::new(),
                 known: Vec::new(),
-                timeout: lower::limit(cli.waiting.ready_timeout),
+                timeout: lower::limit(cli.waiting.ready_timeout.unwrap_or(lower::READY_TIMEOUT)),
+                looks: Looks::default(),
                 on_timeout: cli.waiting.on_timeout,
             },
             // It is never run.
             command: Command { program: OsString::new(), args: Vec::new(), forward_to },
             env_files: EnvFiles { paths: Vec::new(), precedence: Precedence::Environment },
             shutdown: Shutdown {
-                when: cli.ending.shutdown_when,
+                when: cli.when.shutdown_when,
                 actions: Vec::new(),
                 auto: if cli.ending.no_shutdown_auto { ShutdownAuto::Off } else { ShutdownAuto::Otherwise },
                 timeout: cli.ending.shutdown_timeout.into(),
@@ -184,11 +193,7 @@ impl Plan {
     /// Whether what is asked directly makes do without an API server that denies us or cannot be reached.
     #[must_use]
     pub fn api_is_dispensable(&self) -> bool {
-        match self.api.ask {
-            AskApi::Require => false,
-            AskApi::Auto => self.gate.asks_directly(),
-            AskApi::Off => true,
-        }
+        self.gate.makes_do_without(self.api.ask)
     }
 }
 

@@ -375,6 +375,16 @@ impl Sidecar {
         }
     }
 
+    /// What it does instead of having exited for good.
+    #[must_use]
+    pub fn why_not_over(&self) -> String {
+        match &self.state {
+            State::Waiting(reason) => reason.clone(),
+            State::Running => "running".to_owned(),
+            State::Terminated(exit) => format!("ended with {exit}, to be restarted"),
+        }
+    }
+
     /// Why it is not ready, in the kubelet's words where there are any.
     #[must_use]
     pub fn why_not_ready(&self) -> String {

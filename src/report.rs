@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tracing::{debug, error, info, warn};
 
 use crate::exit::{Conclusion, Outcome};
-use crate::identity::Mounts;
+use crate::identity::{Mounts, came_later};
 
 /// Where the kubelet mounts the termination message file unless the Pod says otherwise.
 const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
@@ -18,7 +18,7 @@ pub fn report(conclusion: &Conclusion, path: Option<&Path>, mounts: &Mounts) {
     let code = outcome.code();
     match outcome {
         Outcome::Ended(_) => info!(exit_code = code, "exit with code {code}"),
-        Outcome::Stopped(_) | Outcome::ShutDown => {
+        Outcome::Stopped(_) | Outcome::ShutDown | Outcome::Ready => {
             info!(exit_code = code, "{outcome}; exit with code {code}");
         }
         // Whoever mistypes an option looks at a terminal as often as at a log.
@@ -33,6 +33,10 @@ pub fn write_message(conclusion: &Conclusion, path: Option<&Path>, mounts: &Moun
     let Some(message) = conclusion.termination_message() else {
         return;
     };
+    // The message is that of the container's own run, not of a probe or a hook in it.
+    if path.is_none() && came_later() {
+        return;
+    }
     let message = beginning(&message);
     let expected = path.or(mounts.termination_message_path.as_deref());
     let path = expected.map_or_else(|| PathBuf::from(TERMINATION_MESSAGE_PATH), Path::to_path_buf);

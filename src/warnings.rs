@@ -463,7 +463,7 @@ mod tests {
             selection: Selection::default(),
             waits: false,
             known: Vec::new(),
-            timeout: Some(Duration::from_mins(10)),
+            timeout: Some(Duration::from_secs(600)),
             stop_timeout: None,
             status_port: None,
             shutdown: Shutdown {
@@ -713,7 +713,7 @@ spec:
     #[test]
     fn a_stop_timeout_longer_than_the_grace_period_is_cut_short() {
         let mut flags = flags();
-        flags.stop_timeout = Some(Duration::from_mins(1));
+        flags.stop_timeout = Some(Duration::from_secs(60));
         let pod = |grace| {
             format!(
                 "spec: {{terminationGracePeriodSeconds: {grace}, containers: [{{name: main, image: m}}]}}"

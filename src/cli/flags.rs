@@ -9,6 +9,7 @@ use clap::{ArgAction, Args};
 
 use crate::endpoint::{Address, HttpUrl};
 use crate::known::Named;
+use crate::pod::mains::Awaited;
 use crate::policy::{
     AskApi, ForwardTo, HoldTerm, LogFormat, LogLevel, OnSidecarExit, OnTimeout, ShutdownWhen,
 };
@@ -44,9 +45,8 @@ pub struct Waiting {
     pub wait_known: Vec<List<Named>>,
 
     /// How long to wait for all of this [default: 10m]
-    #[arg(long, env = "PROA_READY_TIMEOUT", value_name = "DURATION", value_parser = duration,
-        default_value = "10m", hide_env = true, hide_default_value = true)]
-    pub ready_timeout: Duration,
+    #[arg(long, env = "PROA_READY_TIMEOUT", value_name = "DURATION", value_parser = duration, hide_env = true)]
+    pub ready_timeout: Option<Duration>,
 
     /// When that time is up: fail, or run the command all the same
     /// [default: fail]
@@ -60,6 +60,16 @@ pub struct Waiting {
         hide_possible_values = true
     )]
     pub on_timeout: OnTimeout,
+}
+
+/// Whose exit is waited for before the command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Waiting")]
+pub struct Exits {
+    /// Wait until this container of the Pod has exited for good, with
+    /// `NAME=success` with exit code 0; repeatable
+    #[arg(long, env = "PROA_WAIT_EXIT", value_name = "NAME[=success]", hide_env = true)]
+    pub wait_exit: Vec<List<Awaited>>,
 }
 
 /// Which containers are no sidecars.
@@ -122,10 +132,10 @@ pub struct Environment {
     pub disabled: bool,
 }
 
-/// How the sidecars are ended.
+/// After which exits the sidecars are shut down.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Shutting down the sidecars")]
-pub struct Ending {
+pub struct When {
     /// When to shut them down: auto, always, success, never [default: auto].
     /// auto: unless the kubelet will restart this container
     #[arg(
@@ -138,7 +148,12 @@ pub struct Ending {
         hide_possible_values = true
     )]
     pub shutdown_when: ShutdownWhen,
+}
 
+/// How the sidecars are shut down.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Shutting down the sidecars")]
+pub struct Ending {
     /// Send a GET to this URL; repeatable
     #[arg(short = 'g', long, env = "PROA_SHUTDOWN_HTTP_GET", value_name = "URL", hide_env = true)]
     pub shutdown_http_get: Vec<List<HttpUrl>>,
@@ -311,6 +326,33 @@ pub struct Stopping {
     /// Without COMMAND: write this file once the wait is over
     #[arg(long, env = "PROA_READY_FILE", value_name = "PATH", hide_env = true)]
     pub ready_file: Option<PathBuf>,
+}
+
+/// How `proa wait` looks, and what it leaves behind.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Waiting")]
+pub struct Looking {
+    /// Look once, and exit with 0 or 75: for an exec probe. Takes 800ms at most,
+    /// or --ready-timeout
+    #[arg(long, env = "PROA_ONCE", value_parser = switch, hide_env = true)]
+    pub once: bool,
+
+    /// Pause between looks at URLs, ports and files [default: 20ms, growing to
+    /// 1s]
+    #[arg(long, env = "PROA_INTERVAL", value_name = "DURATION", value_parser = duration, hide_env = true)]
+    pub interval: Option<Duration>,
+
+    /// Write this file once the wait is over
+    #[arg(long, env = "PROA_READY_FILE", value_name = "PATH", hide_env = true)]
+    pub ready_file: Option<PathBuf>,
+
+    /// Check that this file of environment variables can be read; repeatable
+    #[arg(long, env = "PROA_ENV_FILE", value_name = "PATH", hide_env = true)]
+    pub env_file: Vec<List<PathBuf>>,
+
+    /// Wait for nothing
+    #[arg(long, env = "PROA_DISABLED", value_parser = switch, hide_env = true)]
+    pub disabled: bool,
 }
 
 /// What one occurrence of a repeatable flag, or its variable, holds: values separated by white space.

@@ -300,10 +300,10 @@ mod tests {
             "--",
             "app",
         ]);
-        assert_eq!((cli.who.api, cli.ending.shutdown_when), (AskApi::Off, ShutdownWhen::Never));
+        assert_eq!((cli.who.api, cli.when.shutdown_when), (AskApi::Off, ShutdownWhen::Never));
         assert!(cli.ending.no_shutdown_auto);
         assert_eq!((cli.who.pod_name.as_deref(), cli.who.container.as_deref()), (Some("p"), Some("c")));
-        assert_eq!(cli.waiting.ready_timeout.as_secs(), 600, "what was mistyped decides nothing");
+        assert_eq!(cli.waiting.ready_timeout, None, "what was mistyped decides nothing");
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod tests {
         ] {
             let cli = read(line);
             assert!(!cli.ending.no_shutdown_auto, "{line:?}");
-            assert_eq!(cli.ending.shutdown_when, ShutdownWhen::Auto, "{line:?}");
+            assert_eq!(cli.when.shutdown_when, ShutdownWhen::Auto, "{line:?}");
         }
         // A command without `--` before it has flags of its own.
         let cli = read(&["kubectl", "get", "--namespace", "other", "-K", "-p", "http://localhost:1/"]);
@@ -344,7 +344,7 @@ mod tests {
             "app",
         ]);
         assert_eq!(cli.who.namespace.as_deref(), Some("b"));
-        assert_eq!(cli.ending.shutdown_when, ShutdownWhen::Never);
+        assert_eq!(cli.when.shutdown_when, ShutdownWhen::Never);
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::tcp::{self, probe};
 
 /// The pause after the first look; doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// No shorter pause is taken: it would be a busy loop.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause between looks.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// How long an answer may take at first. Doubles up to [`LAST_LIMIT`] while it takes longer: a proxy that
@@ -30,12 +32,16 @@ const LAST_LIMIT: Duration = Duration::from_secs(8);
 /// Whether a direct wait holds, or why it does not.
 pub type Finding = Result<(), String>;
 
-/// Asks again and again, and tells what is found whenever that has changed. Never ends by itself.
+/// Asks again and again, and tells what is found whenever that has changed. Never ends by itself. `pause`: between two looks;
+/// `None`: short at first, then longer.
 ///
 /// # Errors
 /// When it cannot be asked at all.
-pub fn follow(wait: &DirectWait) -> Result<BoxStream<'static, Finding>, String> {
-    let probe = Probe { subject: Subject::new(wait)?, pause: Duration::ZERO, limit: FIRST_LIMIT, last: None };
+pub fn follow(wait: &DirectWait, pause: Option<Duration>) -> Result<BoxStream<'static, Finding>, String> {
+    let (least, most) = pause.map_or((FIRST_PAUSE, LAST_PAUSE), |pause| (pause, pause));
+    let pauses = (least.max(LEAST_PAUSE), most.max(LEAST_PAUSE));
+    let subject = Subject::new(wait)?;
+    let probe = Probe { subject, pause: Duration::ZERO, pauses, limit: FIRST_LIMIT, last: None };
     let findings = unfold(probe, |mut probe| async move {
         let finding = probe.next().await;
         Some((finding, probe))
@@ -46,6 +52,8 @@ pub fn follow(wait: &DirectWait) -> Result<BoxStream<'static, Finding>, String> 
 struct Probe {
     subject: Subject,
     pause: Duration,
+    /// The shortest and the longest.
+    pauses: (Duration, Duration),
     limit: Duration,
     last: Option<Finding>,
 }
@@ -73,7 +81,7 @@ impl Probe {
                 Subject::File(follow) => follow.change_or(self.pause).await,
                 _ => sleep(self.pause).await,
             }
-            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+            self.pause = self.pause.saturating_mul(2).clamp(self.pauses.0, self.pauses.1);
             let finding = self.look().await;
             if self.last.as_ref() != Some(&finding) {
                 self.last = Some(finding.clone());

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::endpoint::HttpUrl;
 use crate::plan::selection::{Requirement, Selection};
 use crate::pod::annotations;
+use crate::pod::mains::{Awaited, End};
 use crate::pod::{Exit, Life, Sidecar, Snapshot, list};
 
 /// What follows from a snapshot.
@@ -49,8 +50,19 @@ pub enum Reason {
     Deleting,
     /// The Pod's phase is final.
     Finished,
-    /// A selector names a container that the Pod does not have.
+    /// A container that was to exit with 0 exited otherwise, for good.
+    NotSuccess {
+        /// The container.
+        name: String,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// A container that is to exit is started again after every exit.
+    NeverExits(String),
+    /// A flag names a container that the Pod does not have.
     UnknownSidecar {
+        /// The flag.
+        flag: &'static str,
         /// The name.
         name: String,
         /// The names there are.
@@ -69,12 +81,22 @@ impl fmt::Display for Reason {
             ),
             Self::Deleting => write!(f, "the Pod is being deleted"),
             Self::Finished => write!(f, "the Pod has ended (evicted, or past its active deadline)"),
-            Self::UnknownSidecar { name, found } if found.is_empty() => {
-                write!(f, "--wait-for names `{name}`, but no container runs beside this one")
-            }
-            Self::UnknownSidecar { name, found } => write!(
+            Self::NotSuccess { name, exit } => write!(
                 f,
-                "--wait-for names `{name}`, which is no container beside this one; there are {}",
+                "`{name}` exited with {exit}, where --wait-exit={name}=success expected exit code 0; --wait-exit={name} takes \
+                 every exit code"
+            ),
+            Self::NeverExits(name) => write!(
+                f,
+                "--wait-exit names `{name}`, which never exits for good: the kubelet starts it again after every exit \
+                 (restartPolicy: Always); expected another policy"
+            ),
+            Self::UnknownSidecar { flag, name, found } if found.is_empty() => {
+                write!(f, "{flag} names `{name}`, but no container runs beside this one")
+            }
+            Self::UnknownSidecar { flag, name, found } => write!(
+                f,
+                "{flag} names `{name}`, which is no container beside this one; there are {}",
                 list(found)
             ),
         }
@@ -91,9 +113,12 @@ pub fn verdict(snapshot: &Snapshot, selection: &Selection) -> Verdict {
         Life::Deleting => return Verdict::Refuse(Reason::Deleting),
         Life::Finished => return Verdict::Refuse(Reason::Finished),
     }
-    let known = |name: &&String| snapshot.beside().any(|container| container.name == **name);
-    if let Some(name) = selection.wait_for.iter().find(|name| !known(name)) {
+    let known = |name: &str| snapshot.beside().any(|container| container.name == name);
+    let to_be_ready = selection.wait_for.iter().map(|name| ("--wait-for", name));
+    let to_exit = selection.wait_exit.iter().map(|awaited| ("--wait-exit", &awaited.name));
+    if let Some((flag, name)) = to_be_ready.chain(to_exit).find(|(_, name)| !known(name)) {
         return Verdict::Refuse(Reason::UnknownSidecar {
+            flag,
             name: name.clone(),
             found: snapshot.beside().map(|container| container.name.clone()).collect(),
         });
@@ -109,11 +134,34 @@ pub fn verdict(snapshot: &Snapshot, selection: &Selection) -> Verdict {
     if let Some((name, exit)) = selected().find_map(ended) {
         return Verdict::Refuse(Reason::SidecarEnded { name, exit });
     }
-    let unready: Vec<_> = selected()
+    let unready = selected()
         .filter(|sidecar| selection.requirement(sidecar) == Requirement::Ready && !sidecar.ready)
-        .map(|sidecar| Unready { name: sidecar.name.clone(), why: sidecar.why_not_ready() })
-        .collect();
+        .map(|sidecar| Unready { name: sidecar.name.clone(), why: sidecar.why_not_ready() });
+    let mut unready: Vec<_> = unready.collect();
+    match running_on(snapshot, selection) {
+        Ok(running) => unready.extend(running),
+        Err(reason) => return Verdict::Refuse(reason),
+    }
     if unready.is_empty() { Verdict::Open } else { Verdict::Wait(unready) }
+}
+
+/// Those that are to exit, and have not.
+fn running_on(snapshot: &Snapshot, selection: &Selection) -> Result<Vec<Unready>, Reason> {
+    let mut running = Vec::new();
+    for Awaited { name, end } in &selection.wait_exit {
+        let Some(container) = snapshot.beside().find(|container| container.name == *name) else { continue };
+        match container.ended_for_good() {
+            Some(exit) if *end == End::Success && exit.code != 0 => {
+                return Err(Reason::NotSuccess { name: name.clone(), exit: exit.clone() });
+            }
+            Some(_) => {}
+            None if container.native || container.restart.always() => {
+                return Err(Reason::NeverExits(name.clone()));
+            }
+            None => running.push(Unready { name: name.clone(), why: container.why_not_over() }),
+        }
+    }
+    Ok(running)
 }
 
 /// A sidecar that is asked itself in place of Kubernetes.
@@ -256,7 +304,8 @@ status:
         let waiting = Selection { wait_for: vec!["web".into()], ..all() };
         assert!(waits(&verdict(&unready, &waiting)));
         let unknown = Selection { wait_for: vec!["wbe".into()], ..all() };
-        let expected = Reason::UnknownSidecar { name: "wbe".into(), found: vec!["web".into()] };
+        let expected =
+            Reason::UnknownSidecar { flag: "--wait-for", name: "wbe".into(), found: vec!["web".into()] };
         assert_eq!(verdict(&unready, &unknown), Verdict::Refuse(expected));
     }
 

@@ -1,15 +1,12 @@
 //! `proa sidecar`: a helper container for main containers that proa is not in.
 
-use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
-use std::io;
 use std::path::Path;
 
 use anyhow::Context;
 use tracing::{info, warn};
 
 use super::companion::{Companion, Gated, Mains, announce};
-use super::{afterwards, guarded, is_outside, runtime};
+use super::{afterwards, guarded, is_outside, ready_file, runtime};
 use crate::budget::StopRequests;
 use crate::cluster::NoApi;
 use crate::exit::{Conclusion, Outcome};
@@ -50,16 +47,16 @@ fn carry_out(
         Ok(companion) => companion,
         Err(outcome) => return Ok(outcome.into()),
     };
-    if let Some(path) = ready_file {
-        // One of an earlier run would let the main containers start too early.
-        if let Err(error) = remove(path).and_then(|()| try_beside(path)) {
-            return Ok(cannot_write(path)(error).into());
-        }
+    if let Some(Err(outcome)) = ready_file.map(ready_file::prepare) {
+        return Ok(outcome.into());
     }
     if plan.disabled {
         // The main containers may wait for the file; nothing else is to be done, and whoever stayed would keep a Job from
         // completing.
-        return Ok(ready_file.and_then(|path| wrote(path).err()).unwrap_or(Outcome::ShutDown).into());
+        return Ok(ready_file
+            .and_then(|path| ready_file::write(path).err())
+            .unwrap_or(Outcome::ShutDown)
+            .into());
     }
     let helper = Helper { companion };
     match helper.companion.gate()? {
@@ -75,7 +72,7 @@ struct Helper<'a> {
 
 impl Helper<'_> {
     fn help(&self, ready_file: Option<&Path>, shutdown: &Shutdown) -> anyhow::Result<Conclusion> {
-        if let Some(Err(outcome)) = ready_file.map(wrote) {
+        if let Some(Err(outcome)) = ready_file.map(ready_file::write) {
             return Ok(outcome.into());
         }
         self.companion.board.helping(true);
@@ -171,38 +168,4 @@ enum Waited {
     Ended(Box<Snapshot>, i32),
     /// There is nothing more to do.
     Over(Outcome),
-}
-
-/// Writes the ready file.
-fn wrote(path: &Path) -> Result<(), Outcome> {
-    touch(path).map_err(cannot_write(path))?;
-    info!("wrote {}", path.display());
-    Ok(())
-}
-
-fn touch(path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create(true).truncate(true).open(path).map(drop)
-}
-
-/// Whether the file could be written, by another name: who waits for it is not to see it.
-fn try_beside(path: &Path) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(".proa");
-    let other = path.with_file_name(hidden);
-    touch(&other)?;
-    remove(&other)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn cannot_write(path: &Path) -> impl Fn(io::Error) -> Outcome {
-    let path = path.to_owned();
-    move |error| Outcome::NoReadyFile(path.clone(), error)
 }

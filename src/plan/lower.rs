@@ -11,30 +11,29 @@ use crate::cli::flags::List;
 use crate::cluster::{ApiServer, SERVICE_HOST, SERVICE_PORT};
 use crate::endpoint::{Address, DirectWait, HttpUrl, Method, Request};
 use crate::env_file::EnvFiles;
-use crate::gate::Gate;
+use crate::gate::{Gate, Looks};
 use crate::identity::Claim;
 use crate::known::{Known, Named, NoEndpoint};
 use crate::plan::selection::Selection;
+use crate::pod::mains::Awaited;
 use crate::policy::{AskApi, Precedence, ShutdownAuto, ShutdownWhen};
 use crate::shutdown::{Action, Processes, Shutdown};
 use crate::signal::Signal;
 
-/// Leaves nothing but the command: no waits, nobody to ask, nobody to end.
+/// `--ready-timeout` unless it is given.
+pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Leaves nothing but the command: no waits, nobody to ask, nobody to shut down.
 pub(super) fn disable(
     waiting: &mut flags::Waiting,
     how: &mut flags::Environment,
-    ending: &mut flags::Ending,
+    (when, ending): (&mut ShutdownWhen, &mut flags::Ending),
     who: &mut flags::Who,
 ) {
-    waiting.wait_for.clear();
-    waiting.ignore.clear();
-    waiting.wait_http_get.clear();
-    waiting.wait_tcp.clear();
-    waiting.wait_file.clear();
-    waiting.wait_known.clear();
+    wait_for_nothing(waiting, who);
+    *when = ShutdownWhen::Never;
     // A sidecar would have written them.
     how.env_file.clear();
-    ending.shutdown_when = ShutdownWhen::Never;
     ending.shutdown_http_get.clear();
     ending.shutdown_http_post.clear();
     ending.shutdown_known.clear();
@@ -42,6 +41,16 @@ pub(super) fn disable(
     ending.kill_all = false;
     ending.shutdown_auto = false;
     ending.no_shutdown_auto = true;
+}
+
+/// Leaves no waits, and nobody to ask.
+pub(super) fn wait_for_nothing(waiting: &mut flags::Waiting, who: &mut flags::Who) {
+    waiting.wait_for.clear();
+    waiting.ignore.clear();
+    waiting.wait_http_get.clear();
+    waiting.wait_tcp.clear();
+    waiting.wait_file.clear();
+    waiting.wait_known.clear();
     who.api = AskApi::Off;
 }
 
@@ -74,16 +83,26 @@ pub(super) fn who_is_known(who: flags::Who, environment: &Environment) -> (Claim
 }
 
 /// What is waited for.
-pub(super) fn gate(waiting: flags::Waiting, mains: Vec<String>, ask: AskApi) -> Result<Gate, Invalid> {
-    let selection = Selection { wait_for: flatten(waiting.wait_for), ignore: flatten(waiting.ignore), mains };
+pub(super) fn gate(
+    waiting: flags::Waiting,
+    mains: Vec<String>,
+    wait_exit: Vec<Awaited>,
+    ask: AskApi,
+) -> Result<Gate, Invalid> {
+    let (wait_for, ignore) = (flatten(waiting.wait_for), flatten(waiting.ignore));
+    let selection = Selection { wait_for, ignore, mains, wait_exit };
     if let Some(both) = selection.wait_for.iter().find(|name| selection.ignore.contains(name)) {
         return Err(Invalid::Contradiction(both.clone()));
     }
     if let Some(name) = selection.wait_for.first().filter(|_| ask == AskApi::Off) {
         return Err(Invalid::Nameless(name.clone()));
     }
+    if !selection.wait_exit.is_empty() && ask == AskApi::Off {
+        return Err(Invalid::NeedsApi("--wait-exit"));
+    }
     Ok(Gate {
-        timeout: limit(waiting.ready_timeout),
+        timeout: limit(waiting.ready_timeout.unwrap_or(READY_TIMEOUT)),
+        looks: Looks::default(),
         on_timeout: waiting.on_timeout,
         selection,
         waits: waits(flatten(waiting.wait_http_get), flatten(waiting.wait_tcp), flatten(waiting.wait_file)),
@@ -105,9 +124,13 @@ pub(super) fn env_files(how: &mut flags::Environment) -> EnvFiles {
 }
 
 /// How the sidecars are ended.
-pub(super) fn shutdown(ending: flags::Ending, ignore: Vec<String>) -> Result<Shutdown, Invalid> {
+pub(super) fn shutdown(
+    when: ShutdownWhen,
+    ending: flags::Ending,
+    ignore: Vec<String>,
+) -> Result<Shutdown, Invalid> {
     Ok(Shutdown {
-        when: ending.shutdown_when,
+        when,
         actions: actions(
             flatten(ending.shutdown_http_get),
             flatten(ending.shutdown_http_post),

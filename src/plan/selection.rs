@@ -2,6 +2,7 @@
 
 use crate::known::Readiness;
 use crate::pod::Sidecar;
+use crate::pod::mains::Awaited;
 
 /// Which sidecars the gate looks at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub struct Selection {
     pub ignore: Vec<String>,
     /// These are main containers, no sidecars.
     pub mains: Vec<String>,
+    /// Not until these have exited, for good.
+    pub wait_exit: Vec<Awaited>,
 }
 
 /// What the gate wants of a sidecar.
@@ -34,7 +37,8 @@ impl Selection {
         let readiness = sidecar.known.as_ref().map(|recognised| recognised.readiness);
         // The flags say which sidecars to wait for; what "ready" means is still what the annotation says.
         let by_name = if sidecar.annotated.ready.is_some() { Requirement::Alive } else { Requirement::Ready };
-        if in_list(&self.ignore) {
+        let is_to_exit = self.wait_exit.iter().any(|awaited| awaited.name == sidecar.name);
+        if in_list(&self.ignore) || is_to_exit {
             Requirement::None
         } else if in_list(&self.wait_for) {
             by_name

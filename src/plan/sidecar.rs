@@ -67,18 +67,19 @@ impl SidecarPlan {
     pub fn new(mut cli: SidecarCli, environment: &Environment) -> Result<Self, Invalid> {
         let disabled = cli.environment.disabled;
         if disabled {
-            lower::disable(&mut cli.waiting, &mut cli.environment, &mut cli.ending, &mut cli.who);
+            let ending = (&mut cli.when.shutdown_when, &mut cli.ending);
+            lower::disable(&mut cli.waiting, &mut cli.environment, ending, &mut cli.who);
             cli.until.until_exit.clear();
             cli.until.until_exit_success.clear();
             cli.stopping.hold_term = None;
         }
         let (claim, api) = lower::who(cli.who, environment)?;
-        let gate = lower::gate(cli.waiting, Vec::new(), api.ask)?;
+        let gate = lower::gate(cli.waiting, Vec::new(), Vec::new(), api.ask)?;
         let awaited = |end| move |name| Awaited { name, end };
         let for_good = lower::flatten(cli.until.until_exit).into_iter().map(awaited(End::ForGood));
         let success = lower::flatten(cli.until.until_exit_success).into_iter().map(awaited(End::Success));
         let mains: Vec<_> = for_good.chain(success).collect();
-        let shutdown = lower::shutdown(cli.ending, gate.selection.ignore.clone())?;
+        let shutdown = lower::shutdown(cli.when.shutdown_when, cli.ending, gate.selection.ignore.clone())?;
         let duty = if cli.command.is_empty() {
             if cli.stopping.hold_term.is_some() {
                 return Err(Invalid::NeedsCommand("--hold-term"));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
 use crate::pod::{Exit, KnownBy, Main, Role, Sidecar, Snapshot, State, list};
 
@@ -50,13 +51,38 @@ impl Mains {
     }
 }
 
-/// A main container, and which end of it counts.
+/// A container, and which end of it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Awaited {
     /// The container.
     pub name: String,
     /// Which end.
     pub end: End,
+}
+
+/// Neither `NAME` nor `NAME=success`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoExit;
+
+impl fmt::Display for NoExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected the name of a container, or NAME=success")
+    }
+}
+
+impl std::error::Error for NoExit {}
+
+impl FromStr for Awaited {
+    type Err = NoExit;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, end) = match text.split_once('=') {
+            None => (text, End::ForGood),
+            Some((name, "success")) => (name, End::Success),
+            Some(_) => return Err(NoExit),
+        };
+        if name.is_empty() { Err(NoExit) } else { Ok(Self { name: name.to_owned(), end }) }
+    }
 }
 
 /// Which end of a main container counts.

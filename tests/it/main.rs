@@ -34,6 +34,7 @@ mod terminal;
 mod time;
 mod trouble;
 mod truth;
+mod wait;
 mod warnings;
 mod watch;
 mod zombies;

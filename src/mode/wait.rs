@@ -1,0 +1,80 @@
+//! `proa wait`: the gate alone, for init containers and probes. It takes nobody's place: it may run beside a proa in the same
+//! container, so it announces nothing and shuts nothing down.
+
+use anyhow::Context;
+use tracing::info;
+
+use super::inspector::{Inspector, wait};
+use super::{LogPhase, guarded, own_pod, ready_file, runtime};
+use crate::env_file;
+use crate::exit::Outcome;
+use crate::gate::{self, Api};
+use crate::identity::Mounts;
+use crate::plan::wait::WaitPlan;
+use crate::pod::Snapshot;
+use crate::signal::Phase;
+use crate::signal::stream::{Listener, Signals};
+use crate::status::board::Board;
+use crate::status::{Quit, Server};
+use crate::warnings::Asked;
+
+/// Carries the plan out.
+#[must_use]
+pub fn run(plan: &WaitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
+    guarded(|| Ok(carry_out(plan, mounts, signals))).unwrap_or_else(Outcome::Failed)
+}
+
+fn carry_out(plan: &WaitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
+    let _phase = LogPhase::Gate.span().entered();
+    if plan.disabled {
+        info!("disabled (PROA_DISABLED): proa waits for nothing");
+    }
+    let waited = || {
+        let mut own_pod = own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable())?;
+        // A probe's process is younger than its container, which nothing shows where containers share a PID namespace.
+        if let Some(own_pod) = own_pod.as_mut().filter(|_| plan.gate.looks.once) {
+            own_pod.identity.started = None;
+        }
+        let server = Server::bind(plan.status, Quit::None).map_err(Outcome::NoStatus)?;
+        // A look, of which there are many, leaves the file as it is until it knows better.
+        if let Some(path) = plan.ready_file.as_deref().filter(|_| !plan.gate.looks.once) {
+            ready_file::prepare(path)?;
+        }
+        let api = match &own_pod {
+            None => Api::NotAsked,
+            Some(own_pod) if plan.api_is_dispensable() => Api::Dispensable(own_pod.watch()),
+            Some(own_pod) => Api::Needed(own_pod.watch()),
+        };
+        let board = Board::default();
+        let waiting = runtime().map_err(Outcome::Failed)?;
+        waiting.block_on(async {
+            let signals = signals.listen().context("cannot listen for signals").map_err(Outcome::Failed)?;
+            server.during(&board, opened(plan, api, signals, &board)).await
+        })?;
+        plan.ready_file.as_deref().map_or(Ok(()), ready_file::write)
+    };
+    waited().err().unwrap_or(Outcome::Ready)
+}
+
+async fn opened(plan: &WaitPlan, api: Api, mut signals: Listener<'_>, board: &Board) -> Result<(), Outcome> {
+    let asked = Asked {
+        selection: &plan.gate.selection,
+        // A probe looks every few seconds: what it shows is not said each time.
+        wait: Some(wait(&plan.gate, true)).filter(|_| !plan.gate.looks.once),
+        shutdown: None,
+        stop_timeout: None,
+        status_port: plan.status.map(|address| address.port()),
+    };
+    let inspector = Inspector::new(asked);
+    let inspect = |pod: &Snapshot| inspector.look(pod);
+    let opened = gate::pass(&plan.gate, api, &mut signals, board, &inspect).await;
+    let opened = opened.map_err(|closed| Outcome::from(closed.cause))?;
+    let stop = opened.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
+    tokio::select! {
+        stopped = signals.stop(Phase::Gate { stop }) => Err(match stopped {
+            Ok(received) => Outcome::Stopped(received.signal),
+            Err(error) => Outcome::Failed(error.into()),
+        }),
+        read = env_file::read(&plan.env_files) => read.map(drop).map_err(Outcome::EnvFile),
+    }
+}
