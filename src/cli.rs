@@ -14,7 +14,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::endpoint::without_secrets;
 use crate::known;
 use flags::{
-    Ending, Environment, Exits, Looking, Mains, Output, Stopping, Until, Waiting, Watching, When, Who,
+    Ending, Environment, Exits, Looking, Mains, Output, Quitting, Stopping, Until, Waiting, Watching, When,
+    Who,
 };
 use variables::{UnknownVariable, is_ours, unknown, without_unset};
 
@@ -47,7 +48,7 @@ is meant for COMMAND.";
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     override_usage = "proa [OPTIONS] -- COMMAND [ARG]...\n       proa sidecar [OPTIONS] [-- COMMAND [ARG]...]\n       \
-                      proa wait [OPTIONS]\n       proa install DEST\n       proa known",
+                      proa wait [OPTIONS]\n       proa quit [OPTIONS]\n       proa install DEST\n       proa known",
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -66,6 +67,8 @@ enum Other {
     Sidecar(Box<SidecarCli>),
     /// Wait until the sidecars are ready, and exit: for init containers and probes
     Wait(Box<WaitCli>),
+    /// Shut the sidecars down, and exit: for preStop hooks and scripts
+    Quit(Box<QuitCli>),
     /// Copy this binary to a volume, for images that do not have it
     Install {
         /// Target: a file, or a directory, where it is called `proa`
@@ -200,6 +203,36 @@ pub struct WaitCli {
     pub output: Output,
 }
 
+const AFTER_QUIT_HELP: &str = "\
+Exit codes: 0 if every sidecar took its request and exited, 1 if not, with its
+name; 2, 70 and 77 as in `proa --help`.";
+
+/// Shuts the sidecars down, and exits.
+#[derive(Debug, Args)]
+#[command(
+    after_help = AFTER_QUIT_HELP,
+    term_width = 80,
+    disable_help_flag = true,
+    override_usage = "proa quit [OPTIONS]",
+)]
+pub struct QuitCli {
+    /// How it goes about it.
+    #[command(flatten)]
+    pub quitting: Quitting,
+    /// How the sidecars are shut down.
+    #[command(flatten)]
+    pub ending: Ending,
+    /// Which containers are no sidecars.
+    #[command(flatten)]
+    pub mains: Mains,
+    /// Who we are.
+    #[command(flatten)]
+    pub who: Who,
+    /// What is told.
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// What proa is to do.
 #[derive(Debug)]
 pub enum Task {
@@ -209,6 +242,8 @@ pub enum Task {
     Sidecar(Box<SidecarCli>),
     /// Wait, and exit.
     Wait(Box<WaitCli>),
+    /// Shut the sidecars down, and exit.
+    Quit(Box<QuitCli>),
     /// Copy the binary there.
     Install(PathBuf),
 }
@@ -248,6 +283,7 @@ pub fn read() -> Result<Task, Answer> {
         None => Ok(Task::Main(Box::new(arguments.cli))),
         Some(Other::Sidecar(cli)) => Ok(Task::Sidecar(cli)),
         Some(Other::Wait(cli)) => Ok(Task::Wait(cli)),
+        Some(Other::Quit(cli)) => Ok(Task::Quit(cli)),
         Some(Other::Install { destination, .. }) => Ok(Task::Install(destination)),
         Some(Other::Known { .. }) => Err(Answer::Asked(known::table())),
     }
@@ -307,6 +343,7 @@ impl Task {
         Ok(match arguments.other {
             Some(Other::Sidecar(cli)) => Self::Sidecar(cli),
             Some(Other::Wait(cli)) => Self::Wait(cli),
+            Some(Other::Quit(cli)) => Self::Quit(cli),
             _ => Self::Main(Box::new(arguments.cli)),
         })
     }

@@ -24,6 +24,8 @@ use crate::warnings::Remaining;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
+    /// A sidecar did not exit as `proa quit` asked it to.
+    NotShutDown = 1,
     /// Wrong usage, or a Pod in which proa cannot work.
     Usage = 2,
     /// A sidecar exited for good before the command could start, or stopped it.
@@ -81,6 +83,10 @@ pub enum Outcome {
     ShutDown,
     /// The wait is over, and nothing else was asked for.
     Ready,
+    /// What would be done, as text.
+    Planned(String),
+    /// These did not exit as they were asked to; empty: it is not known who there is.
+    NotShutDown(Vec<String>),
     /// `proa sidecar` is out of place in this Pod.
     Misplaced(Misplaced),
     /// Another proa runs in this container.
@@ -134,7 +140,8 @@ impl Outcome {
     #[must_use]
     pub fn code(&self) -> u8 {
         let code = match self {
-            Self::ShutDown | Self::Ready => return 0,
+            Self::ShutDown | Self::Ready | Self::Planned(_) => return 0,
+            Self::NotShutDown(_) => Code::NotShutDown,
             Self::Ended(ended) => return ended.exit_code(),
             Self::Stopped(signal) => return Ended::Signaled(signal.number()).exit_code(),
             // The kubelet's signal is on its way; this is the code that it would have led to.
@@ -184,12 +191,18 @@ impl Outcome {
                 | Self::Stopped(_)
                 | Self::ShutDown
                 | Self::Ready
+                | Self::Planned(_)
+                | Self::NotShutDown(_)
                 | Self::Failed(_)
         )
     }
 
     fn failure(&self) -> Option<&Self> {
-        (!matches!(self, Self::Ended(_) | Self::Stopped(_) | Self::ShutDown | Self::Ready)).then_some(self)
+        let is_none = matches!(
+            self,
+            Self::Ended(_) | Self::Stopped(_) | Self::ShutDown | Self::Ready | Self::Planned(_)
+        );
+        (!is_none).then_some(self)
     }
 }
 
@@ -217,6 +230,11 @@ impl fmt::Display for Outcome {
             Self::NoStatus(unbound) => write!(f, "{unbound}"),
             Self::ShutDown => write!(f, "stopped as asked"),
             Self::Ready => write!(f, "ready"),
+            Self::Planned(text) => f.write_str(text),
+            Self::NotShutDown(left) if left.is_empty() => {
+                write!(f, "no sidecar was shut down, since this Pod cannot be seen")
+            }
+            Self::NotShutDown(left) => write!(f, "not shut down: {}", left.join(", ")),
             Self::Misplaced(misplaced) => write!(f, "{misplaced}"),
             Self::TwoProas(taken) => write!(f, "{taken}"),
             Self::NoReadyFile(path, error) => write!(

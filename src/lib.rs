@@ -11,7 +11,7 @@
 //! - [`cli`] says what was asked, [`plan`] what will happen; after it nothing is left to validate. Of a command line that makes
 //!   no plan [`cli::readable`] says what can be read, and [`mode::wrap::mistake`] shuts the sidecars down.
 //! - [`mode`] has a room for each thing that proa can be: [`mode::wrap`] for `proa -- COMMAND`, [`mode::sidecar`] for
-//!   `proa sidecar -- COMMAND`, [`mode::helper`] for `proa sidecar`, [`mode::wait`] for `proa wait`, [`mode::install`]. They put the phases together.
+//!   `proa sidecar -- COMMAND`, [`mode::helper`] for `proa sidecar`, [`mode::wait`] for `proa wait`, [`mode::quit`] for `proa quit`, [`mode::install`]. They put the phases together.
 //! - [`identity`] says which Pod and container this is, before anybody is asked.
 //! - [`cluster`] turns the API server into a stream of [`pod::Snapshot`]s; [`cluster::trouble`] says what each thing means that
 //!   can stand in the way.

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use proa::cli::flags::Output;
-use proa::cli::{self, Answer, Cli, SidecarCli, Task, WaitCli};
+use proa::cli::{self, Answer, Cli, QuitCli, SidecarCli, Task, WaitCli};
 use proa::exit::{Code, Conclusion, Outcome};
 use proa::identity::Mounts;
 use proa::mode::sidecar::CommandDuty;
 use proa::mode::wrap::mistake;
-use proa::mode::{helper, install, sidecar, wait, wrap};
+use proa::mode::{helper, install, quit, sidecar, wait, wrap};
+use proa::plan::quit::QuitPlan;
 use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::wait::WaitPlan;
 use proa::plan::{self, Environment, Plan};
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Ok(Task::Main(cli)) => return main_container(*cli, &mounts),
         Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
         Ok(Task::Wait(cli)) => wait_alone(*cli, &mounts),
+        Ok(Task::Quit(cli)) => quit_alone(*cli, &mounts),
         Ok(Task::Install(destination)) => {
             telemetry::set_up(LogFormat::Text, None);
             match install::install(&destination) {
@@ -123,6 +125,17 @@ fn wait_alone(cli: WaitCli, mounts: &Mounts) -> (Conclusion, Option<PathBuf>) {
         (Err(invalid), _) => Outcome::Invalid(invalid),
         (_, Err(error)) => Outcome::Failed(error.into()),
         (Ok(plan), Ok(signals)) => wait::run(&plan, mounts, &signals),
+    };
+    (outcome.into(), message_path)
+}
+
+fn quit_alone(cli: QuitCli, mounts: &Mounts) -> (Conclusion, Option<PathBuf>) {
+    set_up(&cli.output);
+    let message_path = cli.output.termination_message_path.clone();
+    let outcome = match (QuitPlan::new(cli, &environment()), Signals::register()) {
+        (Err(invalid), _) => Outcome::Invalid(invalid),
+        (_, Err(error)) => Outcome::Failed(error.into()),
+        (Ok(plan), Ok(signals)) => quit::run(&plan, mounts, &signals),
     };
     (outcome.into(), message_path)
 }

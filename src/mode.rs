@@ -4,6 +4,7 @@ mod companion;
 pub mod helper;
 mod inspector;
 pub mod install;
+pub mod quit;
 mod ready_file;
 pub mod sidecar;
 pub mod wait;

@@ -1,6 +1,7 @@
 //! What will happen: the command line and environment, lowered to one value. Validation ends here.
 
 mod lower;
+pub mod quit;
 pub mod selection;
 pub mod sidecar;
 pub mod wait;
@@ -18,7 +19,7 @@ use crate::gate::{Gate, Looks};
 use crate::identity::Claim;
 use crate::known::NoEndpoint;
 use crate::policy::{AskApi, OnSidecarExit, Precedence, ShutdownAuto};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Spared};
 use selection::Selection;
 
 /// Everything that was asked for, checked.
@@ -182,6 +183,7 @@ impl Plan {
                 actions: Vec::new(),
                 auto: if cli.ending.no_shutdown_auto { ShutdownAuto::Off } else { ShutdownAuto::Otherwise },
                 timeout: cli.ending.shutdown_timeout.into(),
+                spared: Spared::Entrypoint,
                 ignore,
             },
             on_sidecar_exit: OnSidecarExit::Ignore,

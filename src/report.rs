@@ -21,6 +21,7 @@ pub fn report(conclusion: &Conclusion, path: Option<&Path>, mounts: &Mounts) {
         Outcome::Stopped(_) | Outcome::ShutDown | Outcome::Ready => {
             info!(exit_code = code, "{outcome}; exit with code {code}");
         }
+        Outcome::Planned(text) => say(io::stdout(), text),
         // Whoever mistypes an option looks at a terminal as often as at a log.
         Outcome::Usage(text) => say(io::stderr(), &format!("proa: {text}")),
         _ => error!(exit_code = code, "{outcome}; exit with code {code}"),

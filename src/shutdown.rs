@@ -29,7 +29,7 @@ use crate::policy::ShutdownAuto;
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received, Signal};
 use crate::status::board::{ActionResult, Board};
-pub use actions::{Action, Processes, Shutdown};
+pub use actions::{Action, Processes, Shutdown, Spared};
 use again::DoneTask;
 use awaited::{Pointless, Scope, Seen, TaskResult, awaited, carrier_leaves, unattributed_traces};
 pub use decision::{Decision, Keep, Origin, decide};
@@ -54,8 +54,8 @@ pub enum After {
 }
 
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
-/// decided by now. Where others' traffic goes through a sidecar it is notified last, once the others have exited. Returns the
-/// sidecars that the Pod's status still calls running once there is no time left.
+/// decided by now. Where others' traffic goes through a sidecar it is notified last, once the others have exited. Returns what
+/// came of it.
 pub async fn run(
     shutdown: &Shutdown,
     sight: &Sight,
@@ -64,7 +64,7 @@ pub async fn run(
     peers: &Peers,
     signals: &mut Listener<'_>,
     board: &Board,
-) -> Option<Vec<String>> {
+) -> Report {
     let snapshot = sight.snapshot.as_ref();
     let Stages { first, last } = stages(shutdown, snapshot, peers);
     let automatic = shutdown.auto == ShutdownAuto::Otherwise && shutdown.actions.is_empty();
@@ -101,7 +101,37 @@ pub async fn run(
     let running = ending.drain(Scope::All).await;
     board.drain_ends();
     ending.ask_until_taken().await;
-    running
+    Report::of(&ending.done, snapshot, running)
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Report {
+    /// How many tasks there were.
+    pub tasks: usize,
+    /// Tasks that failed, of sidecars that had not exited before.
+    pub failed: Vec<String>,
+    /// Sidecars that were asked to exit.
+    pub asked: Vec<String>,
+    /// Sidecars that the Pod's status still calls running once there is no time left.
+    pub running: Option<Vec<String>>,
+}
+
+impl Report {
+    fn of(done: &[DoneTask], snapshot: Option<&Snapshot>, running: Option<Vec<String>>) -> Self {
+        let had_exited = |task: &Task| {
+            let sidecars = snapshot.into_iter().flat_map(|seen| &seen.sidecars);
+            let mut own = sidecars.filter(|sidecar| task.container.as_ref() == Some(&sidecar.name));
+            own.any(|sidecar| sidecar.ended_for_good().is_some())
+        };
+        let failed = done.iter().filter(|done| done.result == TaskResult::Failed && !had_exited(&done.task));
+        Self {
+            tasks: done.len(),
+            failed: failed.map(|done| done.task.to_string()).collect(),
+            asked: done.iter().filter_map(|done| done.task.container.clone()).collect(),
+            running,
+        }
+    }
 }
 
 /// What is still worth while. Each signal that asks us to stop takes one away.
@@ -133,13 +163,13 @@ impl Ending<'_, '_> {
     async fn act(&mut self, tasks: Vec<Task>, scope: Scope) {
         let results = RefCell::new(vec![None; tasks.len()]);
         let snapshot = self.sight.snapshot.as_ref();
-        let (board, by) = (self.board, self.time.by);
+        let (board, by, spared) = (self.board, self.time.by, self.shutdown.spared);
         let least = Instant::now().checked_add(LEAST);
         {
             let mut work = Box::pin(join_all(tasks.iter().enumerate().map(|(place, task)| {
                 let results = &results;
                 async move {
-                    let result = carry_out(task, snapshot, by, board).await;
+                    let result = carry_out(task, spared, snapshot, by, board).await;
                     results.borrow_mut()[place] = Some(result);
                 }
             })));
@@ -191,7 +221,7 @@ impl Ending<'_, '_> {
                     return running;
                 }
                 received = stopped(self.signals, stop) => self.interrupt(received, "no longer waiting"),
-                place = asked_again(&self.done, &latest, self.time.by, self.board) => {
+                place = asked_again(&self.done, self.shutdown.spared, &latest, self.time.by, self.board) => {
                     let snapshot = latest.borrow();
                     self.done[place] = DoneTask::new(self.done[place].task.clone(), TaskResult::Accepted, snapshot.as_ref());
                 }
@@ -213,7 +243,7 @@ impl Ending<'_, '_> {
             }
             let stop = self.stop();
             tokio::select! {
-                place = asked_again(&self.done, &latest, self.time.by, self.board) => {
+                place = asked_again(&self.done, self.shutdown.spared, &latest, self.time.by, self.board) => {
                     self.done[place].result = TaskResult::Accepted;
                 }
                 received = stopped(self.signals, stop) => self.interrupt(received, "not waiting"),
@@ -267,7 +297,13 @@ impl Ending<'_, '_> {
 }
 
 /// Asks those once more that are due, until one has accepted: its place.
-async fn asked_again(done: &[DoneTask], latest: &Latest, by: Option<Instant>, board: &Board) -> usize {
+async fn asked_again(
+    done: &[DoneTask],
+    spared: Spared,
+    latest: &Latest,
+    by: Option<Instant>,
+    board: &Board,
+) -> usize {
     loop {
         sleep(AGAIN).await;
         for (place, done) in done.iter().enumerate() {
@@ -275,7 +311,7 @@ async fn asked_again(done: &[DoneTask], latest: &Latest, by: Option<Instant>, bo
             if !done.is_due_again(snapshot.as_ref()) {
                 continue;
             }
-            match perform(&done.task.step, snapshot.as_ref(), by).await {
+            match perform(&done.task.step, spared, snapshot.as_ref(), by).await {
                 Ok(Performed { text, status, result: TaskResult::Accepted }) => {
                     board.action(done.task.to_string(), ActionResult::Accepted);
                     let (container, url) = (done.task.container.as_deref(), done.task.url());
@@ -292,12 +328,13 @@ async fn asked_again(done: &[DoneTask], latest: &Latest, by: Option<Instant>, bo
 
 async fn carry_out(
     task: &Task,
+    spared: Spared,
     snapshot: Option<&Snapshot>,
     by: Option<Instant>,
     board: &Board,
 ) -> TaskResult {
     let (container, url) = (task.container.as_deref(), task.url());
-    match perform(&task.step, snapshot, by).await {
+    match perform(&task.step, spared, snapshot, by).await {
         Ok(Performed { text, status, result }) => {
             board.action(task.to_string(), ActionResult::Accepted);
             info!(container, url, status, "{task}: {text}");
@@ -335,6 +372,7 @@ impl From<String> for NotPerformed {
 
 async fn perform(
     step: &Step,
+    spared: Spared,
     snapshot: Option<&Snapshot>,
     by: Option<Instant>,
 ) -> Result<Performed, NotPerformed> {
@@ -349,7 +387,7 @@ async fn perform(
         Step::Kill(processes, signal) => {
             // /proc/PID/cmdline may block on a process that hangs (`mmap_lock`), and with it all that this thread does.
             let (processes, signal, snapshot) = (processes.clone(), *signal, snapshot.cloned());
-            let kill = spawn_blocking(move || kill::kill(&processes, signal, snapshot.as_ref()));
+            let kill = spawn_blocking(move || kill::kill(&processes, spared, signal, snapshot.as_ref()));
             let killed = before(by, kill)
                 .await
                 .ok_or_else(|| "looking at the processes of the Pod takes too long".to_owned())?;

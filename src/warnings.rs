@@ -445,7 +445,7 @@ mod tests {
     use crate::known::SIDECARS;
     use crate::pod::tests::snapshot;
     use crate::policy::Limit;
-    use crate::shutdown::Processes;
+    use crate::shutdown::{Processes, Spared};
     use crate::signal::Signal;
 
     struct Flags {
@@ -471,6 +471,7 @@ mod tests {
                 actions: Vec::new(),
                 auto: ShutdownAuto::Otherwise,
                 timeout: Limit::Default,
+                spared: Spared::Entrypoint,
                 ignore: Vec::new(),
             },
         }

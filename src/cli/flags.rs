@@ -328,6 +328,23 @@ pub struct Stopping {
     pub ready_file: Option<PathBuf>,
 }
 
+/// How `proa quit` goes about it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Shutting down the sidecars")]
+pub struct Quitting {
+    /// Print what would be done, to which sidecar and why, and do nothing
+    #[arg(long, env = "PROA_DRY_RUN", value_parser = switch, hide_env = true)]
+    pub dry_run: bool,
+
+    /// Do not wait for these containers to exit; repeatable
+    #[arg(long, env = "PROA_IGNORE", value_name = "NAME", hide_env = true)]
+    pub ignore: Vec<List<String>>,
+
+    /// Do nothing
+    #[arg(long, env = "PROA_DISABLED", value_parser = switch, hide_env = true)]
+    pub disabled: bool,
+}
+
 /// How `proa wait` looks, and what it leaves behind.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Waiting")]

@@ -318,9 +318,9 @@ impl Run<'_> {
         if let Some(snapshot) = &sight.snapshot {
             self.inspector.look_at_end(snapshot);
         }
-        let running =
+        let report =
             shutdown::run(&self.plan.shutdown, &sight, after, asked, &peers, signals, &self.board).await;
-        Some(self.inspector.remaining(running?, sight.snapshot.as_ref()?))
+        Some(self.inspector.remaining(report.running?, sight.snapshot.as_ref()?))
     }
 
     fn decide(&self, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {

@@ -17,7 +17,7 @@ use crate::known::{Known, Named, NoEndpoint};
 use crate::plan::selection::Selection;
 use crate::pod::mains::Awaited;
 use crate::policy::{AskApi, Precedence, ShutdownAuto, ShutdownWhen};
-use crate::shutdown::{Action, Processes, Shutdown};
+use crate::shutdown::{Action, Processes, Shutdown, Spared};
 use crate::signal::Signal;
 
 /// `--ready-timeout` unless it is given.
@@ -145,6 +145,7 @@ pub(super) fn shutdown(
             (false, false) => ShutdownAuto::Otherwise,
         },
         timeout: ending.shutdown_timeout.into(),
+        spared: Spared::Entrypoint,
         ignore,
     })
 }

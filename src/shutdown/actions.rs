@@ -18,6 +18,17 @@ pub struct Shutdown {
     pub timeout: Limit,
     /// Sidecars whose exit is not waited for.
     pub ignore: Vec<String>,
+    /// Which processes of our own container no signal reaches.
+    pub spared: Spared,
+}
+
+/// Which processes of our own container no signal reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spared {
+    /// proa, and what it has started: it is the entrypoint.
+    Entrypoint,
+    /// All of them: the container's own program runs there.
+    OwnContainer,
 }
 
 /// One way to end one or more sidecars.

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use tracing::{debug, warn};
 
-use super::actions::Processes;
+use super::actions::{Processes, Spared};
 use crate::pod::{ProcessNamespace, Sidecar, Snapshot};
 use crate::procfs::Stat;
 use crate::signal::Signal;
@@ -66,12 +66,20 @@ impl fmt::Display for Failure {
 ///
 /// # Errors
 /// When no process was signalled.
-pub fn kill(processes: &Processes, signal: Signal, snapshot: Option<&Snapshot>) -> Result<usize, Failure> {
+pub fn kill(
+    processes: &Processes,
+    spared: Spared,
+    signal: Signal,
+    snapshot: Option<&Snapshot>,
+) -> Result<usize, Failure> {
     visible(snapshot)?;
     let sidecars = snapshot.map_or([].as_slice(), |snapshot| &snapshot.sidecars);
     let mut unattributable = 0;
     let mut targets = Vec::new();
-    for process in visible_processes().filter(|process| chosen(process, processes)) {
+    let own = fs::read_to_string("/proc/self/cgroup").ok().filter(|_| spared == Spared::OwnContainer);
+    let is_spared = |process: &Process| own.is_some() && process.cgroup == own;
+    let chosen = |process: &Process| chosen(process, processes) && !is_spared(process);
+    for process in visible_processes().filter(chosen) {
         match belongs(process.cgroup.as_deref(), sidecars) {
             Belongs::ToRegular => targets.push(process),
             Belongs::ToNative => {}

@@ -263,11 +263,13 @@ mod tests {
     use crate::known::SIDECARS;
     use crate::pod::tests::snapshot;
     use crate::policy::{Limit, ShutdownWhen};
+    use crate::shutdown::actions::Spared;
 
     const QUIT: &str = "http://localhost:15020/quitquitquit";
 
     fn shutdown(auto: ShutdownAuto, actions: Vec<Action>) -> Shutdown {
-        Shutdown { when: ShutdownWhen::Auto, actions, auto, timeout: Limit::Default, ignore: Vec::new() }
+        let (spared, ignore) = (Spared::Entrypoint, Vec::new());
+        Shutdown { when: ShutdownWhen::Auto, actions, auto, timeout: Limit::Default, spared, ignore }
     }
 
     fn post(url: &str) -> Action {

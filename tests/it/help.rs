@@ -22,8 +22,8 @@ fn help_fits_in_80_columns() {
     assert!(sidecar.contains("--until-exit") && sidecar.contains("exits with 0 if"), "{sidecar}");
     assert!(help_of(&["install", "--help"]).contains("DEST"));
     assert!(help_of(&["known", "-h"]).contains("Usage: proa known"));
-    let wait = help_of(&["wait", "--help"]);
-    for line in help().lines().chain(sidecar.lines()).chain(wait.lines()) {
+    let (wait, quit) = (help_of(&["wait", "--help"]), help_of(&["quit", "--help"]));
+    for line in help().lines().chain(sidecar.lines()).chain(wait.lines()).chain(quit.lines()) {
         assert!(line.chars().count() <= 80, "{line}");
         assert!(line.split(' ').count() != 1 || line.len() < 2 || line.ends_with(':'), "wrapped: {line}");
     }
@@ -31,7 +31,9 @@ fn help_fits_in_80_columns() {
 
 #[test]
 fn the_reference_carries_the_help_as_it_is() {
-    for help in [help(), help_of(&["sidecar", "--help"]), help_of(&["wait", "--help"])] {
+    for help in
+        [help(), help_of(&["sidecar", "--help"]), help_of(&["wait", "--help"]), help_of(&["quit", "--help"])]
+    {
         let help: Vec<_> = help.lines().map(str::trim_end).collect();
         assert!(
             REFERENCE.contains(&help.join("\n")),
@@ -49,7 +51,10 @@ fn the_version_is_the_crates() {
 
 #[test]
 fn every_flag_has_a_variable_of_the_same_meaning() {
-    let help = help() + &help_of(&["sidecar", "--help"]) + &help_of(&["wait", "--help"]);
+    let help = help()
+        + &help_of(&["sidecar", "--help"])
+        + &help_of(&["wait", "--help"])
+        + &help_of(&["quit", "--help"]);
     let help = help.replace("[=", " ");
     let flags = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
     let flags: std::collections::BTreeSet<_> = flags

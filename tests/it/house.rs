@@ -32,13 +32,14 @@ const PURE: [&str; 22] = [
 
 /// The two ends of the flow: what will happen is put together from the phases' inputs, and how it ended from their failures.
 /// They do nothing themselves, and only modes know of them.
-const ENDS: [&str; 5] = ["plan", "plan/lower", "plan/sidecar", "plan/wait", "exit"];
+const ENDS: [&str; 6] = ["plan", "plan/lower", "plan/quit", "plan/sidecar", "plan/wait", "exit"];
 
 /// What a mode does one after the other.
 const PHASES: [&str; 4] = ["gate", "env_file", "child", "shutdown"];
 
 /// What proa can be.
-const MODES: [&str; 5] = ["mode/wrap", "mode/sidecar", "mode/helper", "mode/wait", "mode/install"];
+const MODES: [&str; 6] =
+    ["mode/wrap", "mode/sidecar", "mode/helper", "mode/wait", "mode/quit", "mode/install"];
 
 /// What nothing pure may touch: a clock, the environment, files, the network, a runtime, the log.
 const EFFECTS: [&str; 9] = [

@@ -26,6 +26,7 @@ mod log;
 mod mains;
 mod mistakes;
 mod order;
+mod quit;
 mod shutdown;
 mod sidecar;
 mod signals;
