@@ -14,8 +14,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::endpoint::without_secrets;
 use crate::known;
 use flags::{
-    Ending, Environment, Exits, Looking, Mains, Output, Quitting, Stopping, Until, Waiting, Watching, When,
-    Who,
+    Ending, Environment, Exits, Looking, Mains, Output, Quitting, Status, Stopping, Until, Waiting, Watching,
+    When, Who,
 };
 use variables::{UnknownVariable, is_ours, unknown, without_unset};
 
@@ -113,6 +113,9 @@ pub struct Cli {
     /// Who we are.
     #[command(flatten)]
     pub who: Who,
+    /// Where it is seen what proa does.
+    #[command(flatten)]
+    pub status: Status,
     /// What is told.
     #[command(flatten)]
     pub output: Output,
@@ -161,6 +164,9 @@ pub struct SidecarCli {
     /// Who we are.
     #[command(flatten)]
     pub who: Who,
+    /// Where it is seen what proa does.
+    #[command(flatten)]
+    pub status: Status,
     /// What is told.
     #[command(flatten)]
     pub output: Output,
@@ -198,6 +204,9 @@ pub struct WaitCli {
     /// Who we are.
     #[command(flatten)]
     pub who: Who,
+    /// Where it is seen what proa does.
+    #[command(flatten)]
+    pub status: Status,
     /// What is told.
     #[command(flatten)]
     pub output: Output,

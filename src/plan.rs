@@ -145,7 +145,7 @@ impl Plan {
             env_files: lower::env_files(&mut cli.environment),
             command: lower::command(cli.command, &cli.environment)?,
             shutdown: lower::shutdown(cli.when.shutdown_when, cli.ending, gate.selection.ignore.clone())?,
-            status: cli.output.status_address,
+            status: cli.status.status_address,
             on_sidecar_exit,
             disabled,
             api,

@@ -245,14 +245,19 @@ pub struct Who {
     pub service_account_dir: PathBuf,
 }
 
+/// Where it is seen what proa does.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct Status {
+    /// Serve /readyz (200 while the command runs), /livez and /metrics here
+    #[arg(long, env = "PROA_STATUS_ADDRESS", value_name = "IP:PORT", value_parser = socket_address, hide_env = true)]
+    pub status_address: Option<SocketAddr>,
+}
+
 /// What is told, and where.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct Output {
-    /// Serve /readyz (200 while the command runs), /livez and /metrics here
-    #[arg(long, env = "PROA_STATUS_ADDRESS", value_name = "IP:PORT", value_parser = socket_address, hide_env = true)]
-    pub status_address: Option<SocketAddr>,
-
     /// Format of the log [default: text]
     #[arg(
         long,

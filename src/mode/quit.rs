@@ -22,7 +22,6 @@ use crate::shutdown::stages::{Source, Stages, Task, stages};
 use crate::shutdown::{self, After, Need, Report, Sight};
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
-use crate::status::{Quit, Server};
 use crate::warnings::{Asked, Warning, warnings};
 
 /// Carries the plan out.
@@ -41,16 +40,11 @@ fn carry_out(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> anyhow::Res
         Ok(own_pod) => own_pod,
         Err(outcome) => return Ok(outcome),
     };
-    let server = match Server::bind(plan.status, Quit::None) {
-        Ok(server) => server,
-        Err(unbound) => return Ok(Outcome::NoStatus(unbound)),
-    };
     let board = Board::default();
     board.gate_over();
     runtime()?.block_on(async {
         let mut signals = signals.listen().context("cannot listen for signals")?;
-        let quit = quit(plan, own_pod.as_ref(), mounts, &mut signals, &board);
-        Ok(server.during(&board, quit).await)
+        Ok(quit(plan, own_pod.as_ref(), mounts, &mut signals, &board).await)
     })
 }
 

@@ -1,7 +1,5 @@
 //! What `proa quit` does.
 
-use std::net::SocketAddr;
-
 use super::{Environment, Invalid, lower};
 use crate::cli::QuitCli;
 use crate::cluster::ApiServer;
@@ -22,8 +20,6 @@ pub struct QuitPlan {
     pub mains: Vec<String>,
     /// Whether it is only said what would be done.
     pub dry_run: bool,
-    /// Where to tell what proa is doing.
-    pub status: Option<SocketAddr>,
     /// Whether nothing is done.
     pub disabled: bool,
 }
@@ -47,7 +43,6 @@ impl QuitPlan {
             shutdown: Shutdown { spared: Spared::OwnContainer, ..shutdown },
             mains,
             dry_run: cli.quitting.dry_run,
-            status: cli.output.status_address,
             disabled: cli.quitting.disabled,
         })
     }

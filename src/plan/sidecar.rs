@@ -111,7 +111,7 @@ impl SidecarPlan {
             let env_files = lower::env_files(&mut cli.environment);
             Duty::Command(lower::command(cli.command, &cli.environment)?, env_files, stop)
         };
-        Ok(Self { claim, mains, duty, status: cli.output.status_address, disabled, api, gate })
+        Ok(Self { claim, mains, duty, status: cli.status.status_address, disabled, api, gate })
     }
 }
 

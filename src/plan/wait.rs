@@ -54,7 +54,8 @@ impl WaitPlan {
             return Err(Invalid::NeedsApi("--main"));
         }
         let mut gate = lower::gate(cli.waiting, mains, exits, api.ask)?;
-        gate.looks = Looks { once: cli.looking.once, pause: cli.looking.interval };
+        gate.looks =
+            Looks { once: cli.looking.once, pause: cli.looking.interval.filter(|pause| !pause.is_zero()) };
         if cli.looking.once && limit.is_none() {
             gate.timeout = Some(ONCE);
         }
@@ -65,7 +66,8 @@ impl WaitPlan {
             gate,
             ready_file: cli.looking.ready_file,
             env_files: EnvFiles { paths, precedence: Precedence::Environment },
-            status: cli.output.status_address,
+            // A probe's process is one of many, in a container whose proa may serve there.
+            status: cli.status.status_address.filter(|_| !cli.looking.once),
             disabled,
         })
     }

@@ -271,3 +271,27 @@ fn an_exit_is_nothing_that_a_direct_wait_makes_do_without() {
     world.set_state("migrate", "terminated: {exitCode: 0}");
     running.finish().expect(0, &["gate open"]);
 }
+
+#[test]
+fn a_probe_serves_nowhere_since_its_container_may_have_a_proa_that_does() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let world = init();
+    world.make_ready("db");
+    let proa = || wait_in(&world, "proa").env("PROA_STATUS_ADDRESS", &address);
+    proa().flag("--once").start_bare().finish().expect(0, &[]);
+    proa().start_bare().finish().expect(2, &["--status-address"]);
+    world.proa().flag("quit").env("PROA_STATUS_ADDRESS", &address).start_bare().finish().expect(0, &[]);
+}
+
+#[test]
+fn an_interval_of_0_is_the_default() {
+    let busy = Endpoint::replying(vec![
+        Reply::Status(503, None),
+        Reply::Status(503, None),
+        Reply::Status(200, None),
+    ]);
+    let world = init();
+    let flags = ["--api=off", "--interval=0", &format!("--wait-http-get={}", busy.url())].map(str::to_owned);
+    wait_in(&world, "proa").flags(flags).start_bare().finish().expect(0, &["gate open"]);
+}

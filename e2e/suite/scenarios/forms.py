@@ -7,6 +7,18 @@ from suite.scenarios.known import cloud_sql
 
 # Envoy, which the kubelet starts first and stops last.
 NATIVE = ENVOY.rstrip() + "\n  restartPolicy: Always\n"
+
+
+def another(envoy, name, port):
+    """A second Envoy of the Pod: the two share a network namespace, and by default a socket's name in it."""
+    return envoy.replace("name: envoy", f"name: {name}").replace("9901", str(port)).replace("args: [", "args: [--use-dynamic-base-id, ")
+
+
+def failed(t, name):
+    """The Pod once its init container `wait` has failed it."""
+    return t.pod(name, lambda pod: pod.phase == "Failed" and pod.container("wait").ended, "to fail")
+
+
 LIVE = "wget -q -O - http://localhost:9901/ready"
 
 
@@ -56,7 +68,7 @@ def the_wait_among_other_init_containers(t):
     """`proa wait` before, between and after other init containers waits for the native sidecars before it alone."""
     t.grant("watch")
     plain = shell("plain", "echo migrated")
-    second = late(NATIVE, 4).replace("name: envoy", "name: second").replace("9901", "9902")
+    second = another(late(NATIVE, 4), "second", 9902)
     init = before(waits(name="first"), NATIVE, waits(name="between"), plain, second, waits(name="last"))
     t.apply(pod("many", _work(f"{LIVE}; wget -q -O - http://localhost:9902/ready"), initContainers=init))
     found = t.finished("many")
@@ -70,9 +82,9 @@ def the_wait_among_other_init_containers(t):
 def a_native_sidecar_that_is_never_ready(t):
     """Of two native sidecars one is never ready: `proa wait` names it alone and exits with 75, and the Pod fails."""
     t.grant("watch")
-    never = NATIVE.replace("name: envoy", "name: broken").replace("port: 9901}", "port: 1}").replace("port_value: 9901", "port_value: 9903")
+    never = another(NATIVE, "broken", 9903).replace("port: 9903}", "port: 1}")
     t.apply(pod("broken", _work(), initContainers=before(NATIVE, never, waits("--ready-timeout=10s"))))
-    found = t.finished("broken")
+    found = failed(t, "broken")
     assert found.container("wait").exit_code == 75, found
     message = found.container("wait").message
     assert "broken (running, not ready)" in message and "envoy" not in message, message
@@ -88,7 +100,7 @@ def the_wait_without_rights(t):
     for name in ("norole", "notoken"):
         found = t.finished(name)
         assert (found.container("wait").exit_code, found.container("main").exit_code) == (0, 0), found
-    found = t.finished("denied")
+    found = failed(t, "denied")
     assert found.container("wait").exit_code == 77 and 'verbs: ["watch"]' in found.container("wait").message, found
 
 
@@ -116,7 +128,7 @@ def a_pod_that_is_deleted_while_it_waits(t):
 def the_wait_and_the_wrapper(t):
     """A Pod with `proa wait` and a main container under proa needs both, and neither gets in the other's way."""
     t.grant("watch")
-    t.apply(job("both", main(LIVE), ENVOY.replace("9901", "9905").replace("name: envoy", "name: beside"), initContainers=before(late(NATIVE, 4), waits())))
+    t.apply(job("both", main(LIVE), another(ENVOY, "beside", 9905), initContainers=before(late(NATIVE, 4), waits())))
     assert t.job("both").complete
     found = t.pod_of("both", lambda pod: pod.finished)
     assert found.container("main").exit_code == 0 and found.container("beside").exit_code == 0, found
