@@ -165,9 +165,18 @@ def a_sibling_that_fails(t):
 def quit_in_place_of_curl(t):
     """`proa quit` by kubectl exec shuts Envoy, a Cloud SQL Auth Proxy and a wrapped nginx down and says so; --dry-run says what it would do."""
     t.grant("watch")
-    t.apply(pod("quit", container("main", "app", command=["sh", "-c", UNTIL_TERM]), ENVOY, cloud_sql("--quitquitquit"),
-                container("nginx", "app", command=["/proa", "sidecar", "--until-exit=main", "--", "sh", "-c", UNTIL_TERM])))
+    mounted = "volumeMounts: [{name: bin, mountPath: /proa-bin}]"
+    wrap = ["/proa-bin/proa", "sidecar", "--until-exit=main", "--stop-signal=QUIT", "--", "nginx", "-c", "/etc/nginx.conf"]
+    ready = "readinessProbe: {periodSeconds: 1, httpGet: {path: /, port: 8080}}"
+    nginx = container("nginx", "nginx", command=wrap, more=f"{ready}\n{mounted}")
+    install = container("install", "proa", args=["install", "/proa-bin/"], more=mounted)
+    plain = container("main", "app", command=["sh", "-c", UNTIL_TERM])
+    spec = {"volumes": "[{name: bin, emptyDir: {}}]", "initContainers": before(install)}
+    t.apply(pod("quit", plain, ENVOY, cloud_sql("--quitquitquit"), nginx, **spec))
     t.pod("quit", lambda pod: all(pod.container(name).ready for name in ("main", "envoy", "cloud-sql-proxy", "nginx")))
+    # The process is younger than its container, of which the API tells.
+    look = t.exec("quit", "main", "/proa", "wait", "--once")
+    assert look.returncode == 0 and "gate open" in look.stderr, look
     dry = t.exec("quit", "main", "/proa", "quit", "--dry-run")
     assert dry.returncode == 0, dry
     for line in ("9091/quitquitquit to `cloud-sql-proxy` (Cloud SQL Auth Proxy): well known", "last: POST http://localhost:9901/quitquitquit to `envoy` (Envoy)", "stop request to `nginx`"):
@@ -178,7 +187,6 @@ def quit_in_place_of_curl(t):
     assert found.container("main").running and found.container("main").restarts == 0, found
     again = t.exec("quit", "main", "/proa", "quit")
     assert again.returncode == 0, again
-    t.touch("quit", "main", "/tmp/over")
     t.delete("quit", grace=1)
 
 
