@@ -1,5 +1,6 @@
 //! Where and how something outside of proa is asked: URLs, addresses, requests, direct waits.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -207,6 +208,10 @@ impl FromStr for Address {
             return Err(InvalidAddress::Host);
         }
         let port = port.parse().ok().filter(|port| *port > 0).ok_or(InvalidAddress::Port)?;
+        // As `$(POD_IP):PORT` has it where the Pod's address is one of IPv6.
+        if let Ok(address) = host.parse() {
+            return Ok(Self { host: Host::Ipv6(address), port });
+        }
         Ok(Self { host: Host::parse(host).map_err(InvalidAddress::HostSyntax)?, port })
     }
 }
@@ -256,11 +261,23 @@ impl fmt::Display for InvalidUrl {
 
 impl std::error::Error for InvalidUrl {}
 
+/// An IPv6 address without brackets, and a port behind it, as `http://$(POD_IP):PORT` has them: the same with brackets.
+fn with_brackets(text: &str) -> Cow<'_, str> {
+    let bracketed = || {
+        let (scheme, rest) = text.split_once("://")?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (host, port) = rest[..end].rsplit_once(':')?;
+        let address: Ipv6Addr = host.parse().ok()?;
+        Some(format!("{scheme}://[{address}]:{port}{}", &rest[end..]))
+    };
+    bracketed().map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
 impl FromStr for HttpUrl {
     type Err = InvalidUrl;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let url = Url::parse(text).map_err(InvalidUrl::Syntax)?;
+        let url = Url::parse(&with_brackets(text)).map_err(InvalidUrl::Syntax)?;
         match url.scheme() {
             "http" | "https" => {}
             other => return Err(InvalidUrl::Scheme(other.to_owned())),
@@ -284,6 +301,12 @@ mod tests {
     fn a_url_needs_scheme_host_and_port() {
         assert!(url("http://localhost:15020/quitquitquit").is_ok());
         assert!(url("https://[::1]:8443/").is_ok());
+        assert_eq!(
+            url("http://fd00::1:9901/ready?x=::1:1").unwrap().as_str(),
+            "http://[fd00::1]:9901/ready?x=::1:1"
+        );
+        assert_eq!(url("http://10.0.0.1:9901/ready").unwrap().as_str(), "http://10.0.0.1:9901/ready");
+        assert_eq!("fd00::1:5432".parse::<Address>().unwrap().to_string(), "[fd00::1]:5432");
         assert_eq!(url("localhost:15020/quit"), Err(InvalidUrl::Scheme("localhost".into())));
         assert_eq!(url("ftp://x/"), Err(InvalidUrl::Scheme("ftp".into())));
         assert_eq!(url("http://localhost:0/"), Err(InvalidUrl::PortZero));

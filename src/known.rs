@@ -276,6 +276,13 @@ impl Known {
         }
     }
 
+    /// Whether it does as well as a native sidecar: Kubernetes can wait for it before the application starts, and nobody else
+    /// shuts it down.
+    #[must_use]
+    pub fn may_be_native(&self) -> bool {
+        !matches!(self.ready, Ready::AfterApplication(_)) && !matches!(self.end, End::AfterOthers(_))
+    }
+
     fn readiness(&self) -> Option<&Endpoint> {
         match &self.ready {
             Ready::Kubernetes(endpoint, _) | Ready::AfterApplication(endpoint) => Some(endpoint),
