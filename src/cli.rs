@@ -27,8 +27,8 @@ Exit codes:
    70  proa itself failed                75  sidecars not ready in time
    77  forbidden by RBAC              128+n  signal n came before the command
 
-Every flag has a variable: --ready-timeout is PROA_READY_TIMEOUT. A repeatable
-flag, and its variable, takes several values separated by spaces. An empty
+Every flag has a variable: --ready-timeout is PROA_READY_TIMEOUT. The variable
+of a repeatable flag takes several values separated by spaces. An empty
 variable counts as unset. A switch takes 1 or 0, true or false, yes or no.
 Durations read 500ms, 30s, 5m, 1h; 0 is no limit.
 RUST_LOG counts only where it names proa, as in RUST_LOG=proa=debug: any other

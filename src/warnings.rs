@@ -219,8 +219,8 @@ fn running_on(
     shutdown: &Shutdown,
     peers: &Peers,
 ) -> Vec<Warning> {
-    let goes_on = snapshot.own.restart.always() && shutdown.when != ShutdownWhen::Always;
-    if shutdown.when == ShutdownWhen::Never || goes_on {
+    // A Pod whose containers are always restarted is not to complete.
+    if shutdown.when == ShutdownWhen::Never || snapshot.own.restart.always() {
         return Vec::new();
     }
     let Stages { first, last } = stages(shutdown, Some(snapshot), peers);
@@ -527,7 +527,11 @@ mod tests {
     fn a_pod_in_order_has_none() {
         assert_eq!(said(&job(&["name: istio-proxy, image: istio/proxyv2"]), &flags()), [""; 0]);
         let deployment = pod("restartPolicy: Always", "", &["name: web, image: w"]);
-        assert_eq!(said(&deployment, &flags()), [""; 0], "it is not to complete");
+        let mut always = flags();
+        always.shutdown.when = ShutdownWhen::Always;
+        for flags in [flags(), always] {
+            assert_eq!(said(&deployment, &flags), [""; 0], "it is not to complete");
+        }
         assert_eq!(said("spec: {containers: [{name: main, image: m}]}", &flags()), [""; 0]);
     }
 

@@ -34,8 +34,10 @@ const READ: [&str; 15] = [
 /// program has them.
 const RESTRAINING: [&str; 2] = ["shutdown_when", "no_shutdown_auto"];
 
-/// How many letters may be wrong in a subcommand.
-const WRONG_LETTERS: usize = 2;
+/// How many letters may be wrong in a subcommand, by its length. `wget` is a command whose `--` is missing, and no `wait`.
+fn wrong_letters(subcommand: &str) -> usize {
+    if subcommand.len() > 4 { 2 } else { 1 }
+}
 
 /// The words before `--`, taken apart as far as they can be.
 #[derive(Debug, Default)]
@@ -129,8 +131,12 @@ enum Form {
 
 fn form(command: &Command, words: &Words<'_>) -> Form {
     let subcommand = words.stray.and_then(|word| subcommand_near(command, word));
-    let of_subcommand =
-        || words.flags.iter().any(|flag| !flag.doubtful && owner(command, &flag.name).is_some());
+    // Of the subcommands a sidecar alone has a command.
+    let may_be = |subcommand: &str| !words.command || subcommand == "sidecar";
+    let of_subcommand = || {
+        let known = words.flags.iter().filter(|flag| !flag.doubtful);
+        known.filter_map(|flag| owner(command, &flag.name)).any(may_be)
+    };
     if subcommand.is_some() || of_subcommand() { Form::Other } else { Form::Main }
 }
 
@@ -138,7 +144,7 @@ fn subcommand_near<'a>(command: &'a Command, word: &OsStr) -> Option<&'a str> {
     let word = word.to_string_lossy();
     let distance = |name: &&str| damerau_levenshtein(name, &word);
     let nearest = command.get_subcommands().map(Command::get_name).min_by_key(distance)?;
-    (distance(&nearest) <= WRONG_LETTERS).then_some(nearest)
+    (distance(&nearest) <= wrong_letters(nearest)).then_some(nearest)
 }
 
 /// The subcommand that alone has this flag.
@@ -359,12 +365,21 @@ mod tests {
             &["install"],
             &["instal", "/proa"],
             &["known", "x"],
+            &["wait", "--nonsense"],
+            &["wiat", "--wait-tcp=localhost:1"],
+            &["--once"],
+            &["quit", "--", "app"],
         ] {
             assert!(readable(&words(line)).is_none(), "{line:?}");
         }
         for line in [
             &["--ignore", "sidecar", "--wait-fro=x", "--", "app"][..],
             &["--wait-fro=x", "--", "sidecar"],
+            &["wget", "http://localhost/"],
+            &["cat", "/etc/hosts"],
+            &["exit", "0"],
+            &["--once", "--", "app"],
+            &["--dry-run", "--", "app"],
             &["bash", "-c", "sidecar", "--until-exit"],
             &["./job"],
         ] {
