@@ -214,7 +214,7 @@ pub struct WaitCli {
 
 const AFTER_QUIT_HELP: &str = "\
 Exit codes: 0 if every sidecar took its request and exited, 1 if not, with its
-name; 2, 70 and 77 as in `proa --help`.";
+name; 2 and 70 as in `proa --help`.";
 
 /// Shuts the sidecars down, and exits.
 #[derive(Debug, Args)]

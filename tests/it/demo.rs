@@ -31,10 +31,14 @@ fn the_demo_plays_the_example_to_its_completion() {
 fn the_readme_shows_the_example_as_it_is() {
     let readme = include_str!("../../README.md");
     let example = include_str!("../../examples/job.yaml");
-    let container =
-        example.split("      # The job: proa is the entrypoint").nth(1).expect("the main container");
-    let snippet: Vec<_> = container.lines().skip(1).map(|line| line.trim_start_matches("      ")).collect();
-    assert!(readme.contains(snippet.join("\n").trim_end()), "README.md is behind examples/job.yaml");
+    let job =
+        example.split("---").find(|document| document.contains("\nkind: Job\n")).expect("the Job").trim();
+    let is_comment = |line: &&str| line.trim_start().starts_with('#');
+    let job = job.lines().filter(|line| !is_comment(line)).collect::<Vec<_>>().join("\n");
+    assert!(
+        readme.contains(&format!("```yaml\n{job}\n```")),
+        "README.md is behind examples/job.yaml:\n{job}"
+    );
     let role = example.split("---").nth(1).expect("the Role").trim();
     let role = role.lines().skip(1).collect::<Vec<_>>().join("\n");
     assert!(readme.contains(&role), "README.md is behind examples/job.yaml:\n{role}");
