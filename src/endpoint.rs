@@ -359,7 +359,8 @@ mod tests {
         for text in ["a:0", "a:", "a:65536", "a:x", "a:-1"] {
             assert_eq!(address(text), Err(InvalidAddress::Port), "{text}");
         }
-        for text in ["a b:1", "::1:5432", "http://x:1"] {
+        assert_eq!(address("::1:5432").as_deref(), Ok("[::1]:5432"), "what `$(POD_IP):5432` may come to");
+        for text in ["a b:1", ":::1:5432", "http://x:1"] {
             assert!(matches!(address(text), Err(InvalidAddress::HostSyntax(_))), "{text}");
         }
     }

@@ -89,9 +89,15 @@ def an_unedited_pod_that_waits_for_its_native_sidecar(t):
     secure = "readinessProbe: {httpGet: {scheme: HTTPS, path: /x, port: 8443}}\nrestartPolicy: Always"
     spec = _admitted(t, pod("kinds", shell("main", LIVE), initContainers=before(shell("db", "true", more=port), shell("tls", "true", more=secure))))
     assert [word for word in spec["initContainers"][2]["args"] if word.startswith("--wait")] == ["--wait-tcp=$(POD_IP):8443", "--wait-tcp=$(POD_IP):5432"], spec
+    # What a quota asks for, and what the standard `restricted` does.
+    injected = spec["initContainers"][2]
+    assert set(injected["resources"]) == {"requests", "limits"} and injected["securityContext"]["runAsNonRoot"], injected
+    odd = "readinessProbe: {httpGet: {path: is it, port: 1}}\nrestartPolicy: Always"
+    spec = _admitted(t, pod("odd", shell("main", LIVE), initContainers=before(shell("db", "true", more=odd))))
+    assert "--wait-http-get=http://$(POD_IP):1/is%20it" in spec["initContainers"][1]["args"], spec
     # One that the kubelet waits for itself, one that nobody can ask from outside, and one that would wait in vain.
     for more, name in ((NATIVE.replace("readinessProbe", "startupProbe"), "envoy"), (None, "db"), (port, "daprd")):
         probe = "readinessProbe: {exec: {command: [x]}}\nrestartPolicy: Always"
         sidecar = more if name == "envoy" else shell(name, "true", more=more or probe)
         assert "proa-wait" not in str(_all(_admitted(t, pod("kept", shell("main", LIVE), initContainers=before(sidecar))))), name
-    t.kubectl.within("proa-system")("delete", "-f", str(POLICIES / "gate.yaml"), "--wait=false")
+    t.kubectl.within("proa-system")("delete", "-f", str(POLICIES / "gate.yaml"))
