@@ -916,4 +916,32 @@ mod tests {
         assert!(!off(&container("cloud-sql-proxy", "my/proxy")));
         assert!(!off(&container("envoy", "envoyproxy/envoy")));
     }
+
+    #[test]
+    fn the_policies_know_the_same_sidecars() {
+        let read = |name: &str| {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/policies").join(name);
+            std::fs::read_to_string(path).unwrap()
+        };
+        let quoted = |rows: &[&Known]| {
+            let words = rows.iter().flat_map(|known| known.containers).map(|name| format!("'{name}'"));
+            words.collect::<Vec<_>>().join(", ")
+        };
+        let images = |rows: &[&Known]| {
+            let words: Vec<_> = rows.iter().flat_map(|known| known.images).copied().collect();
+            words.join("|")
+        };
+        let (native, others): (Vec<_>, Vec<_>) = SIDECARS.iter().partition(|known| known.may_be_native());
+        let policy = read("native.yaml");
+        for expected in [
+            format!("      [{}] +\n", quoted(&native)),
+            format!("      '^(.*/)?({})(:[^/]*)?", images(&native)),
+            format!("      '^(.*/)?({})(:[^/]*)?", images(&others)),
+        ] {
+            assert!(policy.contains(&expected), "deploy/policies/native.yaml lacks\n{expected}");
+        }
+        let late = SIDECARS.iter().filter(|known| matches!(known.ready, Ready::AfterApplication(_)));
+        let expected = format!("      [{}]\n", quoted(&late.collect::<Vec<_>>()));
+        assert!(read("gate.yaml").contains(&expected), "deploy/policies/gate.yaml lacks\n{expected}");
+    }
 }

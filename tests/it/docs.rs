@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use proa::known::{Ready, SIDECARS};
-
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -45,35 +43,6 @@ fn anchors(text: &str) -> BTreeSet<String> {
         words.chars().filter(|c| c.is_alphanumeric() || ['-', '_'].contains(c)).collect()
     };
     headings.map(slug).collect()
-}
-
-/// The words of the table's rows, quoted for CEL.
-fn quoted<'a>(words: impl Iterator<Item = &'a &'a str>) -> String {
-    words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ")
-}
-
-fn alternatives<'a>(images: impl Iterator<Item = &'a &'a str>) -> String {
-    images.copied().collect::<Vec<_>>().join("|")
-}
-
-#[test]
-fn the_policies_know_the_tables_sidecars() {
-    let (native, others): (Vec<_>, Vec<_>) = SIDECARS.iter().partition(|known| known.may_be_native());
-    let late: Vec<_> =
-        SIDECARS.iter().filter(|known| matches!(known.ready, Ready::AfterApplication(_))).collect();
-    let policy = read("deploy/policies/native.yaml");
-    for expected in [
-        format!("      [{}] +\n", quoted(native.iter().flat_map(|known| known.containers))),
-        format!("      '^(.*/)?({})(:[^/]*)?", alternatives(native.iter().flat_map(|known| known.images))),
-        format!("      '^(.*/)?({})(:[^/]*)?", alternatives(others.iter().flat_map(|known| known.images))),
-    ] {
-        assert!(policy.contains(&expected), "deploy/policies/native.yaml lacks\n{expected}");
-    }
-    let expected = format!("      [{}]\n", quoted(late.iter().flat_map(|known| known.containers)));
-    assert!(
-        read("deploy/policies/gate.yaml").contains(&expected),
-        "deploy/policies/gate.yaml lacks\n{expected}"
-    );
 }
 
 /// The files that a document links to.

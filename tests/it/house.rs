@@ -283,3 +283,18 @@ fn a_use_line_is_understood() {
     assert_eq!(found, ["pod", "pod/run", "pod/run", "mode", "kube", "kube"]);
     assert_eq!(resolve("verdict::Reason", "gate", &names).as_deref(), Some("gate/verdict"));
 }
+
+#[test]
+fn no_test_links_the_library() {
+    // It blocks signals before `main`, which every process that the tests start would inherit.
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let links = text
+                .lines()
+                .any(|line| line.starts_with("use proa::") || line.contains(concat!(" proa", "::")));
+            assert!(!links, "{}", path.display());
+        }
+    }
+}
