@@ -18,7 +18,7 @@
 //! - [`gate`] lets the command through once [`gate::verdict`] says so; [`env_file`] reads what the sidecars have left for it.
 //! - [`child`] runs the command: from its start on, proa's outcome is the command's.
 //! - [`shutdown`] looks at the Pod once more, ends the sidecars and waits for them: [`shutdown::stages`] decides how,
-//!   [`shutdown::awaited`] whose exit is waited for and how it shows. With several main containers [`shutdown::turn`] decides
+//!   [`shutdown::awaited`] whose exit is waited for and how it shows. With several main containers [`mod@shutdown::turn`] decides
 //!   whose turn it is: the last one's.
 //! - [`exit`] turns how it ended into an exit code and a termination message; [`report`] delivers them.
 //! - [`warnings`] says as soon as the Pod is seen what will go wrong later.
