@@ -22,7 +22,7 @@ use crate::peer::handover::Sockets;
 use crate::peer::{Message, MessageListener, Part, Presence};
 use crate::plan::sidecar::{Duty, SidecarPlan, Stop};
 
-use crate::pod::mains::{self, Awaited, Mains as MainContainers, Misplaced, Notifications, Progress};
+use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Exit, Snapshot, list};
 use crate::policy::Limit;
@@ -272,6 +272,19 @@ impl<'a> Companion<'a> {
         Ok(found)
     }
 
+    /// These, and other main containers whose proa has shown itself since they were found.
+    pub(super) fn with_late(&self, snapshot: &Snapshot, mains: &[Awaited]) -> Vec<Awaited> {
+        let mut all = mains.to_vec();
+        if self.plan.mains.is_empty() {
+            let running = Sockets::of(&snapshot.uid).mains;
+            let late = snapshot.beside().filter(|beside| !beside.native && running.contains(&beside.name));
+            let late: Vec<_> =
+                late.filter(|beside| mains.iter().all(|main| main.name != beside.name)).collect();
+            all.extend(late.iter().map(|beside| Awaited { name: beside.name.clone(), end: End::ForGood }));
+        }
+        all
+    }
+
     /// Looks once more, from the API server's store: what seems to be the main containers' end is final for us. `None`: it
     /// was none.
     async fn confirmed(
@@ -293,7 +306,7 @@ impl<'a> Companion<'a> {
                 seen.clone()
             }
         };
-        match mains::progress(&snapshot, mains) {
+        match mains::progress(&snapshot, &self.with_late(&snapshot, mains)) {
             Progress::Ended(code) => {
                 info!("the main containers have exited");
                 Some(Mains::Ended(Box::new(snapshot), code))

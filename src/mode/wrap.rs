@@ -78,6 +78,7 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
         Some(outcome) => End::of(outcome, None),
     };
     run.board.gate_over();
+    run.appear_late(end.snapshot.as_ref());
     let code = end.outcome.code();
     let End { outcome, snapshot, after, asked } = end;
     let remaining = afterwards(|| {

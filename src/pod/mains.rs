@@ -186,6 +186,10 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Option<Vec<Awaited
     let is_early = unknown.iter().any(|sidecar| matches!(sidecar.state, State::Waiting(_)));
     let awaited = |container: &Sidecar| Awaited { name: container.name.clone(), end: End::ForGood };
     match (snapshot.mains.as_slice(), unknown.as_slice()) {
+        // Whichever of them is the main one, it is over.
+        ([], several @ [_, _, ..]) if several.iter().all(|found| found.ended_for_good().is_some()) => {
+            Ok(Some(several.iter().map(|found| awaited(found)).collect()))
+        }
         ([], []) => Err(Misplaced::NoMain(snapshot.own.name.clone())),
         ([], [main]) => Ok(Some(vec![awaited(main)])),
         _ if is_early => Ok(None),

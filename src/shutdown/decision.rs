@@ -50,18 +50,20 @@ pub enum Origin {
 /// Decides whether the sidecars are ended after an end with this exit code.
 #[must_use]
 pub fn decide(when: ShutdownWhen, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {
+    let restarts = snapshot.is_some_and(|seen| {
+        let probed = origin == Origin::Runtime && is_probed_to_death(seen);
+        seen.own.role != Role::Init && (seen.own.restart.after(code.into()) || probed)
+    });
     match (when, snapshot) {
+        // First of all: who is started again has not ended, whatever keeps the sidecars.
+        (ShutdownWhen::Never, _) if restarts => Decision::Keep(Keep::Restart),
+        (ShutdownWhen::Success, _) if restarts && code != 0 => Decision::Keep(Keep::Restart),
         (ShutdownWhen::Never, _) => Decision::Keep(Keep::Never),
         (ShutdownWhen::Success, _) if code != 0 => Decision::Keep(Keep::NoSuccess),
         (ShutdownWhen::Auto, Some(snapshot)) if snapshot.own.role == Role::Init => {
             Decision::Keep(Keep::InitContainer)
         }
-        (ShutdownWhen::Auto, Some(snapshot)) if snapshot.own.restart.after(code.into()) => {
-            Decision::Keep(Keep::Restart)
-        }
-        (ShutdownWhen::Auto, Some(snapshot)) if origin == Origin::Runtime && is_probed_to_death(snapshot) => {
-            Decision::Keep(Keep::Restart)
-        }
+        (ShutdownWhen::Auto, _) if restarts => Decision::Keep(Keep::Restart),
         _ => Decision::End,
     }
 }

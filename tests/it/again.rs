@@ -438,3 +438,111 @@ fn watches_that_end_with_an_error_are_trouble_that_is_named() {
     world.make_ready("web");
     running.finish().expect(0, &["gate open"]);
 }
+
+/// A Pod with `web`, which is ready, and `main` and `second`, each with this field.
+fn two_mains(policy: &str, field: &str) -> World {
+    World::of(&format!(
+        "
+metadata: {{name: pod, namespace: default}}
+spec:
+  restartPolicy: {policy}
+  terminationGracePeriodSeconds: 30
+  containers:
+  - {{name: web, image: w}}
+  - {{name: main, image: m, {field}}}
+  - {{name: second, image: s, {field}}}
+status:
+  phase: Running
+  containerStatuses:
+  - {{name: web, image: w, imageID: w, ready: true, started: true, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: main, image: m, imageID: m, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: second, image: s, imageID: s, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+"
+    ))
+}
+
+#[test]
+fn a_main_container_that_will_be_retried_has_not_ended_whatever_keeps_the_sidecars() {
+    let world = two_mains("OnFailure", "command: [/proa, --, work]");
+    let (Some(main), Some(second)) = (world.mounted("main", "pod"), world.mounted("second", "pod")) else {
+        return;
+    };
+    let web = Endpoint::ok();
+    let held = Held::in_dir(&world.dir, "");
+    let flags = ["--shutdown-when=success", "--shutdown-timeout=1s", "-p", &web.url()];
+    let main = main.flags(flags).start(&held.command);
+    main.wait_stdout("up");
+    second.flags(flags).run(["sh", "-c", "exit 3"]).expect(3, &["the restart policy will start"]);
+    world.set_state("second", "waiting: {reason: CrashLoopBackOff}");
+    world.update_status("second", |status| {
+        status.last_state = serde_saphyr::from_str("{terminated: {exitCode: 3}}").ok();
+    });
+    held.let_go();
+    main.finish().expect(0, &["left running for `second`"]);
+    assert_eq!(web.more_requests(), 0, "second needs it");
+}
+
+#[test]
+fn the_sidecars_are_not_left_to_a_main_container_without_proa() {
+    let world = two_mains("Never", "args: [work]");
+    let web = Endpoint::ok();
+    // No mounts, and the gate is refused.
+    let flags = ["--main=second", "--wait-file=/never", "--ready-timeout=300ms", "-p", &web.url()];
+    let running = world.proa().flags(flags).start(["true"]);
+    running.wait_stderr("waiting for `second` (running) before the sidecars are shut down");
+    world.set_state("second", DONE);
+    web.request();
+    world.set_state("web", DONE);
+    running.finish().expect(75, &["every sidecar has exited"]);
+}
+
+#[test]
+fn a_main_container_that_shows_itself_late_keeps_its_wrapped_sidecar() {
+    let world = two_mains("Never", "args: [work]");
+    let words = serde_saphyr::from_str("[/proa, --, work]").unwrap();
+    world.update(|pod| {
+        let spec = pod.spec.as_mut().unwrap();
+        spec.containers.iter_mut().find(|found| found.name == "main").unwrap().command = Some(words);
+    });
+    let (Some(web), Some(second)) = (world.mounted("web", "pod"), world.mounted("second", "pod")) else {
+        return;
+    };
+    let web =
+        web.sidecar("web").start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
+    web.wait_stderr("running until the exit of `main`");
+    let held = Held::in_dir(&world.dir, "");
+    let second = second.flag("--api=off").start(&held.command);
+    second.wait_stdout("up");
+    let asked = world.cluster.requests().len();
+    world.set_state("main", DONE);
+    crate::support::eventually("a look", || world.cluster.requests().len() > asked);
+    assert!(world.cluster.wait_for_connections(1, PATIENCE), "the look is over");
+    assert!(!web.stderr_so_far().contains("stopping the command"), "second runs");
+    held.let_go();
+    second.finish().expect(0, &[]);
+    world.set_state("second", DONE);
+    web.finish().expect(0, &["stopping the command"]);
+}
+
+#[test]
+fn a_wrapped_sidecar_that_starts_again_after_everybody_has_exited_exits_too() {
+    let world = two_mains("OnFailure", "args: [work]");
+    world.set_state("main", DONE);
+    world.set_state("second", DONE);
+    let Some(web) = world.mounted("web", "pod") else { return };
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    web.sidecar("web").start(["sh", "-c", script]).finish().expect(0, &["the main containers have exited"]);
+}
+
+#[test]
+fn a_mistake_without_the_api_server_notifies_a_wrapped_sidecar() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let Some((main, sidecar)) = crate::sidecar::both(&world) else { return };
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let sidecar = sidecar.flag("--api=off").start(["sh", "-c", script]);
+    sidecar.wait_stdout("up");
+    let _away = world.cluster.refuse();
+    let main = main.flags(["--ready-timeout=0", "--nonsense"]).start(["true"]);
+    sidecar.finish().expect(0, &["asks this sidecar to stop"]);
+    main.finish().expect(2, &["stop request to `web`: accepted"]);
+}

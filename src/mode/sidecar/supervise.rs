@@ -389,6 +389,9 @@ impl Watch<'_, '_> {
             Looked::Not(trouble) => debug!(%trouble, "cannot look at the Pod again"),
             Looked::Gone => {}
         }
+        if let (Some(snapshot), Some(mains)) = (&self.snapshot, &self.mains) {
+            self.mains = Some(self.companion.with_late(snapshot, mains));
+        }
         let Some(progress) = self.snapshot.as_ref().map(|snapshot| self.progress(snapshot)) else {
             return;
         };

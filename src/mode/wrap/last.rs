@@ -7,12 +7,13 @@ use futures::stream::StreamExt;
 use tracing::info;
 
 use crate::budget::StopRequests;
+use crate::cluster::trouble::Trouble;
 use crate::cluster::{Observation, OwnPod};
 use crate::deadline::until;
 use crate::peer::handover::{Handover, Sockets, hand_over};
 use crate::peer::{Message, Peer};
 use crate::pod::run::Clocks;
-use crate::pod::{Life, Main, Snapshot};
+use crate::pod::{KnownBy, Life, Main, Snapshot};
 use crate::shutdown::turn::Other;
 use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
 use crate::signal::stream::Listener;
@@ -24,6 +25,22 @@ const REPORTED: Duration = Duration::from_secs(10);
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long main containers are waited for while the API server denies us: their end would never be seen.
 const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
+
+/// Since when the API server denies us, without anything else between.
+#[derive(Debug, Default)]
+struct Denied(Option<Instant>);
+
+impl Denied {
+    fn note(&mut self, trouble: &Trouble, now: Instant) {
+        // One that is away will come back, and the main containers may run on meanwhile.
+        self.0 = if trouble.is_denial() { self.0.or(Some(now)) } else { None };
+    }
+
+    /// When that is no passing trouble.
+    fn is_lasting_at(&self) -> Option<Instant> {
+        self.0?.checked_add(OUT_OF_SIGHT)
+    }
+}
 
 /// Our place among the main containers, once our command is over.
 pub(super) struct Last {
@@ -89,13 +106,17 @@ impl Last {
         let mut observations = None;
         let mut said = Vec::new();
         // Where nobody sees us others may wait for us as well: one of two goes first.
-        let goes_first = |other: &Other| !self.seen && other.name > self.own;
-        let out_of_sight_after = |since: Instant| since.checked_add(OUT_OF_SIGHT);
-        let mut unseen_since = None;
+        let mut denied = Denied::default();
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         loop {
             let others = self.look_around(sight.snapshot.as_ref()).await;
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, self.worth(snapshot, sight.fresh)));
+            // One without proa waits for nobody.
+            let mains = sight.snapshot.iter().flat_map(|seen| &seen.mains);
+            let bare = mains.filter(|main| main.known_by == KnownBy::Flag).map(|main| &main.container.name);
+            let bare: Vec<_> = bare.collect();
+            let goes_first =
+                |other: &Other| !self.seen && other.name > self.own && !bare.contains(&&other.name);
             let awaited = match turn(seen, &others) {
                 Turn::Ours => return false,
                 Turn::Theirs(theirs) => {
@@ -141,20 +162,16 @@ impl Last {
                         clocks.settle(&mut snapshot, Instant::now());
                         sight.snapshot = Some(snapshot);
                         sight.fresh = true;
-                        unseen_since = None;
+                        denied = Denied::default();
                     }
                     Observation::Gone => return true,
-                    Observation::Trouble(trouble) if trouble.is_denial() => {
-                        unseen_since.get_or_insert_with(Instant::now);
-                    }
-                    // It will come back, and the main containers may run on meanwhile.
-                    Observation::Trouble(_) => {}
+                    Observation::Trouble(trouble) => denied.note(&trouble, Instant::now()),
                 },
                 () = until(over_by) => {
                     info!("not waiting any longer: this container is about to be killed");
                     return false;
                 }
-                () = until(unseen_since.and_then(out_of_sight_after)) => {
+                () = until(denied.is_lasting_at()) => {
                     info!("not waiting any longer: the Pod is out of sight");
                     return false;
                 }
@@ -209,4 +226,21 @@ fn announce(others: &[Other]) {
 
 fn names(others: &[Other]) -> String {
     others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_before_an_outage_is_no_lasting_denial() {
+        let (denied, away) = (Trouble::Unauthorized("x".into()), Trouble::NoConnection("x".into()));
+        let start = Instant::now();
+        let mut since = Denied::default();
+        since.note(&denied, start);
+        since.note(&denied, start + Duration::from_secs(5));
+        assert_eq!(since.is_lasting_at(), Some(start + OUT_OF_SIGHT));
+        since.note(&away, start + Duration::from_secs(6));
+        assert_eq!(since.is_lasting_at(), None, "it may be restarting");
+    }
 }

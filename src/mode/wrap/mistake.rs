@@ -33,6 +33,8 @@ use crate::status::Server;
 use crate::status::board::Board;
 use crate::warnings::Remaining;
 
+/// How long the Pod is waited for that was never seen: wrapped sidecars are notified without sight of it.
+const UNSEEN: Duration = Duration::from_secs(30);
 /// How often a long wait says what it waits for.
 const REPORT: Duration = Duration::from_secs(10);
 
@@ -81,6 +83,7 @@ impl Run<'_> {
     async fn watch(&self, own_pod: &OwnPod, code: u8, seen: &mut Seen) -> anyhow::Result<()> {
         let mut signals = self.signals.listen().context("cannot listen for signals")?;
         let started = Instant::now();
+        let unseen_by = started.checked_add(UNSEEN);
         let deadline = self.plan.gate.timeout.and_then(|timeout| started.checked_add(timeout));
         let mut report = interval_at((started + REPORT).into(), REPORT);
         let mut observations = own_pod.watch();
@@ -113,6 +116,10 @@ impl Run<'_> {
                     Some(Observation::Trouble(_) | Observation::Gone) | None => return Ok(()),
                 },
                 () = until(settled_at) => {}
+                () = until(unseen_by), if seen.snapshot.is_none() => {
+                    info!("no longer waiting for {missing}: what needs no sight of the Pod is shut down without it");
+                    return Ok(());
+                }
                 () = until(deadline) => {
                     warn!("no longer waiting for {missing} (--ready-timeout)");
                     return Ok(());
