@@ -87,7 +87,7 @@ fn a_sidecar_that_will_be_started_again_is_waited_for() {
 fn running_out_of_time_names_the_sidecars_and_why() {
     let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("log")]);
     world.set_state("web", "waiting: {reason: ImagePullBackOff}");
-    world.proa().flags(["--ready-timeout=200ms", "--shutdown-when=never"]).run(["true"]).expect(
+    world.proa().flags(["--ready-timeout=2s", "--shutdown-when=never"]).run(["true"]).expect(
         75,
         &["not ready within", "web (ImagePullBackOff)", "log (running, not ready)", "--ready-timeout"],
     );
