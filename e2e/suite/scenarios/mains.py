@@ -64,8 +64,9 @@ def two_main_containers_that_end_together(t):
     t.grant("watch")
     names = [f"work-{number}" for number in range(10)]
     for name in names:
-        both = [_hidden(each, _until("go"), MOUNT) for each in ("first", "second")]
-        starts = shell("starter", "sleep 1; touch /state/go", MOUNT)
+        both = [_hidden(each, f"touch /state/{each}; {_until('go')}", MOUNT) for each in ("first", "second")]
+        # Whoever exits for good before a command has started is a failure to proa.
+        starts = shell("starter", f"{_until('first')}; {_until('second')}; touch /state/go", MOUNT)
         t.apply(job(name, ENVOY, *both, starts, volumes=STATE))
     for name in names:
         assert t.job(name).complete
