@@ -349,7 +349,8 @@ def a_sidecar_with_no_main_beside_it(t):
     t.grant("watch")
     t.apply(pod("alone", wrapped(SERVES)))
     t.apply(pod("itself", wrapped(SERVES, "--until-exit=web"), shell("main", "sleep 1")))
-    t.apply(pod("which", wrapped(SERVES), shell("one", "sleep 1"), shell("two", "sleep 1")))
+    # Longer than the time that an entrypoint's proa has to show itself: once both are over, either was the main one.
+    t.apply(pod("which", wrapped(SERVES), shell("one", "sleep 8"), shell("two", "sleep 8")))
     for name, word in [("alone", "no main container"), ("itself", "this container"), ("which", "--until-exit")]:
         web = t.finished(name).container("web")
         assert web.exit_code == 2 and word in web.message, web
