@@ -1,6 +1,7 @@
 //! What was asked: the command line, its variables and its help.
 
 pub mod flags;
+pub mod manifest;
 mod mistake;
 pub mod variables;
 
@@ -288,13 +289,20 @@ pub fn read() -> Result<Task, Answer> {
                 readable: readable().map(Box::new),
             },
         })?;
-    match arguments.other {
-        None => Ok(Task::Main(Box::new(arguments.cli))),
-        Some(Other::Sidecar(cli)) => Ok(Task::Sidecar(cli)),
-        Some(Other::Wait(cli)) => Ok(Task::Wait(cli)),
-        Some(Other::Quit(cli)) => Ok(Task::Quit(cli)),
-        Some(Other::Install { destination, .. }) => Ok(Task::Install(destination)),
-        Some(Other::Known { .. }) => Err(Answer::Asked(known::table())),
+    arguments.task().ok_or_else(|| Answer::Asked(known::table()))
+}
+
+impl Arguments {
+    /// What there is to do. `None`: to print the table of well-known sidecars.
+    fn task(self) -> Option<Task> {
+        Some(match self.other {
+            None => Task::Main(Box::new(self.cli)),
+            Some(Other::Sidecar(cli)) => Task::Sidecar(cli),
+            Some(Other::Wait(cli)) => Task::Wait(cli),
+            Some(Other::Quit(cli)) => Task::Quit(cli),
+            Some(Other::Install { destination, .. }) => Task::Install(destination),
+            Some(Other::Known { .. }) => return None,
+        })
     }
 }
 
@@ -319,22 +327,22 @@ pub fn unknown_variables() -> Vec<UnknownVariable> {
     unknown(&Arguments::command(), &all)
 }
 
-/// What was given: every word, and what stands behind its `=`; every variable of ours.
+/// What was given: every word and every variable of ours.
 fn given() -> impl Iterator<Item = String> {
     let words = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let variables = env::vars_os().filter(|(name, _)| is_ours(name));
-    let values = words.chain(variables.map(|(_, value)| value.to_string_lossy().into_owned()));
-    values.flat_map(|value| {
-        let behind = value.split_once('=').map(|(_, rest)| rest.to_owned());
-        // One word may hold several values.
-        let parts: Vec<_> = value.split_whitespace().map(str::to_owned).collect();
-        [Some(value), behind].into_iter().flatten().chain(parts)
-    })
+    words.chain(variables.map(|(_, value)| value.to_string_lossy().into_owned()))
 }
 
 /// An error quotes what it is about, which may be a URL with a password or a token in it.
 fn without_secrets_of(mut text: String, given: impl Iterator<Item = String>) -> String {
-    let mut secret: Vec<_> = given.filter(|value| value.contains(['?', '#', '@'])).collect();
+    let parts = given.flat_map(|value| {
+        let behind = value.split_once('=').map(|(_, rest)| rest.to_owned());
+        // One word may hold several values.
+        let parts: Vec<_> = value.split_whitespace().map(str::to_owned).collect();
+        [Some(value), behind].into_iter().flatten().chain(parts)
+    });
+    let mut secret: Vec<_> = parts.filter(|value| value.contains(['?', '#', '@'])).collect();
     // The whole before its parts.
     secret.sort_by_key(|value| std::cmp::Reverse(value.len()));
     for value in secret {
@@ -349,12 +357,7 @@ impl Task {
     pub(crate) fn of(words: &[&str]) -> Result<Self, clap::Error> {
         let words: Vec<_> = words.iter().map(OsString::from).collect();
         let arguments = parse(without_unset(Arguments::command()), &words)?;
-        Ok(match arguments.other {
-            Some(Other::Sidecar(cli)) => Self::Sidecar(cli),
-            Some(Other::Wait(cli)) => Self::Wait(cli),
-            Some(Other::Quit(cli)) => Self::Quit(cli),
-            _ => Self::Main(Box::new(arguments.cli)),
-        })
+        Ok(arguments.task().expect("something to do"))
     }
 }
 

@@ -17,8 +17,23 @@ use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::wait::WaitPlan;
 use proa::plan::{self, Environment, Plan};
 use proa::policy::LogFormat;
+use proa::signal::origin::Origin;
 use proa::signal::stream::Signals;
 use proa::{report, telemetry};
+
+/// Runs before `main`, and before the runtime's own start-up code.
+#[cfg(not(test))]
+#[expect(unsafe_code, reason = "the only code that runs before the runtime is a constructor")]
+// SAFETY: the linker and the C library call every function of this section once, before main, while
+// the process has a single thread; the function makes plain system calls and uses a OnceLock.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static CONSTRUCTOR: extern "C" fn() = {
+    extern "C" fn constructor() {
+        Origin::capture();
+    }
+    constructor
+};
 
 fn main() -> ExitCode {
     let mounts = Mounts::of_this_process();

@@ -41,7 +41,7 @@ fn wrong_letters(subcommand: &str) -> usize {
 
 /// The words before `--`, taken apart as far as they can be.
 #[derive(Debug, Default)]
-struct Words<'a> {
+pub(super) struct Words<'a> {
     flags: Vec<Flag<'a>>,
     /// The first word that is neither a flag nor the value of one that is known.
     stray: Option<&'a OsStr>,
@@ -59,8 +59,15 @@ struct Flag<'a> {
 }
 
 impl<'a> Words<'a> {
+    /// Whether this flag is among them.
+    pub(super) fn has(&self, command: &Command, arg: &Arg) -> bool {
+        self.flags
+            .iter()
+            .any(|flag| last_of(command, &flag.name).is_some_and(|found| found.get_id() == arg.get_id()))
+    }
+
     /// `words`: all but the program's own.
-    fn of(command: &Command, words: &'a [OsString]) -> Self {
+    pub(super) fn of(command: &Command, words: &'a [OsString]) -> Self {
         let mut found = Self::default();
         let mut words = words.iter().map(OsString::as_os_str).peekable();
         // Whether a flag that is unknown may have the next word for its value.

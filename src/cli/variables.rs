@@ -19,6 +19,20 @@ pub struct UnknownVariable {
     nearest: Option<String>,
 }
 
+impl UnknownVariable {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The variable that is spelt most like it.
+    #[must_use]
+    pub fn nearest(&self) -> Option<&str> {
+        self.nearest.as_deref()
+    }
+}
+
 impl fmt::Display for UnknownVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "proa has no variable {}, so it has no effect", self.name)?;

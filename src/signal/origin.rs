@@ -21,20 +21,6 @@ pub struct Origin {
 
 static ORIGIN: OnceLock<Origin> = OnceLock::new();
 
-/// Runs before `main`, and before the runtime's own start-up code.
-#[cfg(not(test))]
-#[expect(unsafe_code, reason = "the only code that runs before the runtime is a constructor")]
-// SAFETY: the linker and the C library call every function of this section once, before main, while
-// the process has a single thread; the function makes plain system calls and uses a OnceLock.
-#[unsafe(link_section = ".init_array")]
-#[used]
-static CONSTRUCTOR: extern "C" fn() = {
-    extern "C" fn constructor() {
-        Origin::capture();
-    }
-    constructor
-};
-
 impl Origin {
     /// The state at the first instruction; every signal is blocked from then on.
     pub fn capture() -> &'static Self {

@@ -285,14 +285,9 @@ fn a_use_line_is_understood() {
 }
 
 #[test]
-fn no_test_links_the_library() {
-    // It blocks signals before `main`, which every process that the tests start would inherit.
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|kind| kind == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let links = text.lines().any(|line| line.trim_start().starts_with("use proa::"));
-            assert!(!links, "{}", path.display());
-        }
+fn the_library_does_nothing_before_main() {
+    // It may be part of another program, whose signals are not proa's to block.
+    for file in sources() {
+        assert!(!file.text.contains("init_array"), "{}", file.name);
     }
 }
