@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::document::{Path, Position};
@@ -72,10 +73,43 @@ impl Fix {
 pub fn yaml(value: &Value) -> String {
     let options = serde_saphyr::ser_options! { indent_step: 2, compact_list_indent: true };
     let mut text = String::new();
-    match serde_saphyr::to_fmt_writer_with_options(&mut text, value, options) {
+    match serde_saphyr::to_fmt_writer_with_options(&mut text, &InOrder(value), options) {
         Ok(()) => text,
         // Every JSON value is YAML as it stands.
         Err(_) => format!("{value}\n"),
+    }
+}
+
+/// The fields that people write first, in that order; all others follow by their names.
+const FIRST: [&str; 11] = [
+    "apiVersion",
+    "kind",
+    "metadata",
+    "name",
+    "image",
+    "command",
+    "args",
+    "env",
+    "ports",
+    "initContainers",
+    "containers",
+];
+
+/// A value whose fields stand as people write them.
+struct InOrder<'a>(&'a Value);
+
+impl Serialize for InOrder<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Object(fields) => {
+                let place = |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
+                let mut fields: Vec<_> = fields.iter().collect();
+                fields.sort_by_key(|(name, _)| place(name));
+                serializer.collect_map(fields.into_iter().map(|(name, value)| (name, InOrder(value))))
+            }
+            Value::Array(elements) => serializer.collect_seq(elements.iter().map(InOrder)),
+            scalar => scalar.serialize(serializer),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use kubectl_proa::finding::{Finding, Severity};
 use kubectl_proa::input::{self, Manifests};
 use kubectl_proa::plan::{self, Given};
 use kubectl_proa::report;
-use kubectl_proa::rules::RULES;
+use kubectl_proa::rules::{RULES, Rule};
 
 /// Something was found.
 const FOUND: u8 = 1;
@@ -75,10 +75,9 @@ fn said(manifests: &Manifests) -> Option<u8> {
 
 fn rules() -> String {
     let width = RULES.iter().map(|rule| rule.name.len()).max().unwrap_or(0);
-    RULES
-        .iter()
-        .map(|rule| format!("{:width$}  {:7}  {}\n", rule.name, rule.severity.to_string(), rule.summary))
-        .collect()
+    let line =
+        |rule: &&Rule| format!("{:width$}  {:7}  {}", rule.name, rule.severity.to_string(), rule.summary);
+    RULES.iter().map(line).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// A reader who has seen enough is none who has not seen it.
