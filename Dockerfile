@@ -5,6 +5,7 @@ RUN apk add --no-cache gcc musl-dev
 WORKDIR /proa
 COPY Cargo.toml Cargo.lock ./
 COPY src src
+COPY kubectl-proa kubectl-proa
 COPY localpod localpod
 COPY examples examples
 COPY benches benches

@@ -17,7 +17,6 @@ use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::wait::WaitPlan;
 use proa::plan::{self, Environment, Plan};
 use proa::policy::LogFormat;
-use proa::signal::origin::Origin;
 use proa::signal::stream::Signals;
 use proa::{report, telemetry};
 
@@ -30,7 +29,7 @@ use proa::{report, telemetry};
 #[used]
 static CONSTRUCTOR: extern "C" fn() = {
     extern "C" fn constructor() {
-        Origin::capture();
+        proa::signal::origin::Origin::capture();
     }
     constructor
 };

@@ -105,7 +105,27 @@ fn standard_input_folders_and_lists_are_read() {
 
     let item = bad.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
     let item = item.replacen("  apiVersion", "- apiVersion", 1);
-    let output = run(&arguments, stdin);
+    let output =
+        run(&["check", "-f", "-", "-o", "json"], &format!("apiVersion: v1\nkind: List\nitems:\n{item}"));
+    assert_eq!(json(&output)[0]["line"], 14);
+}
+
+#[test]
+fn what_cannot_be_read_is_2_and_hides_nothing_else() {
+    let bad = fs::read_to_string(manifest(RULES[0], "bad")).unwrap();
+    for (arguments, stdin, said) in [
+        (vec!["check", "-f", "-"], "a: [\n", "stdin: not YAML"),
+        (vec!["check", "-f", "-"], "{{ if .Values.x }}\n", "helm template"),
+        (vec!["check", "-f", "-"], "kind: Job\nmetadata: {name: x}\nspec: {}\n", "stdin:3: Job/x"),
+        (vec!["check", "-f", "-"], "kind: Job\nspec: {}\n", "no Pod template at spec.template"),
+        (vec!["check", "-f", "-"], "", "no Kubernetes object"),
+        (vec!["check", "-f", "/nowhere.yaml"], "", "/nowhere.yaml: No such file"),
+        (vec!["check"], "", "nothing to read"),
+        (vec!["check", "job.yaml"], "", "expected -f job.yaml"),
+        (vec!["check", "-f", "-", "--template=Rollout"], "", "expected KIND=PATH"),
+        (vec!["check", "-f", "-", "pod/x"], "", "cannot be used with"),
+    ] {
+        let output = run(&arguments, stdin);
         let stderr = String::from_utf8(output.stderr.clone()).unwrap();
         assert_eq!(code(&output), 2, "{arguments:?}: {stderr}");
         assert!(stderr.contains(said), "{arguments:?}: {stderr}");
