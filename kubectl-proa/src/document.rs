@@ -311,13 +311,12 @@ kind: Job
         assert_eq!(read("{\"kind\": \"Pod\", \"n\": 1.5, \"b\": true, \"z\": null}").unwrap().len(), 1);
         assert!(read("a: [").is_err());
         assert!(read("a: 1\na: 2\n").is_err(), "kubectl refuses a field that is there twice");
-        let bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned()
-            + &(b'b'..b'k')
-                .map(|n| {
-                    let (name, last) = (char::from(n), char::from(n - 1));
-                    format!("{name}: &{name} [{}]\n", vec![format!("*{last}"); 9].join(", "))
-                })
-                .collect::<String>();
+        let line = |n: u8| {
+            let (name, last) = (char::from(n), char::from(n - 1));
+            format!("{name}: &{name} [{}]\n", vec![format!("*{last}"); 9].join(", "))
+        };
+        let lines: Vec<_> = (b'b'..b'k').map(line).collect();
+        let bomb = format!("a: &a [x, x, x, x, x, x, x, x, x]\n{}", lines.join(""));
         assert!(read(&bomb).is_err(), "aliases that multiply");
     }
 }
