@@ -151,8 +151,8 @@ impl fmt::Display for Refusal {
             Self::NotReady(waiting) => write!(f, "not ready: {waiting}"),
             Self::TimedOut { after, waiting } => write!(
                 f,
-                "not ready within {}: {waiting}; --ready-timeout allows more, --on-timeout=run starts the \
-                 command all the same",
+                "not ready within {}: {waiting}; --ready-timeout allows more, --on-timeout=run goes on \
+                 all the same",
                 humantime::format_duration(*after)
             ),
         }
@@ -515,7 +515,12 @@ impl<'a> Wait<'a> {
 
     fn trouble(&mut self, trouble: Trouble) -> Step {
         let now = Instant::now();
-        let enough = self.gate.looks.once || self.refused.is_enough_to_go_without(&trouble, now);
+        // One look that fails tells nothing of the next: a start-up probe that has passed is never asked again.
+        let enough = if self.gate.looks.once {
+            trouble.is_denial()
+        } else {
+            self.refused.is_enough_to_go_without(&trouble, now)
+        };
         if self.is_dispensable() && self.snapshot.is_none() && enough {
             self.go_without(&trouble.to_string());
             return self.next();
@@ -545,17 +550,14 @@ impl<'a> Wait<'a> {
     fn time_out(&mut self) -> Step {
         let waiting = self.waiting();
         let after = self.gate.timeout.unwrap_or_default();
-        let unseen = self.snapshot.is_none() && waiting.direct.is_empty();
-        if self.gate.looks.once && self.is_dispensable() && unseen {
-            self.go_without("it does not answer within a look");
-            return Step::Open;
-        }
         match self.gate.on_timeout {
-            OnTimeout::Run => {
-                warn!("not ready in time, running the command all the same: {waiting}");
+            OnTimeout::Run if !self.gate.looks.once => {
+                warn!("not ready in time, going on all the same: {waiting}");
                 Step::Open
             }
-            OnTimeout::Fail => Step::Shut(Cause::Refused(Refusal::TimedOut { after, waiting })),
+            OnTimeout::Run | OnTimeout::Fail => {
+                Step::Shut(Cause::Refused(Refusal::TimedOut { after, waiting }))
+            }
         }
     }
 }

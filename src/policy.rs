@@ -20,7 +20,7 @@ pub enum AskApi {
 pub enum OnTimeout {
     /// End with exit code 75.
     Fail,
-    /// Run the command all the same.
+    /// Go on all the same: run the command, if there is one.
     Run,
 }
 

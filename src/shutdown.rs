@@ -24,7 +24,7 @@ pub use crate::budget::Need;
 use crate::budget::{LEAST, ShutdownBudget, StopRequests};
 use crate::deadline::{before, until};
 use crate::peer::{Message, Peer, Peers, Reply};
-use crate::pod::{Snapshot, list};
+use crate::pod::{Snapshot, State, list};
 use crate::policy::ShutdownAuto;
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received, Signal};
@@ -33,6 +33,7 @@ pub use actions::{Action, Processes, Shutdown, Spared};
 use again::DoneTask;
 use awaited::{Pointless, Scope, Seen, TaskResult, awaited, carrier_leaves, unattributed_traces};
 pub use decision::{Decision, Keep, Origin, decide};
+pub use drain::{Drained, Shown};
 use drain::{Latest, Named, Terms};
 pub use sight::{Sight, look};
 use stages::{Stages, Step, Task, stages};
@@ -87,21 +88,22 @@ pub async fn run(
         asked,
         named,
         done: Vec::new(),
+        latest: None,
         wrapped: peers.listening.iter().map(|peer| peer.container.clone()).collect(),
     };
     // Nobody who hangs takes the time of those that come last.
     ending.act(first, if last.is_empty() { Scope::All } else { Scope::Others }).await;
     board.drain_begins();
     if !last.is_empty() {
-        if let Some(running) = ending.drain(Scope::Others).await {
-            warn!("still running when the service mesh is to be shut down: {}", list(&running));
+        if let Some(running) = ending.drain(Scope::Others).await.running() {
+            warn!("still running when the service mesh is to be shut down: {}", list(running));
         }
         ending.act(last, Scope::All).await;
     }
-    let running = ending.drain(Scope::All).await;
+    let drained = ending.drain(Scope::All).await;
     board.drain_ends();
     ending.ask_until_taken().await;
-    Report::of(&ending.done, snapshot, running)
+    Report::of(&ending.done, ending.latest.as_ref().or(snapshot), drained)
 }
 
 /// What came of it.
@@ -109,27 +111,40 @@ pub async fn run(
 pub struct Report {
     /// How many tasks there were.
     pub tasks: usize,
-    /// Tasks that failed, of sidecars that had not exited before.
+    /// Tasks that came to nothing, of sidecars that have not exited.
     pub failed: Vec<String>,
-    /// Sidecars that were asked to exit.
-    pub asked: Vec<String>,
-    /// Sidecars that the Pod's status still calls running once there is no time left.
-    pub running: Option<Vec<String>>,
+    /// Wrapped sidecars that run on: no proa is there to notify, or it waits for other containers too.
+    pub declined: Vec<String>,
+    /// What came of waiting for their exit.
+    pub drained: Drained,
 }
 
 impl Report {
-    fn of(done: &[DoneTask], snapshot: Option<&Snapshot>, running: Option<Vec<String>>) -> Self {
-        let had_exited = |task: &Task| {
-            let sidecars = snapshot.into_iter().flat_map(|seen| &seen.sidecars);
-            let mut own = sidecars.filter(|sidecar| task.container.as_ref() == Some(&sidecar.name));
-            own.any(|sidecar| sidecar.ended_for_good().is_some())
+    /// `latest`: the Pod as it was last seen.
+    fn of(done: &[DoneTask], latest: Option<&Snapshot>, drained: Drained) -> Self {
+        let sidecars =
+            || latest.into_iter().flat_map(|seen| &seen.sidecars).filter(|sidecar| !sidecar.native);
+        let has_ended = |task: &Task| match &task.container {
+            Some(name) => sidecars().any(|one| one.name == *name && one.ended_for_good().is_some()),
+            // Nobody is left whom it can have been for.
+            None => sidecars().next().is_some() && sidecars().all(|one| one.ended_for_good().is_some()),
         };
-        let failed = done.iter().filter(|done| done.result == TaskResult::Failed && !had_exited(&done.task));
+        let left = |results: &'static [TaskResult]| {
+            let of = move |done: &&DoneTask| results.contains(&done.result);
+            done.iter().filter(of).map(|done| &done.task).filter(|task| !has_ended(task))
+        };
+        let name = |task: &Task| match &task.container {
+            Some(name) => format!("`{name}` ({task})"),
+            None => task.to_string(),
+        };
+        let runs = |name: &String| sidecars().any(|one| one.name == *name && one.state == State::Running);
+        let declined =
+            left(&[TaskResult::NotYet, TaskResult::Absent]).filter_map(|task| task.container.clone());
         Self {
             tasks: done.len(),
-            failed: failed.map(|done| done.task.to_string()).collect(),
-            asked: done.iter().filter_map(|done| done.task.container.clone()).collect(),
-            running,
+            failed: left(&[TaskResult::Failed]).map(name).collect(),
+            declined: declined.filter(runs).collect(),
+            drained,
         }
     }
 }
@@ -153,6 +168,8 @@ struct Ending<'a, 'b> {
     asked: StopRequests,
     named: Named,
     done: Vec<DoneTask>,
+    /// The Pod as it was last seen while its sidecars exit.
+    latest: Option<Snapshot>,
     /// Containers in which the proa of a sidecar listens.
     wrapped: Vec<String>,
 }
@@ -197,17 +214,21 @@ impl Ending<'_, '_> {
         }
     }
 
-    /// Waits for the sidecars to exit; those that are seen running once there is no time left.
-    async fn drain(&mut self, scope: Scope) -> Option<Vec<String>> {
-        while self.extent == Extent::All {
+    /// Waits for the sidecars to exit.
+    async fn drain(&mut self, scope: Scope) -> Drained {
+        loop {
+            let own_pod = self.sight.own_pod.as_ref();
+            let visible = self.sight.snapshot.as_ref().filter(|_| own_pod.is_some());
+            let (ignore, spared) = (&self.shutdown.ignore, self.shutdown.spared);
+            let awaited = awaited(&self.done, visible, scope, ignore, &self.wrapped, spared);
+            if self.extent != Extent::All {
+                return drain::unseen(&awaited, self.latest.as_ref().or(visible));
+            }
             if !self.time.waits {
                 info!("not waiting for the sidecars to exit: {}", Pointless::Leaving);
                 self.extent = Extent::ActionsOnly;
-                return None;
+                return Drained::Leaving;
             }
-            let own_pod = self.sight.own_pod.as_ref();
-            let visible = self.sight.snapshot.as_ref().filter(|_| own_pod.is_some());
-            let awaited = awaited(&self.done, visible, scope, &self.shutdown.ignore, &self.wrapped);
             let seen = Seen {
                 // Those that carry the others' traffic have yet to be asked.
                 carrier_leaves: scope == Scope::All && carrier_leaves(&self.done),
@@ -216,18 +237,25 @@ impl Ending<'_, '_> {
             };
             let terms = self.terms(scope);
             let (stop, latest) = (self.stop(), Latest::default());
-            tokio::select! {
-                running = drain::wait(own_pod, &awaited, terms, seen, &self.sight.mains, &latest, &mut self.named) => {
-                    return running;
+            let drained = tokio::select! {
+                drained = drain::wait(own_pod, &awaited, terms, seen, &self.sight.mains, &latest, &mut self.named) => {
+                    Some(drained)
                 }
-                received = stopped(self.signals, stop) => self.interrupt(received, "no longer waiting"),
+                received = stopped(self.signals, stop) => {
+                    self.interrupt(received, "no longer waiting");
+                    None
+                }
                 place = asked_again(&self.done, self.shutdown.spared, &latest, self.time.by, self.board) => {
                     let snapshot = latest.borrow();
                     self.done[place] = DoneTask::new(self.done[place].task.clone(), TaskResult::Accepted, snapshot.as_ref());
+                    None
                 }
+            };
+            self.latest = latest.into_inner().or(self.latest.take());
+            if let Some(drained) = drained {
+                return drained;
             }
         }
-        None
     }
 
     /// Where the container is asked to stop in a Pod that goes on nobody's exit is waited for; but who did not take the request

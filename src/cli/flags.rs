@@ -48,7 +48,7 @@ pub struct Waiting {
     #[arg(long, env = "PROA_READY_TIMEOUT", value_name = "DURATION", value_parser = duration, hide_env = true)]
     pub ready_timeout: Option<Duration>,
 
-    /// When that time is up: fail, or run the command all the same
+    /// When that time is up: fail, or go on all the same
     /// [default: fail]
     #[arg(
         long,

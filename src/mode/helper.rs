@@ -110,7 +110,8 @@ impl Helper<'_> {
                     let (after, board) = (After::Command, &self.companion.board);
                     let asked = StopRequests::default();
                     let ended = shutdown::run(shutdown, &sight, after, asked, &peers, &mut signals, board);
-                    let running = self.companion.server.during(board, ended).await.running;
+                    let drained = self.companion.server.during(board, ended).await.drained;
+                    let running = drained.running().map(<[String]>::to_vec);
                     let remaining =
                         |names| self.companion.inspector.remaining(names, sight.snapshot.as_ref()?).into();
                     Ok(running.and_then(remaining))

@@ -18,8 +18,8 @@ use crate::plan::quit::QuitPlan;
 use crate::plan::selection::Selection;
 use crate::pod::mains::Mains;
 use crate::pod::{Snapshot, list};
-use crate::shutdown::stages::{Source, Stages, Task, stages};
-use crate::shutdown::{self, After, Need, Report, Sight};
+use crate::shutdown::stages::{Source, Stages, Step, Task, stages};
+use crate::shutdown::{self, After, Drained, Need, Report, Shown, Sight};
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
 use crate::warnings::{Asked, Warning, warnings};
@@ -80,14 +80,24 @@ async fn quit(
     if left.is_empty() && !unseen { Outcome::ShutDown } else { Outcome::NotShutDown(left) }
 }
 
-/// Those who did not do as they were asked.
-fn left(Report { failed, asked, running, .. }: Report) -> Vec<String> {
-    let running: Vec<_> =
-        running.unwrap_or_default().into_iter().filter(|name| asked.contains(name)).collect();
-    if !running.is_empty() {
-        warn!("still running: {}", list(&running));
-    }
-    failed.into_iter().chain(running.iter().map(|name| format!("`{name}`"))).collect()
+/// Those who did not do as they were asked, as far as it shows.
+fn left(Report { failed, declined, drained, .. }: Report) -> Vec<String> {
+    let remaining = match drained {
+        Drained::Remaining { shown, asked, .. } if !asked.is_empty() => {
+            if shown == Shown::Running {
+                warn!("still running: {}", list(&asked));
+            }
+            asked
+        }
+        // Who was not asked may run on. One that carried our traffic was shut down; the kubelet stops those of a Pod that leaves.
+        Drained::Remaining { .. } | Drained::Exited | Drained::Leaving | Drained::CarrierGone => Vec::new(),
+    };
+    // A request without a container's name goes by what it is.
+    let quoted = |name: String| if name.contains(' ') { name } else { format!("`{name}`") };
+    let mut left: Vec<_> = declined.into_iter().chain(remaining).map(quoted).collect();
+    left.sort();
+    left.dedup();
+    failed.into_iter().chain(left).collect()
 }
 
 fn wanted<'a>(plan: &'a QuitPlan, selection: &'a Selection) -> Asked<'a> {
@@ -101,7 +111,12 @@ fn planned(plan: &QuitPlan, sight: &Sight, peers: &Peers) -> String {
     let mut text = String::new();
     for (when, tasks) in [("", &first), ("last: ", &last)] {
         for task in tasks {
-            let _ = writeln!(text, "{when}{task}{}: {}", target(task, snapshot), why(task));
+            let _ = match &task.step {
+                Step::Notify { .. } => writeln!(text, "{when}{task}: proa wraps it"),
+                Step::Http(_) | Step::Kill(..) => {
+                    writeln!(text, "{when}{task}{}: {}", target(task, snapshot), why(task))
+                }
+            };
         }
     }
     if first.is_empty() && last.is_empty() {
@@ -132,7 +147,7 @@ fn target(task: &Task, snapshot: Option<&Snapshot>) -> String {
 
 fn why(task: &Task) -> String {
     match task.source {
-        Source::Given => "a flag, or proa in that sidecar".to_owned(),
+        Source::Given => "a flag".to_owned(),
         Source::Table(known) => format!("well known as {}", known.name),
         Source::Annotation => "an annotation of the Pod".to_owned(),
     }

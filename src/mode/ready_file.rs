@@ -3,8 +3,11 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::libc;
 use tracing::info;
 
 use crate::exit::Outcome;
@@ -21,12 +24,17 @@ pub(super) fn write(path: &Path) -> Result<(), Outcome> {
     Ok(())
 }
 
+/// What is there stays as it is. A pipe without a reader is refused, rather than waited for (`open(2)`, `ENXIO`).
 fn touch(path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create(true).truncate(true).open(path).map(drop)
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).custom_flags(libc::O_NONBLOCK).open(path).map(drop)
 }
 
 /// Whether the file could be written, by another name: who waits for it is not to see it.
 fn try_beside(path: &Path) -> io::Result<()> {
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let mut hidden = OsString::from(".");
     hidden.push(name);

@@ -1,14 +1,19 @@
 //! `proa wait`: the gate alone, for init containers and probes. It takes nobody's place: it may run beside a proa in the same
 //! container, so it announces nothing and shuts nothing down.
 
+use std::time::Instant;
+
 use anyhow::Context;
 use tracing::info;
 
 use super::inspector::{Inspector, wait};
 use super::{LogPhase, guarded, own_pod, ready_file, runtime};
+use crate::deadline::until;
 use crate::env_file;
 use crate::exit::Outcome;
-use crate::gate::{self, Api};
+use crate::gate::verdict::Unready;
+use crate::gate::waiting::{PodWait, Waiting};
+use crate::gate::{self, Api, Refusal};
 use crate::identity::Mounts;
 use crate::plan::wait::WaitPlan;
 use crate::pod::Snapshot;
@@ -65,6 +70,9 @@ async fn opened(plan: &WaitPlan, api: Api, mut signals: Listener<'_>, board: &Bo
         stop_timeout: None,
         status_port: plan.status.map(|address| address.port()),
     };
+    // A look has one limit for all that it looks at.
+    let limit = plan.gate.timeout.filter(|_| plan.gate.looks.once);
+    let by = limit.and_then(|limit| Instant::now().checked_add(limit));
     let inspector = Inspector::new(asked);
     let inspect = |pod: &Snapshot| inspector.look(pod);
     let opened = gate::pass(&plan.gate, api, &mut signals, board, &inspect).await;
@@ -76,5 +84,10 @@ async fn opened(plan: &WaitPlan, api: Api, mut signals: Listener<'_>, board: &Bo
             Err(error) => Outcome::Failed(error.into()),
         }),
         read = env_file::read(&plan.env_files) => read.map(drop).map_err(Outcome::EnvFile),
+        () = until(by) => {
+            let unread = Unready { name: "--env-file".to_owned(), why: "it cannot be read in time".to_owned() };
+            let waiting = Waiting { pod: PodWait::Nothing, direct: vec![unread] };
+            Err(Outcome::Refused(Refusal::TimedOut { after: limit.unwrap_or_default(), waiting }))
+        }
     }
 }

@@ -321,7 +321,8 @@ impl Run<'_> {
         }
         let report =
             shutdown::run(&self.plan.shutdown, &sight, after, asked, &peers, signals, &self.board).await;
-        Some(self.inspector.remaining(report.running?, sight.snapshot.as_ref()?))
+        let running = report.drained.running()?.to_vec();
+        Some(self.inspector.remaining(running, sight.snapshot.as_ref()?))
     }
 
     fn decide(&self, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {

@@ -32,7 +32,7 @@ impl QuitPlan {
     pub fn new(cli: QuitCli, environment: &Environment) -> Result<Self, Invalid> {
         let (claim, api) = lower::who(cli.who, environment)?;
         let mains = lower::flatten(cli.mains.main);
-        if !mains.is_empty() && api.ask == AskApi::Off {
+        if !mains.is_empty() && api.ask == AskApi::Off && !cli.quitting.disabled {
             return Err(Invalid::NeedsApi("--main"));
         }
         let ignore = lower::flatten(cli.quitting.ignore);

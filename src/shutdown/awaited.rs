@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use super::actions::Spared;
 use super::again::DoneTask;
 use super::stages::{Step, Task};
 use crate::endpoint::Address;
@@ -83,7 +84,9 @@ impl Awaited {
         }
     }
 
-    fn has_ended(&self, snapshot: Option<&Snapshot>) -> bool {
+    /// Whether the Pod's status shows that it has exited for good.
+    #[must_use]
+    pub fn has_ended(&self, snapshot: Option<&Snapshot>) -> bool {
         let ShownBy::Status(_) = self.shown_by else {
             return false;
         };
@@ -105,8 +108,8 @@ pub enum Scope {
 
 /// Decides whose exit is waited for. `snapshot`: the Pod, where its status is going to show it. Not native sidecars, which the
 /// kubelet stops; nor those that stay until every other container has exited, ours included; nor those that are started
-/// again after every exit; nor wrapped ones that were not notified, since they wait for ours. `wrapped`: those that proa wraps,
-/// though their command does not show it.
+/// again after every exit; nor wrapped ones that were not notified, since they wait for ours, if that is going to end.
+/// `wrapped`: those that proa wraps, though their command does not show it.
 #[must_use]
 pub fn awaited(
     done: &[DoneTask],
@@ -114,6 +117,7 @@ pub fn awaited(
     scope: Scope,
     ignore: &[String],
     wrapped: &[String],
+    spared: Spared,
 ) -> Vec<Awaited> {
     let accepted = || accepted(done);
     let Some(snapshot) = snapshot else {
@@ -132,7 +136,8 @@ pub fn awaited(
         let is_its = |done: &&DoneTask| done.task.container.as_ref() == Some(&sidecar.name);
         let counts = |done: &DoneTask| match done.result {
             TaskResult::Accepted => true,
-            TaskResult::Absent => sidecar.state != State::Running,
+            // In a container that goes on it waits for nothing: it is just starting, or on its way out.
+            TaskResult::Absent => spared == Spared::OwnContainer || sidecar.state != State::Running,
             TaskResult::NotYet | TaskResult::Failed => false,
         };
         let notified = || done.iter().filter(is_its).any(counts);
@@ -334,11 +339,17 @@ status:
     #[test]
     fn only_exits_that_can_come_are_waited_for() {
         let pod = pod("Never", "running: {}");
-        assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &[], &[])), ["web", "istio-proxy"]);
-        assert_eq!(names(&awaited(&[], Some(&pod), Scope::Others, &[], &[])), ["web"]);
-        assert_eq!(names(&awaited(&[], Some(&pod), Scope::All, &["web".into()], &[])), ["istio-proxy"]);
+        assert_eq!(
+            names(&awaited(&[], Some(&pod), Scope::All, &[], &[], Spared::Entrypoint)),
+            ["web", "istio-proxy"]
+        );
+        assert_eq!(names(&awaited(&[], Some(&pod), Scope::Others, &[], &[], Spared::Entrypoint)), ["web"]);
+        assert_eq!(
+            names(&awaited(&[], Some(&pod), Scope::All, &["web".into()], &[], Spared::Entrypoint)),
+            ["istio-proxy"]
+        );
         let always = self::pod("Always", "running: {}");
-        assert!(awaited(&[], Some(&always), Scope::All, &[], &[]).is_empty());
+        assert!(awaited(&[], Some(&always), Scope::All, &[], &[], Spared::Entrypoint).is_empty());
     }
 
     #[test]
@@ -346,8 +357,9 @@ status:
         let waits = |name: &str, annotated: Annotated| {
             let mut pod = pod("Never", "running: {}");
             pod.sidecars.iter_mut().find(|sidecar| sidecar.name == name).unwrap().annotated = annotated;
-            [Scope::Others, Scope::All]
-                .map(|scope| names(&awaited(&[], Some(&pod), scope, &[], &[])).contains(&name))
+            [Scope::Others, Scope::All].map(|scope| {
+                names(&awaited(&[], Some(&pod), scope, &[], &[], Spared::Entrypoint)).contains(&name)
+            })
         };
         let treated = |name: &str| {
             let quit = Request::new(Method::Post, "http://localhost:1/".parse().unwrap());
@@ -370,7 +382,7 @@ status:
         let pod = pod("Never", "running: {}");
         let after = |result| {
             let done = done(vec![(notify("wrapped"), result)]);
-            awaited(&done, Some(&pod), Scope::Others, &[], &[])
+            awaited(&done, Some(&pod), Scope::Others, &[], &[], Spared::Entrypoint)
                 .into_iter()
                 .any(|awaited| awaited.name == "wrapped")
         };
@@ -379,7 +391,16 @@ status:
         for result in [TaskResult::NotYet, TaskResult::Failed] {
             assert!(!after(result), "{result:?}");
         }
-        let by_socket = awaited(&[], Some(&pod), Scope::Others, &[], &["web".into()]);
+        let absent = done(vec![(notify("wrapped"), TaskResult::Absent)]);
+        let mut running = pod.clone();
+        running.sidecars.iter_mut().find(|one| one.name == "wrapped").unwrap().state = State::Running;
+        let waits = |spared| {
+            let awaited = awaited(&absent, Some(&running), Scope::Others, &[], &[], spared);
+            awaited.iter().any(|awaited| awaited.name == "wrapped")
+        };
+        assert!(!waits(Spared::Entrypoint), "it sees our end anyway");
+        assert!(waits(Spared::OwnContainer), "which does not come");
+        let by_socket = awaited(&[], Some(&pod), Scope::Others, &[], &["web".into()], Spared::Entrypoint);
         assert!(by_socket.is_empty(), "its command does not show that it waits for us");
     }
 
@@ -387,7 +408,8 @@ status:
     fn who_was_asked_is_told_from_who_was_not() {
         let pod = pod("Never", "running: {}");
         let asked = |task, result| -> Vec<_> {
-            let awaited = awaited(&done(vec![(task, result)]), Some(&pod), Scope::All, &[], &[]);
+            let awaited =
+                awaited(&done(vec![(task, result)]), Some(&pod), Scope::All, &[], &[], Spared::Entrypoint);
             awaited.into_iter().map(|awaited| (awaited.name, awaited.asked)).collect()
         };
         let each = |web, istio| [("web".to_owned(), web), ("istio-proxy".to_owned(), istio)];
@@ -414,11 +436,11 @@ status:
             (http("http://localhost:3/quit", None, Traffic::Pod), TaskResult::Accepted),
             (notify("wrapped"), TaskResult::Accepted),
         ]);
-        let all = awaited(&done, None, Scope::All, &[], &[]);
+        let all = awaited(&done, None, Scope::All, &[], &[], Spared::Entrypoint);
         assert_eq!(names(&all), ["POST http://localhost:1/quit", "POST http://localhost:3/quit", "wrapped"]);
         assert!(matches!(all[0].trace(), Some(Trace::Closed(_))));
         assert!(matches!(all[2].trace(), Some(Trace::Withdrawn(_))));
-        assert_eq!(awaited(&done, None, Scope::Others, &[], &[]).len(), 2);
+        assert_eq!(awaited(&done, None, Scope::Others, &[], &[], Spared::Entrypoint).len(), 2);
     }
 
     fn web() -> Vec<Awaited> {

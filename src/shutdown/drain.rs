@@ -35,6 +35,48 @@ pub(super) struct Terms {
     pub(super) done: &'static str,
 }
 
+/// What came of waiting for the sidecars to exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drained {
+    /// All that were waited for have exited.
+    Exited,
+    /// The Pod is leaving, and the kubelet stops them all.
+    Leaving,
+    /// The way to the API server is gone with one that was shut down.
+    CarrierGone,
+    /// Not all of them have, as far as it shows.
+    Remaining {
+        /// How it shows.
+        shown: Shown,
+        /// These.
+        names: Vec<String>,
+        /// Those of them that accepted a request to exit, or may have.
+        asked: Vec<String>,
+    },
+}
+
+/// What shows that a sidecar has not exited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// The Pod's status.
+    Running,
+    /// Its endpoint.
+    Listening,
+    /// Nothing: it may have.
+    Unseen,
+}
+
+impl Drained {
+    /// Those that the Pod's status still called running once there was no time left.
+    #[must_use]
+    pub fn running(&self) -> Option<&[String]> {
+        match self {
+            Self::Remaining { shown: Shown::Running, names, .. } => Some(names),
+            Self::Exited | Self::Leaving | Self::CarrierGone | Self::Remaining { .. } => None,
+        }
+    }
+}
+
 /// The Pod as it is seen while its sidecars exit.
 pub(super) type Latest = RefCell<Option<Snapshot>>;
 
@@ -61,7 +103,7 @@ impl Named {
 }
 
 /// Waits until all have exited for good, there is no point in waiting, or time is up. `own_pod`: where the Pod's status is
-/// seen. Returns those that it still shows running once time is up.
+/// seen.
 pub(super) async fn wait(
     own_pod: Option<&OwnPod>,
     awaited: &[Awaited],
@@ -70,9 +112,9 @@ pub(super) async fn wait(
     mains: &Mains,
     latest: &Latest,
     named: &mut Named,
-) -> Option<Vec<String>> {
+) -> Drained {
     if awaited.is_empty() {
-        return None;
+        return Drained::Exited;
     }
     let started = Instant::now();
     let mut observations = own_pod.map(OwnPod::watch);
@@ -102,15 +144,16 @@ pub(super) async fn wait(
                     "every sidecar that was notified has closed its endpoint"
                 };
                 info!(seconds, "{done} after {seconds:.3}s");
-                return None;
+                return Drained::Exited;
             }
             Drain::Pointless(why @ Pointless::CarrierGone) => {
                 info!("not waiting any longer: {why}");
-                return None;
+                return Drained::CarrierGone;
             }
             Drain::Pointless(why) => {
                 info!("not waiting for the sidecars to exit: {why}");
-                return None;
+                let blind = matches!(why, Pointless::OutOfSight | Pointless::Denied);
+                return if blind { unseen(awaited, latest.borrow().as_ref()) } else { Drained::Leaving };
             }
         };
         let known = own_pod.is_none() || seen.snapshot.is_some();
@@ -121,12 +164,13 @@ pub(super) async fn wait(
         // Those that nobody asked may exit by themselves, and need not. One that we cannot name may be among them, until its
         // trace is gone.
         let nameless_runs = terms.unattributed.is_none() || !nameless.is_empty();
-        let any_asked = waiting.iter().any(|place| match awaited[*place].asked {
+        let asked = |place: &&usize| match awaited[**place].asked {
             Asked::Yes => true,
             Asked::Perhaps => nameless_runs,
             Asked::No => false,
-        });
-        let by = if any_asked { terms.asked_by } else { terms.unasked_by };
+        };
+        let asked: Vec<_> = waiting.iter().filter(asked).copied().collect();
+        let by = if asked.is_empty() { terms.unasked_by } else { terms.asked_by };
         let observation = async {
             match &mut observations {
                 Some(observations) => observations.next().await,
@@ -135,7 +179,7 @@ pub(super) async fn wait(
         };
         tokio::select! {
             Some(observation) = observation => match observation {
-                Observation::Gone => return None,
+                Observation::Gone => return Drained::Leaving,
                 Observation::Seen(mut snapshot) => {
                     mains.settle(&mut snapshot);
                     (in_sight, lost_since, denied_since) = (true, None, None);
@@ -160,7 +204,12 @@ pub(super) async fn wait(
             () = until(verdict_at(lost_since, SILENCE)) => {}
             () = until(verdict_at(denied_since, DENIED)) => {}
             () = until(by) => {
-                return out_of_time(names(awaited, &waiting), own_pod.is_some(), known);
+                let shown = match (own_pod, known && in_sight) {
+                    (None, _) => Shown::Listening,
+                    (Some(_), true) => Shown::Running,
+                    (Some(_), false) => Shown::Unseen,
+                };
+                return remaining(shown, awaited, &waiting, &asked);
             }
         }
     }
@@ -175,16 +224,25 @@ fn names(awaited: &[Awaited], places: &[usize]) -> Vec<String> {
     places.iter().map(|place| awaited[*place].name.clone()).collect()
 }
 
-/// What is to be said of those that are still waited for, here or by whom this is returned to.
-fn out_of_time(waiting: Vec<String>, by_status: bool, known: bool) -> Option<Vec<String>> {
-    if !by_status {
-        warn!("still listening when --shutdown-timeout ran out: {}, though notified", list(&waiting));
-    } else if known {
-        return Some(waiting);
-    } else {
-        warn!("no news of the sidecars before --shutdown-timeout ran out");
+/// What there is once time is up; says what is not said by whom it is returned to.
+fn remaining(shown: Shown, awaited: &[Awaited], waiting: &[usize], asked: &[usize]) -> Drained {
+    let names = names(awaited, waiting);
+    match shown {
+        Shown::Running => {}
+        Shown::Listening => {
+            warn!("still listening when --shutdown-timeout ran out: {}, though notified", list(&names));
+        }
+        Shown::Unseen => warn!("no news of {} before --shutdown-timeout ran out", list(&names)),
     }
-    None
+    Drained::Remaining { shown, asked: self::names(awaited, asked), names }
+}
+
+/// Of these it is not known whether they have exited. `latest`: the Pod as it was last seen.
+pub(super) fn unseen(awaited: &[Awaited], latest: Option<&Snapshot>) -> Drained {
+    let left: Vec<_> = awaited.iter().filter(|awaited| !awaited.has_ended(latest)).collect();
+    let names = left.iter().map(|awaited| awaited.name.clone()).collect();
+    let asked = left.iter().filter(|awaited| awaited.asked != Asked::No).map(|awaited| awaited.name.clone());
+    Drained::Remaining { shown: Shown::Unseen, names, asked: asked.collect() }
 }
 
 /// Waits until a sidecar has left no trace.

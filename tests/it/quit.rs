@@ -52,7 +52,7 @@ fn whoever_does_not_do_as_asked_is_named() {
     let world = beside("Never");
     annotate(&world, &refusing());
     let finished = quit(&world).flag("--shutdown-timeout=300ms").start_bare().finish();
-    finished.expect(1, &["connection refused", "not shut down: POST http://127.0.0.1"]);
+    finished.expect(1, &["connection refused", "not shut down: `web` (POST http://127.0.0.1"]);
 
     let asked = Endpoint::ok();
     let world = beside("Never");
@@ -63,6 +63,79 @@ fn whoever_does_not_do_as_asked_is_named() {
     let world = beside("Never");
     world.cluster.authorize(localpod::cluster::Access::to(&[]));
     quit(&world).start_bare().finish().expect(1, &["no sidecar is shut down", "this Pod cannot be seen"]);
+}
+
+#[test]
+fn an_exit_that_nobody_saw_is_none() {
+    let away = |world: &World, running: &crate::support::Running| {
+        running.wait_stderr("waiting for `web` to exit");
+        world.cluster.refuse()
+    };
+    let asked = Endpoint::ok();
+    let world = beside("Never");
+    annotate(&world, &asked.url());
+    let running = quit(&world).flag("--shutdown-timeout=2s").start_bare();
+    let fault = away(&world, &running);
+    world.cluster.hang_up();
+    running.finish().expect(1, &["no news of `web`", "not shut down: `web`"]);
+    drop(fault);
+
+    // Nor is one that a signal kept it from seeing.
+    let asked = Endpoint::ok();
+    let world = beside("Never");
+    annotate(&world, &asked.url());
+    let running = quit(&world).start_bare();
+    running.wait_stderr("waiting for `web` to exit");
+    running.signal(15);
+    running.finish().expect(1, &["no longer waiting", "not shut down: `web`"]);
+}
+
+#[test]
+fn whoever_still_listens_has_not_exited() {
+    let asked = Endpoint::ok();
+    let world = beside("Never");
+    let flags =
+        ["--api=off".to_owned(), "--shutdown-timeout=300ms".to_owned(), format!("-p={}", asked.url())];
+    let finished = quit(&world).flags(flags).start_bare().finish();
+    finished.expect(1, &["still listening", "not shut down: POST http://127.0.0.1"]);
+
+    // With sight of the Pod the sidecar is named that a request without a name may be for.
+    let flags = ["--shutdown-timeout=300ms".to_owned(), format!("-p={}", asked.url())];
+    let finished = quit(&world).flags(flags).start_bare().finish();
+    finished.expect(1, &["still running: `web`", "not shut down: `web`"]);
+}
+
+#[test]
+fn who_exits_while_it_waits_is_no_failure_though_the_request_was_refused() {
+    let world = beside("Never");
+    annotate(&world, &refusing());
+    let running = quit(&world).start_bare();
+    running.wait_stderr("waiting for `web` to exit");
+    world.set_state("web", ENDED);
+    running.finish().expect(0, &["connection refused", "every sidecar has exited"]);
+    // The same without a name: nobody is left whom the request can have been for.
+    let world = beside("Never");
+    let running = quit(&world).flag(format!("-p={}", refusing())).start_bare();
+    running.wait_stderr("waiting for `web` to exit");
+    world.set_state("web", ENDED);
+    running.finish().expect(0, &["connection refused", "every sidecar has exited"]);
+}
+
+#[test]
+fn a_wrapped_sidecar_that_cannot_be_notified_is_not_shut_down() {
+    let world = beside("Never");
+    world.update(|pod| {
+        let web = pod.spec.as_mut().unwrap().containers.iter_mut().find(|one| one.name == "web").unwrap();
+        web.command = Some(["/proa", "sidecar", "--", "nginx"].map(str::to_owned).to_vec());
+    });
+    let running = quit(&world).flag("--shutdown-timeout=2s").start_bare();
+    running.wait_stderr("no proa is there");
+    running.finish().expect(1, &["not shut down: `web`"]);
+    // One that is on its way out has no proa either, and its status follows.
+    let running = quit(&world).start_bare();
+    running.wait_stderr("waiting for `web` to exit");
+    world.set_state("web", ENDED);
+    running.finish().expect(0, &["every sidecar has exited"]);
 }
 
 #[test]

@@ -162,10 +162,46 @@ fn one_look_goes_on_without_an_api_server_that_is_not_needed() {
     };
     world.cluster.authorize(Access::to(&[]));
     once().expect(0, &["going on without the API server"]);
+    // One look that fails tells nothing: a start-up probe that passes once is never asked again.
     world.cluster.authorize(Access::default());
     let away = world.cluster.refuse();
-    once().expect(0, &["going on without the API server"]);
+    once().expect(75, &["not ready: "]);
     drop(away);
+    let hanging = world.cluster.stall();
+    let flags = ["--once".to_owned(), format!("--wait-http-get={}", ready.url())];
+    wait_in(&world, "proa").flags(flags).start_bare().finish().expect(75, &["not ready within 800ms"]);
+    // Whatever else is set for all containers of the Pod.
+    let flags = ["--once", "--on-timeout=run"];
+    wait_in(&world, "proa").flags(flags).start_bare().finish().expect(75, &["not ready within 800ms"]);
+    drop(hanging);
+}
+
+#[test]
+fn what_hangs_holds_no_look_up() {
+    let world = init();
+    world.make_ready("db");
+    let pipe = world.dir.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let flag = format!("--env-file={}", pipe.display());
+    let flags = ["--once", "--ready-timeout=2s", &flag];
+    wait_in(&world, "proa").flags(flags).start_bare().finish().expect(75, &["not ready within 2s"]);
+    let flags =
+        ["--once".to_owned(), "--ready-timeout=30s".to_owned(), format!("--ready-file={}", pipe.display())];
+    wait_in(&world, "proa").flags(flags).start_bare().finish().expect(73, &["--ready-file"]);
+}
+
+#[test]
+fn a_ready_file_that_is_there_keeps_what_it_holds() {
+    let world = init();
+    world.make_ready("db");
+    let file = world.dir.join("ready");
+    std::fs::write(&file, "kept").unwrap();
+    let flags =
+        ["--once".to_owned(), "--ready-timeout=30s".to_owned(), format!("--ready-file={}", file.display())];
+    wait_in(&world, "proa").flags(flags).start_bare().finish().expect(0, &[]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+    let folder = format!("--ready-file={}/", world.dir.join("new").display());
+    wait_in(&world, "proa").flag(&folder).start_bare().finish().expect(73, &["--ready-file"]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ def running_all_the_same(t):
     unready = ENVOY.replace("/ready", "/no-such-page")
     t.apply(pod("impatient", main("exit 3", QUIT, "--ready-timeout=2s", "--on-timeout=run"), unready))
     assert t.finished("impatient").exit_codes() == {"main": 3, "envoy": 0}
-    assert "running the command all the same: envoy (running, not ready)" in t.logs("impatient", "main")
+    assert "going on all the same: envoy (running, not ready)" in t.logs("impatient", "main")
 
 
 @scenario
