@@ -119,7 +119,7 @@ fn the_reference_has_every_metric_field_and_exit_code() {
 }
 
 /// Texts that are no message of their own: a part of one that stands elsewhere, or of a description.
-const PARTS: [&str; 18] = [
+const PARTS: [&str; 17] = [
     "an annotation of the Pod",
     "stopped as asked",
     "Kubernetes would call it ready only once the application listens",
