@@ -54,6 +54,18 @@ pub struct Gate {
     pub on_timeout: OnTimeout,
     /// How often and how long is looked.
     pub looks: Looks,
+    /// Whether proa refuses where it cannot see its Pod for good.
+    pub insists: Insists,
+}
+
+/// Whether proa refuses where it cannot see its Pod for good, though it could go on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Insists {
+    /// It does: what is wrong is its owner's to know.
+    #[default]
+    Yes,
+    /// The Pod never asked for it.
+    No,
 }
 
 /// How often and how long is looked.
@@ -79,6 +91,7 @@ impl Gate {
             AskApi::Require => false,
             // Nobody else tells whether a container has exited.
             AskApi::Auto => self.asks_directly() && self.selection.wait_exit.is_empty(),
+            AskApi::Optional => self.selection.wait_exit.is_empty(),
             AskApi::Off => true,
         }
     }
@@ -526,6 +539,10 @@ impl<'a> Wait<'a> {
             return self.next();
         }
         if self.refused.is_final(&trouble, now) {
+            if self.gate.insists == Insists::No && self.is_dispensable() && self.snapshot.is_none() {
+                self.go_without(&trouble.to_string());
+                return self.next();
+            }
             self.pod = PodWait::Api(trouble.clone());
             return Step::Shut(Cause::Refused(Refusal::Api(trouble)));
         }
@@ -542,7 +559,11 @@ impl<'a> Wait<'a> {
     }
 
     fn go_without(&mut self, why: &str) {
-        warn!("going on without the API server, by the direct waits alone: {why}");
+        if self.gate.asks_directly() {
+            warn!("going on without the API server, by the direct waits alone: {why}");
+        } else {
+            warn!("going on without the API server, and without waiting for any sidecar: {why}");
+        }
         self.api = Api::NotAsked;
         self.pod = PodWait::Nothing;
     }

@@ -105,7 +105,7 @@ fn own_pod(
     if api.ask == AskApi::Off {
         return Ok(None);
     }
-    if api.ask == AskApi::Auto && is_outside(api, mounts) {
+    if matches!(api.ask, AskApi::Auto | AskApi::Optional) && is_outside(api, mounts) {
         info!(
             "not in Kubernetes: neither {SERVICE_HOST} nor a service account is here, so there is no Pod to look at \
              (--api=require refuses that)"
@@ -120,7 +120,14 @@ fn own_pod(
         }
         Err(none) => return Err(Outcome::NoApi(none)),
     };
-    let identity = Identity::find(claim, mounts, &api.service_account).map_err(Outcome::Unknown)?;
+    let identity = match Identity::find(claim, mounts, &api.service_account) {
+        Ok(identity) => identity,
+        Err(unknown) if api.ask == AskApi::Optional => {
+            info!("going on without the API server: {unknown}");
+            return Ok(None);
+        }
+        Err(unknown) => return Err(Outcome::Unknown(unknown)),
+    };
     Ok(Some(OwnPod { cluster, identity }))
 }
 

@@ -15,7 +15,7 @@ use crate::child::Command;
 use crate::cli::Cli;
 use crate::cluster::{ApiServer, SERVICE_HOST, SERVICE_PORT};
 use crate::env_file::EnvFiles;
-use crate::gate::{Gate, Looks};
+use crate::gate::{Gate, Insists, Looks};
 use crate::identity::Claim;
 use crate::known::NoEndpoint;
 use crate::policy::{AskApi, OnSidecarExit, Precedence, ShutdownAuto};
@@ -173,6 +173,7 @@ impl Plan {
                 known: Vec::new(),
                 timeout: lower::limit(cli.waiting.ready_timeout.unwrap_or(lower::READY_TIMEOUT)),
                 looks: Looks::default(),
+                insists: Insists::Yes,
                 on_timeout: cli.waiting.on_timeout,
             },
             // It is never run.

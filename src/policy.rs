@@ -9,6 +9,8 @@ use clap::ValueEnum;
 pub enum AskApi {
     /// Where it can be; direct waits make do without it.
     Auto,
+    /// Where it can be; nothing depends on it: somebody else has put proa here.
+    Optional,
     /// Always: nothing goes on without it.
     Require,
     /// Never.

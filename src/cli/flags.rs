@@ -207,11 +207,11 @@ pub struct Ending {
 #[command(next_help_heading = "Identity")]
 pub struct Who {
     /// Use of the API server [default: auto]. auto: required, unless a direct wait is given (--wait-http-get, --wait-tcp, --wait-file,
-    /// --wait-known)
+    /// --wait-known). optional: never required
     #[arg(
         long,
         env = "PROA_API",
-        value_name = "auto|require|off",
+        value_name = "auto|require|optional|off",
         default_value = "auto",
         hide_env = true,
         hide_default_value = true,

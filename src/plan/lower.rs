@@ -11,7 +11,7 @@ use crate::cli::flags::List;
 use crate::cluster::{ApiServer, SERVICE_HOST, SERVICE_PORT};
 use crate::endpoint::{Address, DirectWait, HttpUrl, Method, Request};
 use crate::env_file::EnvFiles;
-use crate::gate::{Gate, Looks};
+use crate::gate::{Gate, Insists, Looks};
 use crate::identity::Claim;
 use crate::known::{Known, Named, NoEndpoint};
 use crate::plan::selection::Selection;
@@ -103,6 +103,7 @@ pub(super) fn gate(
     Ok(Gate {
         timeout: limit(waiting.ready_timeout.unwrap_or(READY_TIMEOUT)),
         looks: Looks::default(),
+        insists: if ask == AskApi::Optional { Insists::No } else { Insists::Yes },
         on_timeout: waiting.on_timeout,
         selection,
         waits: waits(flatten(waiting.wait_http_get), flatten(waiting.wait_tcp), flatten(waiting.wait_file)),

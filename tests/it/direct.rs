@@ -210,3 +210,56 @@ fn require_does_not_go_on_without_the_api() {
         .run(["echo", "up"])
         .expect(77, &["verbs: [\"watch\"]"]);
 }
+
+/// proa where somebody else has put it.
+fn optional(world: &World) -> Proa {
+    world.proa().flag("--api=optional")
+}
+
+fn goes_on(proa: Proa, why: &[&str]) {
+    let finished = proa.run(["sh", "-c", "echo up; exit 3"]).expect(3, why);
+    assert_eq!(finished.stdout, "up\n");
+    let said = finished.stderr.matches("going on without the API server").count();
+    assert_eq!(said, 1, "{}", finished.stderr);
+}
+
+#[test]
+fn where_nothing_depends_on_the_api_what_there_is_to_see_counts() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let running = optional(&world).start(["echo", "up"]);
+    running.wait_stderr("waiting for web (running, not ready)");
+    world.make_ready("web");
+    running.wait_stderr("gate open");
+    world.set_state("web", "terminated: {exitCode: 0, reason: Completed}");
+    running.finish().expect(0, &["every sidecar has exited"]);
+}
+
+#[test]
+fn where_nothing_depends_on_the_api_a_denial_keeps_no_command_from_starting() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    world.cluster.authorize(Access::to(&[]));
+    goes_on(optional(&world), &["without waiting for any sidecar", "verbs: [\"watch\"]"]);
+    let nowhere = optional(&world).flag("--service-account-dir").flag(world.dir.join("nowhere"));
+    goes_on(nowhere, &[]);
+}
+
+#[test]
+fn where_nothing_depends_on_the_api_no_answer_keeps_no_command_from_starting() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let away = world.cluster.refuse();
+    goes_on(optional(&world).flag("--shutdown-when=never"), &["it cannot be reached"]);
+    drop(away);
+    // One that hangs is given up with everything else.
+    let hanging = world.cluster.stall();
+    let flags = ["--ready-timeout=1s", "--on-timeout=run", "--shutdown-when=never"];
+    let finished = optional(&world).flags(flags).run(["echo", "up"]);
+    finished.expect(0, &["not ready in time, going on all the same"]);
+    drop(hanging);
+}
+
+#[test]
+fn where_nothing_depends_on_the_api_another_hostname_keeps_no_command_from_starting() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let proa = optional(&world).flags(["--pod-name=another", "--shutdown-when=never"]);
+    goes_on(proa, &["there is no Pod"]);
+}
