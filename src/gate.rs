@@ -39,6 +39,9 @@ const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// How long it may be out of reach once every direct wait holds before they go on without it.
 const OUT_OF_REACH: Duration = Duration::from_secs(5);
 
+/// The same where there is no direct wait: what keeps us from it may be a mesh's proxy, which nobody else waits for.
+const OUT_OF_REACH_ALONE: Duration = Duration::from_secs(30);
+
 /// What is waited for, and how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
@@ -341,6 +344,10 @@ impl<'a> Wait<'a> {
         self.direct.iter().filter(|direct| !direct.end.is_aborted())
     }
 
+    fn out_of_reach(&self) -> Duration {
+        if self.gate.asks_directly() { OUT_OF_REACH } else { OUT_OF_REACH_ALONE }
+    }
+
     fn is_dispensable(&self) -> bool {
         matches!(self.api, Api::Dispensable(_))
     }
@@ -386,7 +393,7 @@ impl<'a> Wait<'a> {
         };
         let alone = waiting.direct.is_empty() && unseen && self.snapshot.is_none();
         self.going_without = (alone && self.is_dispensable())
-            .then(|| self.going_without.unwrap_or_else(|| Instant::now() + OUT_OF_REACH));
+            .then(|| self.going_without.unwrap_or_else(|| Instant::now() + self.out_of_reach()));
         self.say(waiting);
         Step::On
     }

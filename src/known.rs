@@ -940,8 +940,34 @@ mod tests {
         ] {
             assert!(policy.contains(&expected), "deploy/policies/native.yaml lacks\n{expected}");
         }
+        let all: Vec<_> = SIDECARS.iter().collect();
+        let policy = read("wrap.yaml");
+        for expected in
+            [format!("      [{}]\n", quoted(&all)), format!("      '^(.*/)?({})(:[^/]*)?", images(&all))]
+        {
+            assert!(policy.contains(&expected), "deploy/policies/wrap.yaml lacks\n{expected}");
+        }
+        let policy = read("annotations.yaml");
+        for annotation in [
+            "vault.hashicorp.com/agent-enable-quit",
+            "openbao.org/agent-enable-quit",
+            "config.linkerd.io/proxy-admin-shutdown",
+        ] {
+            let is_known = |known: &&Known| known.needs().is_some_and(|needs| needs.contains(annotation));
+            assert!(all.iter().copied().any(|known| is_known(&known)), "{annotation}");
+            let (domain, key) = annotation.split_once('/').unwrap();
+            assert!(
+                policy.contains(domain) && policy.contains(key),
+                "deploy/policies/annotations.yaml lacks {annotation}"
+            );
+        }
         let late = SIDECARS.iter().filter(|known| matches!(known.ready, Ready::AfterApplication(_)));
-        let expected = format!("      [{}]\n", quoted(&late.collect::<Vec<_>>()));
-        assert!(read("gate.yaml").contains(&expected), "deploy/policies/gate.yaml lacks\n{expected}");
+        let late: Vec<_> = late.collect();
+        for name in ["gate.yaml", "wrap.yaml"] {
+            let expected = format!("      [{}]\n", quoted(&late));
+            assert!(read(name).contains(&expected), "deploy/policies/{name} lacks\n{expected}");
+        }
+        let expected = format!("      '^(.*/)?({})(:[^/]*)?", images(&late));
+        assert!(read("wrap.yaml").contains(&expected), "deploy/policies/wrap.yaml lacks\n{expected}");
     }
 }

@@ -114,6 +114,11 @@ fn own_pod(
     }
     let cluster = match Cluster::new(api) {
         Ok(cluster) => cluster,
+        // Whoever has put proa here did not know; whoever has given it direct waits did.
+        Err(none) if api.ask == AskApi::Optional => {
+            warn!("going on without the API server: {none}");
+            return Ok(None);
+        }
         Err(none) if dispensable => {
             info!("going on without the API server: {none}");
             return Ok(None);
@@ -123,7 +128,7 @@ fn own_pod(
     let identity = match Identity::find(claim, mounts, &api.service_account) {
         Ok(identity) => identity,
         Err(unknown) if api.ask == AskApi::Optional => {
-            info!("going on without the API server: {unknown}");
+            warn!("going on without the API server: {unknown}");
             return Ok(None);
         }
         Err(unknown) => return Err(Outcome::Unknown(unknown)),

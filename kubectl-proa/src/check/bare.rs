@@ -105,12 +105,13 @@ pub(crate) fn native(workload: &Workload, name: &str) -> Value {
     if container.get("startupProbe").is_none()
         && let Some(mut probe) = container.get("readinessProbe").cloned()
     {
-        // One success is all that a startup probe may ask for. A sidecar that is slow is not restarted for it within ten minutes.
+        // One success is all that a startup probe may ask for. A sidecar that is slow is not restarted for it within ten minutes, and
+        // the next container starts within a second of its being ready.
         if let Some(fields) = probe.as_object_mut() {
             fields.remove("successThreshold");
         }
-        let period = probe.get("periodSeconds").and_then(Value::as_u64).unwrap_or(10).max(1);
-        probe["failureThreshold"] = json!(600u64.div_ceil(period));
+        probe["periodSeconds"] = json!(1);
+        probe["failureThreshold"] = json!(600);
         container["startupProbe"] = probe;
     }
     container
