@@ -26,7 +26,7 @@ use crate::peer::{Message, Part, Peer, Peers, Presence};
 use crate::plan::Plan;
 use crate::pod::mains::Mains;
 use crate::pod::{KnownBy, Main, Snapshot};
-use crate::policy::ShutdownAuto;
+use crate::policy::{ShutdownAuto, ShutdownWhen};
 use crate::shutdown::stages::yet_to_start;
 use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight};
 use crate::signal::Phase;
@@ -272,7 +272,10 @@ impl Run<'_> {
         mains.see(seen_present.map(|main| main.container.name.clone()));
         let own_pod = self.own_pod.as_ref();
         let origin = if asked.is_by_runtime() { Origin::Runtime } else { Origin::Inside };
-        let automatic = self.plan.shutdown.auto != ShutdownAuto::Off && self.plan.shutdown.actions.is_empty();
+        // By flags alone, or not at all: what the Pod would add is no reason for a long look.
+        let automatic = self.plan.shutdown.auto != ShutdownAuto::Off
+            && self.plan.shutdown.actions.is_empty()
+            && self.plan.shutdown.when != ShutdownWhen::Never;
         let need = if automatic { need } else { Need::Usual };
         // Who may be started again takes no leave before that is known.
         let may_restart =
