@@ -9,10 +9,10 @@ use clap::ValueEnum;
 pub enum AskApi {
     /// Where it can be; direct waits make do without it.
     Auto,
-    /// Where it can be; nothing depends on it: somebody else has put proa here.
-    Optional,
     /// Always: nothing goes on without it.
     Require,
+    /// Where it can be; nothing depends on it: somebody else has put proa here.
+    Optional,
     /// Never.
     Off,
 }

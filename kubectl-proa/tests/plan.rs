@@ -84,6 +84,17 @@ fn what_charts_make_is_found_and_cured() {
     }
 }
 
+#[test]
+fn the_examples_need_nothing_more() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let output = run(&["plan", "-o", "json", "-f", examples.to_str().unwrap()], "");
+    let proposals: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(proposals.len() > 10, "{}", proposals.len());
+    for proposal in &proposals {
+        assert_eq!(forms(proposal), "nothing", "{proposal:#}");
+    }
+}
+
 const SEVERAL: &str = "
 apiVersion: v1
 kind: Pod

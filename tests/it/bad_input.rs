@@ -33,7 +33,7 @@ fn a_wrong_command_line_leads_to_2() {
         (&["--shutdown-known=fluent-bit", "--", "true"], "no quit endpoint"),
         (&["--shutdown-known=kuma", "--", "true"], "the control plane shuts it down"),
         (&["--api=off", "--wait-for=a", "--", "true"], "--api=off"),
-        (&["--api=maybe", "--", "true"], "auto, require, off"),
+        (&["--api=maybe", "--", "true"], "auto, require, optional, off"),
         (&["--shutdown-auto", "--no-shutdown-auto", "--", "true"], "--no-shutdown-auto"),
     ] {
         let finished = world.proa().flags(flags).start_bare().finish().expect(2, &[said]);

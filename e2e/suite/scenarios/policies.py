@@ -163,10 +163,20 @@ def _gated(t, slow):
     odd = "readinessProbe: {httpGet: {path: is it, port: 1}}\nrestartPolicy: Always"
     spec = _admitted(t, pod("odd", shell("main", LIVE), initContainers=before(shell("db", "true", more=odd))))
     assert "--wait-http-get=http://$(POD_IP):1/is%20it" in spec["initContainers"][1]["args"], spec
-    # One that the kubelet waits for itself, one that nobody can ask from outside, and one that would wait in vain.
-    for more, name in ((NATIVE.replace("readinessProbe", "startupProbe"), "envoy"), (None, "db"), (port, "daprd")):
-        probe = "readinessProbe: {exec: {command: [x]}}\nrestartPolicy: Always"
-        sidecar = more if name == "envoy" else shell(name, "true", more=more or probe)
+    # One that nobody can ask from outside: the API tells, where it may.
+    script = "sleep 4; touch /tmp/ready; trap 'exit 0' TERM; while :; do sleep 0.1; done"
+    by_command = "readinessProbe: {periodSeconds: 1, exec: {command: [test, -e, /tmp/ready]}}\nrestartPolicy: Always"
+    asked = pod("denied", shell("main", "true"), initContainers=before(shell("db", script, more=by_command)))
+    t.apply(asked)
+    assert t.finished("denied").container("main").exit_code == 0
+    assert t.logs("denied", "proa-wait-1").count("going on without the API server") == 1, t.logs("denied", "proa-wait-1")
+    _allow(t)
+    t.apply(asked.replace("name: denied", "name: allowed"))
+    assert t.finished("allowed").container("main").exit_code == 0
+    in_order(t.timeline("allowed"), "waiting for db (running, not ready)", "ready; exit with code 0")
+    # One that the kubelet waits for itself, and one that would wait in vain.
+    for more, name in ((NATIVE.replace("readinessProbe", "startupProbe"), "envoy"), (port, "daprd")):
+        sidecar = more if name == "envoy" else shell(name, "true", more=more)
         assert "proa-wait" not in str(_all(_admitted(t, pod("kept", shell("main", LIVE), initContainers=before(sidecar))))), name
 
 
@@ -400,7 +410,7 @@ def a_sidecar_that_a_webhook_adds(t):
         t.kubectl("create", "-f", "-", stdin=json.dumps(hook))
         wait.until("the webhook to be in force", lambda: "istio-proxy" in _all(_admitted(t, meshed)), 60, every=0.5)
         assert _native(_admitted(t, meshed)) == [], "without the policy it is a regular sidecar"
-        with _in_force(t, _native_policy(t)):
+        with _in_force(t, _annotations_policy(t), _native_policy(t), _gate_policy(t), _wrap_policy(t)):
             assert _native(_admitted(t, meshed)) == ["istio-proxy"], _admitted(t, meshed)
             t.apply(work)
             assert t.job("work").complete
