@@ -52,6 +52,15 @@ pub fn words(container: &Container) -> Option<(Vec<String>, usize)> {
     hidden.then_some((all, 0))
 }
 
+/// Whether a hook of the container's runs proa.
+#[must_use]
+pub fn is_in_hook(container: &Container) -> bool {
+    let lifecycle = container.lifecycle.as_ref();
+    let hooks = lifecycle.into_iter().flat_map(|lifecycle| [&lifecycle.pre_stop, &lifecycle.post_start]);
+    let commands = hooks.flatten().filter_map(|hook| hook.exec.as_ref()?.command.as_ref());
+    commands.flatten().any(|word| word.rsplit('/').next() == Some("proa"))
+}
+
 /// Variables whose values the manifest has.
 #[must_use]
 pub fn variables(container: &Container) -> BTreeMap<String, String> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::check::{is_awaited, is_native, main_container, starts_unready};
 use crate::document::Path;
-use crate::entrypoint::{Entrypoint, entrypoint};
+use crate::entrypoint::{self, Entrypoint, entrypoint};
 use crate::finding::yaml;
 use crate::report::indented;
 use crate::seen::snapshot;
@@ -89,7 +89,9 @@ pub fn plan(workload: &Workload, given: Given) -> Proposal {
         workload.all().map(|(_, container)| (container.name.clone(), entrypoint(container))).collect();
     let is_there =
         |entrypoint: &Entrypoint| !matches!(entrypoint, Entrypoint::Absent | Entrypoint::Install(_));
-    if let Some((name, _)) = entrypoints.iter().find(|(_, entrypoint)| is_there(entrypoint)) {
+    let by_hook = workload.all().find(|(_, container)| entrypoint::is_in_hook(container));
+    let by_command = entrypoints.iter().find(|(_, entrypoint)| is_there(entrypoint)).map(|(name, _)| name);
+    if let Some(name) = by_command.or(by_hook.map(|(_, container)| &container.name)) {
         proposal.why.push(format!(
             "proa is in `{name}` already; `kubectl proa check` says what is wrong with it, if anything"
         ));
