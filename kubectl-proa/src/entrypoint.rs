@@ -61,6 +61,15 @@ pub fn is_in_hook(container: &Container) -> bool {
     commands.flatten().any(|word| word.rsplit('/').next() == Some("proa"))
 }
 
+/// Whether a script among its words runs proa: what a shell makes of it is not looked at here.
+fn is_in_script(container: &Container) -> bool {
+    let words = container.command.iter().chain(&container.args).flatten();
+    let is_part = |c: char| c.is_alphanumeric() || "-_./".contains(c);
+    let mut parts =
+        words.filter(|word| word.contains(char::is_whitespace)).flat_map(|word| word.split(|c| !is_part(c)));
+    parts.any(|part| part.rsplit('/').next() == Some("proa"))
+}
+
 /// Variables whose values the manifest has.
 #[must_use]
 pub fn variables(container: &Container) -> BTreeMap<String, String> {
@@ -84,7 +93,7 @@ pub fn has_variable(container: &Container, name: &str) -> bool {
 #[must_use]
 pub fn entrypoint(container: &Container) -> Entrypoint {
     let Some((all, start)) = words(container) else {
-        return Entrypoint::Absent;
+        return if is_in_script(container) { Entrypoint::Obscure } else { Entrypoint::Absent };
     };
     let variables = variables(container);
     let words: Vec<_> = all[start..].iter().map(|word| expanded(word, &variables)).collect();
@@ -166,6 +175,9 @@ mod tests {
         let absent = |container| matches!(of(&container), Entrypoint::Absent);
         assert!(absent(json!({"name": "m", "image": "app", "args": ["--port=1", "--", "app"]})));
         assert!(absent(json!({"name": "m", "command": ["ls", "/proa"]})));
+        assert!(absent(json!({"name": "m", "command": ["sh", "-c", "exec /app/proa-like --"]})));
+        let script = json!({"name": "m", "command": ["sh", "-c", "cd /tmp; exec '/bin/proa' -- app"]});
+        assert!(matches!(of(&script), Entrypoint::Obscure));
         let wait = json!({"name": "w", "image": "r.example/team/proa:1", "args": ["wait", "--api=off"]});
         assert!(matches!(of(&wait), Entrypoint::Wait(_)));
         let install = json!({"name": "i", "image": "proa", "args": ["install", "/bin/x"]});
