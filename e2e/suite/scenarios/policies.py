@@ -217,6 +217,9 @@ def an_unedited_job_that_is_wrapped(t):
             PLAIN,
             pod("served", shell("main", "true"), RULED, restartPolicy="Always"),
             pod("ours", container("main", "app", command=["/proa", "--", "true"]), RULED),
+            pod("probed", shell("main", "true", more="livenessProbe: {exec: {command: ['true']}}"), RULED),
+            pod("sidecar", shell("main", "true"), container("web", "app", command=["/proa", "sidecar", "--", "sleep", "9"]), RULED),
+            pod("hidden", shell("main", "true"), container("web", "app", args=["sidecar", "--", "sleep", "9"]), RULED),
             pod("scripted", shell("main", "cd /tmp && exec /proa -- true"), RULED),
             RULES.replace("metadata: {", f"metadata: {{labels: {{{LABEL}: disabled}}, "),
         ):
