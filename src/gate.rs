@@ -26,6 +26,7 @@ use crate::policy::{AskApi, OnTimeout};
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received};
 use crate::status::board::Board;
+use crate::warnings;
 use probe::Finding;
 use verdict::{Instead, Reason, Unready, Verdict, asked_instead, verdict};
 use waiting::{PodWait, Waiting};
@@ -85,6 +86,13 @@ impl Gate {
     #[must_use]
     pub fn asks_directly(&self) -> bool {
         !self.waits.is_empty() || !self.known.is_empty()
+    }
+
+    /// What is waited for, as the warnings need it. `sidecars`: whether Kubernetes is asked for their readiness.
+    #[must_use]
+    pub fn wait(&self, sidecars: bool) -> warnings::Wait<'_> {
+        let directly = !self.waits.is_empty();
+        warnings::Wait { sidecars, directly, known: &self.known, timeout: self.timeout }
     }
 
     /// Whether what is asked directly makes do without an API server that denies us or cannot be reached.

@@ -20,6 +20,7 @@ use crate::identity::Claim;
 use crate::known::NoEndpoint;
 use crate::policy::{AskApi, OnSidecarExit, Precedence, ShutdownAuto};
 use crate::shutdown::{Shutdown, Spared};
+use crate::warnings::Asked;
 use selection::Selection;
 
 /// Everything that was asked for, checked.
@@ -190,6 +191,18 @@ impl Plan {
             on_sidecar_exit: OnSidecarExit::Ignore,
             status: None,
             disabled: cli.environment.disabled,
+        }
+    }
+
+    /// What was asked for, as the warnings need it.
+    #[must_use]
+    pub fn asked(&self) -> Asked<'_> {
+        Asked {
+            selection: &self.gate.selection,
+            wait: (!self.disabled).then(|| self.gate.wait(true)),
+            shutdown: Some(&self.shutdown),
+            stop_timeout: None,
+            status_port: self.status.map(|address| address.port()),
         }
     }
 

@@ -1,20 +1,12 @@
 //! `kubectl proa plan` as its users run it, and what its proposals are worth.
 
+mod support;
+
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-
-fn run(arguments: &[&str], stdin: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-proa"));
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    // It may be done before it has read all of it.
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-    child.wait_with_output().unwrap()
-}
+use support::run;
 
 fn plan(manifest: &str, more: &[&str]) -> Vec<Value> {
     let output = run(&[&["plan", "-f", "-", "-o", "json"], more].concat(), manifest);

@@ -17,21 +17,18 @@ use crate::exit::Outcome;
 use crate::gate::waiting::{PodWait, Waiting};
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
-use crate::mode::inspector::{Inspector, wait};
+use crate::mode::inspector::Inspector;
 use crate::peer::handover::Sockets;
 use crate::peer::{Message, MessageListener, Part, Presence};
-use crate::plan::sidecar::{Duty, SidecarPlan, Stop};
+use crate::plan::sidecar::SidecarPlan;
 
 use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Exit, Snapshot, list};
-use crate::policy::Limit;
-use crate::shutdown::Shutdown;
 use crate::signal::Signal;
 use crate::signal::stream::Signals;
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
-use crate::warnings::Asked;
 
 /// How long a look may take that confirms the main containers' end.
 pub(super) const CONFIRM: Duration = Duration::from_secs(5);
@@ -72,22 +69,6 @@ pub(super) struct Companion<'a> {
     pub(super) inspector: Inspector<'a>,
 }
 
-/// What was asked for, as the warnings need it.
-fn asked<'a>(plan: &'a SidecarPlan, shutdown: Option<&'a Shutdown>) -> Asked<'a> {
-    let sidecars = !plan.gate.selection.wait_for.is_empty();
-    let stop_timeout = match &plan.duty {
-        Duty::Command(_, _, Stop { timeout: Limit::For(timeout), .. }) => Some(*timeout),
-        Duty::Command(..) | Duty::Help { .. } => None,
-    };
-    Asked {
-        selection: &plan.gate.selection,
-        wait: (sidecars || plan.gate.asks_directly()).then(|| wait(&plan.gate, sidecars)),
-        shutdown,
-        stop_timeout,
-        status_port: plan.status.map(|address| address.port()),
-    }
-}
-
 impl<'a> Companion<'a> {
     /// Takes up the place of a sidecar's entrypoint.
     ///
@@ -98,7 +79,6 @@ impl<'a> Companion<'a> {
         mounts: &Mounts,
         signals: &'a Signals,
         dispensable: bool,
-        shutdown: Option<&'a Shutdown>,
     ) -> Result<Self, Outcome> {
         let presence = if plan.disabled {
             announce_disabled();
@@ -128,7 +108,7 @@ impl<'a> Companion<'a> {
             )),
             stop_signal: Cell::default(),
             uid: mounts.uid.clone(),
-            inspector: Inspector::new(asked(plan, shutdown)),
+            inspector: Inspector::new(plan.asked()),
         })
     }
 

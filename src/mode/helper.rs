@@ -43,7 +43,7 @@ fn carry_out(
     if is_outside(&plan.api, mounts) && !plan.disabled {
         return Ok(Outcome::NoApi(NoApi::Server).into());
     }
-    let companion = match Companion::start(plan, mounts, signals, false, Some(shutdown)) {
+    let companion = match Companion::start(plan, mounts, signals, false) {
         Ok(companion) => companion,
         Err(outcome) => return Ok(outcome.into()),
     };

@@ -4,10 +4,9 @@ use std::cell::RefCell;
 
 use tracing::warn;
 
-use crate::gate::Gate;
 use crate::peer::Peers;
 use crate::pod::Snapshot;
-use crate::warnings::{Asked, Remaining, Wait, Warning, warnings};
+use crate::warnings::{Asked, Remaining, Warning, warnings};
 
 /// Looks at the Pod whenever it is news.
 pub(super) struct Inspector<'a> {
@@ -50,10 +49,4 @@ impl<'a> Inspector<'a> {
 
 fn peers(snapshot: &Snapshot) -> Peers {
     Peers::beside(&snapshot.uid, &snapshot.own.name, Vec::new())
-}
-
-/// What the gate waits for, as the warnings need it. `sidecars`: whether Kubernetes is asked for their readiness.
-pub(super) fn wait(gate: &Gate, sidecars: bool) -> Wait<'_> {
-    let (directly, known) = (!gate.waits.is_empty(), gate.known.as_slice());
-    Wait { sidecars, directly, known, timeout: gate.timeout }
 }

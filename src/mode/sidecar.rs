@@ -41,7 +41,7 @@ fn carry_out(
 ) -> anyhow::Result<Outcome> {
     // A command needs its main container's proa alone, unless it waits for containers.
     let dispensable = plan.gate.selection.wait_for.is_empty() && plan.api.ask != AskApi::Require;
-    let companion = match Companion::start(plan, mounts, signals, dispensable, None) {
+    let companion = match Companion::start(plan, mounts, signals, dispensable) {
         Ok(companion) => companion,
         Err(outcome) => return Ok(outcome),
     };

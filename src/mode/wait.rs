@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use tracing::info;
 
-use super::inspector::{Inspector, wait};
+use super::inspector::Inspector;
 use super::{LogPhase, guarded, own_pod, ready_file, runtime};
 use crate::deadline::until;
 use crate::env_file;
@@ -21,7 +21,6 @@ use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
-use crate::warnings::Asked;
 
 /// Carries the plan out.
 #[must_use]
@@ -62,18 +61,10 @@ fn carry_out(plan: &WaitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
 }
 
 async fn opened(plan: &WaitPlan, api: Api, mut signals: Listener<'_>, board: &Board) -> Result<(), Outcome> {
-    let asked = Asked {
-        selection: &plan.gate.selection,
-        // A probe looks every few seconds: what it shows is not said each time.
-        wait: Some(wait(&plan.gate, true)).filter(|_| !plan.gate.looks.once),
-        shutdown: None,
-        stop_timeout: None,
-        status_port: plan.status.map(|address| address.port()),
-    };
     // A look has one limit for all that it looks at.
     let limit = plan.gate.timeout.filter(|_| plan.gate.looks.once);
     let by = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let inspector = Inspector::new(asked);
+    let inspector = Inspector::new(plan.asked());
     let inspect = |pod: &Snapshot| inspector.look(pod);
     let opened = gate::pass(&plan.gate, api, &mut signals, board, &inspect).await;
     let opened = opened.map_err(|closed| Outcome::from(closed.cause))?;

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::Context;
 use tracing::{info, warn};
 
-use super::inspector::{Inspector, wait};
+use super::inspector::Inspector;
 use super::{
     LogPhase, afterwards, announce_disabled, appear, collect_orphans, give_memory_back, guarded, is_outside,
     own_pod, runtime,
@@ -33,7 +33,7 @@ use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
-use crate::warnings::{Asked, Remaining};
+use crate::warnings::Remaining;
 use last::Last;
 
 /// Carries the plan out.
@@ -69,7 +69,7 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
         board: Board::default(),
         presence: RefCell::new(presence),
         started,
-        inspector: Inspector::new(asked(plan)),
+        inspector: Inspector::new(plan.asked()),
     };
     let end = match unable {
         None => {
@@ -92,17 +92,6 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
         run.end_sidecars(code, snapshot, after, asked, need)
     });
     Conclusion { outcome, remaining }
-}
-
-/// What was asked for, as the warnings need it.
-fn asked(plan: &Plan) -> Asked<'_> {
-    Asked {
-        selection: &plan.gate.selection,
-        wait: Some(wait(&plan.gate, true)),
-        shutdown: Some(&plan.shutdown),
-        stop_timeout: None,
-        status_port: plan.status.map(|address| address.port()),
-    }
 }
 
 /// What every phase needs.

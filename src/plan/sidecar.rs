@@ -14,6 +14,7 @@ use crate::pod::mains::{Awaited, End};
 use crate::policy::{AskApi, HoldTerm, Limit, ShutdownAuto};
 use crate::shutdown::Shutdown;
 use crate::signal::Signal;
+use crate::warnings::Asked;
 
 /// Everything that was asked of a sidecar, checked.
 #[derive(Debug, Clone)]
@@ -60,6 +61,24 @@ pub struct Stop {
 }
 
 impl SidecarPlan {
+    /// What was asked for, as the warnings need it.
+    #[must_use]
+    pub fn asked(&self) -> Asked<'_> {
+        let sidecars = !self.gate.selection.wait_for.is_empty();
+        let (stop_timeout, shutdown) = match &self.duty {
+            Duty::Command(_, _, Stop { timeout: Limit::For(timeout), .. }) => (Some(*timeout), None),
+            Duty::Command(..) => (None, None),
+            Duty::Help { shutdown, .. } => (None, Some(shutdown)),
+        };
+        Asked {
+            selection: &self.gate.selection,
+            wait: (sidecars || self.gate.asks_directly()).then(|| self.gate.wait(sidecars)),
+            shutdown,
+            stop_timeout,
+            status_port: self.status.map(|address| address.port()),
+        }
+    }
+
     /// Lowers what was asked to what will happen.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::env_file::EnvFiles;
 use crate::gate::{Gate, Looks};
 use crate::identity::Claim;
 use crate::policy::{AskApi, Precedence};
+use crate::warnings::Asked;
 
 /// How long one look takes at most, unless a flag says: a probe has 1 second by default (`timeoutSeconds`), which starting the
 /// process counts in.
@@ -70,6 +71,19 @@ impl WaitPlan {
             status: cli.status.status_address.filter(|_| !cli.looking.once),
             disabled,
         })
+    }
+
+    /// What was asked for, as the warnings need it.
+    #[must_use]
+    pub fn asked(&self) -> Asked<'_> {
+        Asked {
+            selection: &self.gate.selection,
+            // A probe looks every few seconds: what it shows is not said each time.
+            wait: (!self.disabled && !self.gate.looks.once).then(|| self.gate.wait(true)),
+            shutdown: None,
+            stop_timeout: None,
+            status_port: self.status.map(|address| address.port()),
+        }
     }
 
     /// Whether what is asked directly makes do without an API server that denies us or cannot be reached.

@@ -3,12 +3,9 @@
 use proa::cli::manifest;
 use proa::known;
 use proa::peer::message::Peers;
-use proa::plan::selection::Selection;
-use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::pod::mains::{self, Misplaced};
 use proa::pod::{ProbeKind, Role, Snapshot, list};
-use proa::policy::Limit;
-use proa::warnings::{Asked, RunsOn, Wait, Warning, Why, warnings};
+use proa::warnings::{RunsOn, Warning, Why, warnings};
 use serde_json::{Value, json};
 
 use crate::document::Path;
@@ -106,7 +103,6 @@ fn warned(workload: &Workload, name: &str, entrypoint: &Entrypoint) -> Vec<Findi
         }
     };
     let mut found = Vec::new();
-    let none = Selection::default();
     let asked = match entrypoint {
         Entrypoint::Main(plan) => {
             mains::Mains::named(plan.gate.selection.mains.clone()).settle(&mut pod);
@@ -117,13 +113,7 @@ fn warned(workload: &Workload, name: &str, entrypoint: &Entrypoint) -> Vec<Findi
                 }));
                 return found;
             }
-            Asked {
-                selection: &plan.gate.selection,
-                wait: (!plan.disabled).then_some(wait(&plan.gate, true)),
-                shutdown: Some(&plan.shutdown),
-                stop_timeout: None,
-                status_port: plan.status.map(|address| address.port()),
-            }
+            plan.asked()
         }
         Entrypoint::Sidecar(plan) => {
             let names = plan.mains.iter().map(|main| main.name.clone()).collect();
@@ -144,7 +134,7 @@ fn warned(workload: &Workload, name: &str, entrypoint: &Entrypoint) -> Vec<Findi
                 }
             }
             mains::Mains::named(names).settle(&mut pod);
-            asked_of_sidecar(plan)
+            plan.asked()
         }
         Entrypoint::Wait(plan) => {
             let direct = plan.gate.asks_directly() || !plan.gate.selection.wait_exit.is_empty();
@@ -152,15 +142,9 @@ fn warned(workload: &Workload, name: &str, entrypoint: &Entrypoint) -> Vec<Findi
                 let fix = "no native sidecar stands before it in initContainers, so there is nothing to wait for; expected it behind them, or a direct wait such as --wait-tcp";
                 found.push(out_of_place(workload, name, fix));
             }
-            Asked {
-                selection: &plan.gate.selection,
-                wait: (!plan.disabled).then_some(wait(&plan.gate, true)),
-                shutdown: None,
-                stop_timeout: None,
-                status_port: plan.status.map(|address| address.port()),
-            }
+            plan.asked()
         }
-        _ => Asked { selection: &none, wait: None, shutdown: None, stop_timeout: None, status_port: None },
+        _ => return Vec::new(),
     };
     let names: Vec<_> = pod.beside().map(|container| container.name.clone()).collect();
     let missing = asked.selection.wait_for.iter().filter(|wanted| !names.contains(wanted));
@@ -175,28 +159,6 @@ fn warned(workload: &Workload, name: &str, entrypoint: &Entrypoint) -> Vec<Findi
         found.push(of_warning(workload, name, &pod, &warning));
     }
     found
-}
-
-fn asked_of_sidecar(plan: &SidecarPlan) -> Asked<'_> {
-    let (stop_timeout, shutdown) = match &plan.duty {
-        Duty::Command(_, _, stop) => match stop.timeout {
-            Limit::For(timeout) => (Some(timeout), None),
-            Limit::Default | Limit::None => (None, None),
-        },
-        Duty::Help { shutdown, .. } => (None, Some(shutdown)),
-    };
-    let sidecars = !plan.gate.selection.wait_for.is_empty();
-    Asked {
-        selection: &plan.gate.selection,
-        wait: (sidecars || plan.gate.asks_directly()).then(|| wait(&plan.gate, sidecars)),
-        shutdown,
-        stop_timeout,
-        status_port: plan.status.map(|address| address.port()),
-    }
-}
-
-fn wait(gate: &proa::gate::Gate, sidecars: bool) -> Wait<'_> {
-    Wait { sidecars, directly: !gate.waits.is_empty(), known: &gate.known, timeout: gate.timeout }
 }
 
 /// Whether proa may be in it all the same: nothing shows the image's entrypoint.

@@ -9,7 +9,7 @@ use futures::stream::StreamExt;
 use tokio::time::interval_at;
 use tracing::{info, warn};
 
-use super::{Run, asked};
+use super::Run;
 use crate::budget::StopRequests;
 use crate::cluster::trouble::Refused;
 use crate::cluster::{Observation, OwnPod};
@@ -51,7 +51,7 @@ pub fn end_sidecars(plan: &Plan, outcome: &Outcome, mounts: &Mounts, signals: &S
     // What proa wraps is found without sight of the Pod too.
     let own_pod = own_pod(&plan.claim, &plan.api, mounts, true).unwrap_or_default();
     let (server, board, code) = (Server::none(), Board::default(), outcome.code());
-    let (presence, inspector) = (RefCell::new(presence), Inspector::new(asked(plan)));
+    let (presence, inspector) = (RefCell::new(presence), Inspector::new(plan.asked()));
     let run = Run { plan, mounts, own_pod, signals, server, board, presence, started, inspector };
     run.board.gate_over();
     afterwards(|| {
