@@ -970,4 +970,17 @@ mod tests {
         let expected = format!("      '^(.*/)?({})(:[^/]*)?", images(&late));
         assert!(read("wrap.yaml").contains(&expected), "deploy/policies/wrap.yaml lacks\n{expected}");
     }
+
+    #[test]
+    fn the_policies_for_kyverno_do_the_same() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/policies");
+        let does = |path: &str| {
+            let text = std::fs::read_to_string(folder.join(path)).unwrap();
+            let from = text.find("\n  variables:\n").unwrap_or_else(|| panic!("{path} has no variables"));
+            text[from..].split("\n---\n").next().unwrap().trim().to_owned()
+        };
+        for name in ["annotations.yaml", "gate.yaml", "native.yaml"] {
+            assert_eq!(does(&format!("kyverno/{name}")), does(name), "{name}");
+        }
+    }
 }
