@@ -17,6 +17,7 @@ use nix::unistd::{Pid, chdir};
 use tracing::{debug, warn};
 
 use crate::budget::StopRequests;
+use crate::crash::Progress;
 use crate::policy::ForwardTo;
 use crate::signal::origin::Origin;
 use crate::signal::send::{Target, send, suspend_self};
@@ -133,6 +134,7 @@ pub fn spawn(command: &Command, variables: &Variables) -> Result<Child, NotStart
             if let Err(error) = chdir("/") {
                 debug!(%error, "cannot leave the working directory");
             }
+            Progress::Running(pid).note();
             Ok(Child { pid, forward_to: command.forward_to, terminal })
         }
         Err(error) => {
@@ -181,6 +183,12 @@ fn take_back(terminal: Option<&Terminal>) {
 }
 
 impl Child {
+    /// One that was started before this program was executed anew.
+    #[must_use]
+    pub fn resumed(pid: Pid, forward_to: ForwardTo) -> Self {
+        Self { pid, forward_to, terminal: None }
+    }
+
     /// The command's process.
     #[must_use]
     pub fn pid(&self) -> Pid {
@@ -236,6 +244,7 @@ impl Child {
             // waitpid(2) gives the low 8 bits alone.
             let exited = status.code().map(|code| Ended::Exited(u8::try_from(code).unwrap_or(u8::MAX)));
             if let Some(ended) = exited.or_else(|| status.signal().map(Ended::Signaled)) {
+                Progress::Decided(ended.exit_code()).note();
                 take_back(self.terminal.as_ref());
                 self.end_leftovers();
                 return Some(ended);

@@ -306,6 +306,20 @@ impl Arguments {
     }
 }
 
+impl Task {
+    /// What is told meanwhile, and where.
+    #[must_use]
+    pub fn output(&self) -> Option<&Output> {
+        match self {
+            Self::Main(cli) => Some(&cli.output),
+            Self::Sidecar(cli) => Some(&cli.output),
+            Self::Wait(cli) => Some(&cli.output),
+            Self::Quit(cli) => Some(&cli.output),
+            Self::Install(_) => None,
+        }
+    }
+}
+
 fn parse(mut command: clap::Command, words: &[OsString]) -> Result<Arguments, clap::Error> {
     let matches = command.try_get_matches_from_mut(words)?;
     Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))

@@ -5,6 +5,7 @@
 //! first event may be stale; [`crate::pod::run::Run`] shows whether it is of use, and the watch brings the newer state. Whatever
 //! ends a watch, the next one begins from scratch and so misses nothing.
 
+mod answer;
 mod client;
 mod errors;
 mod pause;
@@ -13,14 +14,16 @@ pub mod trouble;
 use std::time::{Duration, Instant};
 
 use futures::stream::{BoxStream, StreamExt, unfold};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::Resource;
+use kube::core::Request;
+use kube::core::params::{ListParams, WatchParams};
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
 use crate::identity::{Identity, PodName};
 use crate::pod::Snapshot;
-use client::Connection;
+use crate::pod::object::{Pod, PodNames};
+use answer::{Event, Events, Failure};
 pub use client::{ApiServer, Cluster, NoApi};
 use errors::trouble_of;
 use pause::{LAST_PAUSE, Pause, scattered};
@@ -160,11 +163,9 @@ impl Start {
 }
 
 /// Whether the API server does not know an option, by its status: `Invalid` (422), or 400.
-fn is_unsupported(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 422))
+fn is_unsupported(failure: &Failure) -> bool {
+    matches!(failure, Failure::Status(status, _) if matches!(status.code, 400 | 422))
 }
-
-type Events = BoxStream<'static, kube::Result<WatchEvent<Pod>>>;
 
 struct Watcher {
     cluster: Cluster,
@@ -223,25 +224,25 @@ impl Watcher {
         let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
         let params = WatchParams::default().fields(&selector).timeout(seconds);
         let params = if self.start == Start::Consistent { params.initial_events() } else { params };
-        let connection = self.connect()?;
-        let pods = self.pods(&connection);
-        let events = match timeout(self.answer, pods.watch(&params, self.start.resource_version())).await {
+        let request = self.pods().watch(&params, self.start.resource_version());
+        let asked = async { self.cluster.send(request.map_err(Failure::Request)?).await };
+        let body = match timeout(self.answer, asked).await {
             Err(_) => {
                 let waited = self.answer;
                 self.answer = (self.answer * 2).min(WATCH);
                 return Err(no_answer(waited));
             }
-            Ok(Err(error)) if self.start == Start::Consistent && is_unsupported(&error) => {
+            Ok(Err(failure)) if self.start == Start::Consistent && is_unsupported(&failure) => {
                 self.start = Start::Newest;
                 return Ok(None);
             }
-            Ok(answer) => answer.map_err(|error| self.trouble(Verb::Watch, &error, &connection))?,
+            Ok(answer) => answer.map_err(|failure| self.trouble(Verb::Watch, &failure))?,
         };
         self.answer = ANSWER;
         let opened = Instant::now();
         let first_by = if self.verified { lifetime + SLACK } else { FIRST_EVENT };
         self.opened = Some((opened, opened + first_by));
-        self.events = Some(events.boxed());
+        self.events = Some(Events::new(body));
         Ok(None)
     }
 
@@ -261,13 +262,13 @@ impl Watcher {
                 self.events = Some(events);
                 self.event(event).await
             }
-            Ok(Some(Err(error))) => Err(trouble_of(&error, Verb::Watch, &self.identity.namespace, None)),
+            Ok(Some(Err(failure))) => Err(self.trouble(Verb::Watch, &failure)),
         }
     }
 
-    async fn event(&mut self, event: WatchEvent<Pod>) -> Result<Option<Observation>, Trouble> {
+    async fn event(&mut self, event: Event) -> Result<Option<Observation>, Trouble> {
         match event {
-            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+            Event::Seen(pod) => {
                 if let Some((own, found)) = self.mismatch(&pod) {
                     self.events = None;
                     self.other_pod(own, found).await?;
@@ -282,15 +283,15 @@ impl Watcher {
                     .map_err(Trouble::Unreadable)
             }
             // Another Pod of the same name may have been ours to mistake; a stale one ends nothing.
-            WatchEvent::Deleted(pod) if self.mismatch(&pod).is_some() => Ok(None),
-            WatchEvent::Deleted(_) => Ok(Some(Observation::Gone)),
-            WatchEvent::Bookmark(_) => Ok(None),
-            WatchEvent::Error(status) if status.code != 410 => Err(Trouble::ServerError(
+            Event::Deleted(pod) if self.mismatch(&pod).is_some() => Ok(None),
+            Event::Deleted(_) => Ok(Some(Observation::Gone)),
+            Event::Other => Ok(None),
+            Event::Error(status) if status.code != 410 => Err(Trouble::ServerError(
                 format!("{} {} {}", status.code, status.reason, status.message),
                 None,
             )),
             // The next watch begins from scratch.
-            WatchEvent::Error(status) => {
+            Event::Error(status) => {
                 self.events = None;
                 debug!(code = status.code, reason = status.reason, "watch ended by the API server");
                 Ok(None)
@@ -300,9 +301,9 @@ impl Watcher {
 
     /// The own UID and the Pod's, where both are known and differ.
     fn mismatch(&self, pod: &Pod) -> Option<(String, String)> {
-        let own = self.identity.uid.clone()?;
-        let found = pod.metadata.uid.clone()?;
-        (own != found).then_some((own, found))
+        let own = self.identity.uid.as_deref()?;
+        let found = pod.uid()?;
+        (own != found).then(|| (own.to_owned(), found.to_owned()))
     }
 
     async fn no_such_pod(&mut self) -> Result<(), Trouble> {
@@ -326,39 +327,38 @@ impl Watcher {
     /// Finds the Pod's name by its UID, for which the API has no selector: reads the metadata of the
     /// namespace's live Pods page by page, so that a large namespace costs time but no memory.
     async fn find_by_uid(&mut self) -> Result<(), Trouble> {
-        let connection = self.connect()?;
-        let pods = self.pods(&connection);
+        let uid = self.identity.uid.clone().unwrap_or_default();
         let mut params =
             ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed").limit(PAGE);
         loop {
-            let page = timeout(WATCH, pods.list_metadata(&params))
+            let request = self.pods().list_metadata(&params);
+            let asked = async {
+                answer::object::<PodNames>(self.cluster.send(request.map_err(Failure::Request)?).await?).await
+            };
+            let page = timeout(WATCH, asked)
                 .await
                 .map_err(|_| no_answer(WATCH))?
-                .map_err(|error| self.trouble(Verb::List, &error, &connection))?;
-            let own = page.items.into_iter().find(|pod| pod.metadata.uid == self.identity.uid);
-            if let Some(name) = own.and_then(|pod| pod.metadata.name) {
+                .map_err(|failure| self.trouble(Verb::List, &failure))?;
+            let next = page.next().map(str::to_owned);
+            if let Some(name) = page.name_of(&uid) {
                 debug!(name, "found this Pod by its UID");
                 self.identity.pod = PodName::Given(name);
                 self.pause = Pause::default();
                 return Ok(());
             }
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            match next {
                 Some(token) => params = params.continue_token(&token),
                 None => return Err(Trouble::NoSuchPod(self.shown_name())),
             }
         }
     }
 
-    fn connect(&self) -> Result<Connection, Trouble> {
-        self.cluster.connect().map_err(|error| Trouble::Account(error.to_string()))
+    fn pods(&self) -> Request {
+        Request::new(k8s_openapi::api::core::v1::Pod::url_path(&(), Some(&self.identity.namespace)))
     }
 
-    fn pods(&self, connection: &Connection) -> Api<Pod> {
-        Api::namespaced(connection.client.clone(), &self.identity.namespace)
-    }
-
-    fn trouble(&self, verb: Verb, error: &kube::Error, connection: &Connection) -> Trouble {
-        trouble_of(error, verb, &self.identity.namespace, connection.retry_after())
+    fn trouble(&self, verb: Verb, failure: &Failure) -> Trouble {
+        trouble_of(failure, verb, &self.identity.namespace)
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
 /// What `localhost` means in an image without /etc/hosts too (RFC 6761, 6.3).
@@ -38,6 +39,28 @@ impl HttpUrl {
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
+    }
+
+    /// The URL as an HTTP client takes it: without what logs in and without the fragment, neither of which is part of a request.
+    #[must_use]
+    pub fn for_request(&self) -> String {
+        let mut url = self.0.clone();
+        // Both can only fail for URLs that cannot have them.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.set_fragment(None);
+        url.into()
+    }
+
+    /// User name and password as basic authentication has them, `user:password`, if the URL carries them.
+    #[must_use]
+    pub fn login(&self) -> Option<Vec<u8>> {
+        let (user, password) = (self.0.username(), self.0.password());
+        if user.is_empty() && password.is_none() {
+            return None;
+        }
+        let parts = [user, ":", password.unwrap_or_default()];
+        Some(parts.into_iter().flat_map(percent_decode_str).collect())
     }
 
     /// Whether the request is encrypted.
@@ -81,13 +104,16 @@ impl HttpUrl {
     }
 }
 
+/// A name that stands for [`LOOPBACK`] (RFC 6761).
+#[must_use]
+pub fn is_loopback_name(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
 /// `localhost` (RFC 6761) or a loopback address.
 fn is_loopback<S: AsRef<str>>(host: &Host<S>) -> bool {
     match host {
-        Host::Domain(name) => {
-            let name = name.as_ref();
-            name == "localhost" || name.ends_with(".localhost")
-        }
+        Host::Domain(name) => is_loopback_name(name.as_ref()),
         Host::Ipv4(address) => address.is_loopback(),
         Host::Ipv6(address) => address.is_loopback(),
     }

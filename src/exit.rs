@@ -97,6 +97,8 @@ pub enum Outcome {
     NotInstalled(NotInstalled),
     /// proa itself failed.
     Failed(anyhow::Error),
+    /// proa panicked, and had decided on this exit code by then if there is one.
+    Panicked(Option<u8>),
 }
 
 /// How it ended, and who stays behind.
@@ -143,6 +145,7 @@ impl Outcome {
             Self::ShutDown | Self::Ready | Self::Planned(_) => return 0,
             Self::NotShutDown(_) => Code::NotShutDown,
             Self::Ended(ended) => return ended.exit_code(),
+            Self::Panicked(Some(code)) => return *code,
             Self::Stopped(signal) => return Ended::Signaled(signal.number()).exit_code(),
             // The kubelet's signal is on its way; this is the code that it would have led to.
             Self::Refused(Refusal::Pod(Reason::Deleting | Reason::Finished)) => {
@@ -176,7 +179,9 @@ impl Outcome {
             Self::NoReadyFile(..) | Self::NotInstalled(_) => Code::CannotWrite,
             Self::NotStarted { why: NotStarted::NotFound(_), .. } => Code::NotFound,
             Self::NotStarted { why: NotStarted::NotExecutable(_), .. } => Code::NotExecutable,
-            Self::NotStarted { why: NotStarted::NoProcess(_), .. } | Self::Failed(_) => Code::Internal,
+            Self::NotStarted { why: NotStarted::NoProcess(_), .. }
+            | Self::Failed(_)
+            | Self::Panicked(None) => Code::Internal,
         };
         code as u8
     }
@@ -194,6 +199,7 @@ impl Outcome {
                 | Self::Planned(_)
                 | Self::NotShutDown(_)
                 | Self::Failed(_)
+                | Self::Panicked(_)
         )
     }
 
@@ -245,6 +251,7 @@ impl fmt::Display for Outcome {
             ),
             Self::NotInstalled(why) => write!(f, "{why}"),
             Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Panicked(_) => write!(f, "proa panicked, which is a bug; its log has the place"),
         }
     }
 }

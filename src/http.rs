@@ -1,17 +1,22 @@
-//! One HTTP request and what came of it. The sole importer of reqwest.
+//! One HTTP request and what came of it.
 
-use std::error::Error as _;
 use std::io;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION, USER_AGENT};
+use http::{Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::Bytes;
 use nix::errno::Errno;
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_LENGTH, LOCATION};
-use reqwest::redirect::Policy;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
 
-use crate::causes::causes;
-use crate::endpoint::{HttpUrl, LOOPBACK, Method, Request, without_secrets};
+use crate::causes::{cause, causes};
+use crate::endpoint::{Method, Request, without_secrets};
+use crate::transport::{self, Failure};
 
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,52 +34,41 @@ pub enum Answer {
 /// Sends one request, as often as asked, over a new connection each time.
 #[derive(Debug)]
 pub struct Client {
-    client: reqwest::Client,
     request: Request,
+    head: Box<http::Request<Empty<Bytes>>>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Client {
     /// Prepares to send this request.
     ///
     /// # Errors
-    /// When the system's certificates are needed and cannot be read.
+    /// When the system's certificates are needed and cannot be read, or no HTTP request can hold this one.
     pub fn new(request: Request) -> Result<Self, String> {
-        let no_certificates = |error: reqwest::Error| {
-            let why = root(&error);
-            format!("{why}; expected certificate authorities in the image, where https looks for them")
-        };
-        let client = client(&request.url).map_err(no_certificates)?;
-        Ok(Self { client, request })
+        // Without https no certificates are needed, and an empty image has none to load.
+        let tls = if request.url.is_https() { Some(trust_system()?) } else { None };
+        let head = head(&request).map_err(|error| error.to_string())?;
+        Ok(Self { request, head: Box::new(head), tls })
     }
 
-    /// Sends it. `limit`: how long until the whole answer is there.
+    /// Sends it. `limit`: how long until the answer's head is there.
     pub async fn send(&self, limit: Duration) -> Answer {
-        let url = self.request.url.as_str();
-        let mut builder = match self.request.method {
-            Method::Get => self.client.get(url),
-            // Some servers want a length with every POST (RFC 9110, 8.6), which the client leaves out of an empty one.
-            Method::Post => self.client.post(url).header(CONTENT_LENGTH, 0),
-        };
-        for (name, value) in self.request.headers {
-            builder = builder.header(*name, *value);
-        }
         let silent = || format!("no answer within {}", humantime::format_duration(limit));
-        match builder.timeout(limit).send().await {
-            Ok(response) => Answer::Status(response.status().as_u16(), location(&response)),
+        match timeout(limit, Box::pin(transport::send((*self.head).clone(), self.tls.clone()))).await {
+            Ok(Ok(response)) => Answer::Status(response.status().as_u16(), location(&response)),
             // Within the Pod a connection takes no time: whoever is silent has it.
-            Err(error) if error.is_timeout() && self.request.url.is_loopback() => Answer::Broken(silent()),
-            Err(error) if error.is_timeout() => Answer::None(silent()),
-            Err(error) if error.is_connect() && self.is_refused(&error) => Answer::Refused,
-            // Its own text has the whole URL, secrets included.
-            Err(error) if error.is_connect() => Answer::None(causes(&error.without_url())),
-            Err(error) => Answer::Broken(causes(&error.without_url())),
+            Err(_) if self.request.url.is_loopback() => Answer::Broken(silent()),
+            Err(_) => Answer::None(silent()),
+            Ok(Err(failure @ Failure::Connect(_))) if self.is_refused(&failure) => Answer::Refused,
+            Ok(Err(failure @ Failure::Connect(_))) => Answer::None(causes(&failure)),
+            Ok(Err(failure @ Failure::Exchange(_))) => Answer::Broken(causes(&failure)),
         }
     }
 
     /// Whether nobody listens there. What is known of `localhost` is the failure of its second address alone, and a
     /// Pod may have no IPv6; its first can fail in no other way.
-    fn is_refused(&self, error: &reqwest::Error) -> bool {
-        let Some(io) = io_error(error) else {
+    fn is_refused(&self, failure: &Failure) -> bool {
+        let Some(io) = cause::<io::Error>(failure) else {
             return false;
         };
         let no_ipv6 = [Errno::EADDRNOTAVAIL, Errno::EAFNOSUPPORT, Errno::ENETUNREACH];
@@ -84,7 +78,30 @@ impl Client {
     }
 }
 
-fn location(response: &reqwest::Response) -> Option<String> {
+/// The request as it is sent, with an empty body.
+fn head(request: &Request) -> Result<http::Request<Empty<Bytes>>, http::Error> {
+    let mut builder = http::Request::builder()
+        .uri(request.url.for_request())
+        .header(USER_AGENT, concat!("proa/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "*/*");
+    builder = match request.method {
+        Method::Get => builder.method(http::Method::GET),
+        // Some servers want a length with every POST (RFC 9110, 8.6), which an empty body goes without.
+        Method::Post => builder.method(http::Method::POST).header(CONTENT_LENGTH, 0),
+    };
+    if let Some(login) = request.url.login() {
+        // RFC 7617.
+        let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(login)))?;
+        value.set_sensitive(true);
+        builder = builder.header(AUTHORIZATION, value);
+    }
+    for (name, value) in request.headers {
+        builder = builder.header(*name, *value);
+    }
+    builder.body(Empty::new())
+}
+
+fn location<B>(response: &Response<B>) -> Option<String> {
     if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
         return None;
     }
@@ -92,43 +109,16 @@ fn location(response: &reqwest::Response) -> Option<String> {
     Some(without_secrets(value.to_str().ok()?))
 }
 
-fn client(url: &HttpUrl) -> reqwest::Result<reqwest::Client> {
-    // The same cryptography that serves the API server. Fails where it is installed already, by kube for instance.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = reqwest::Client::builder()
-        .redirect(Policy::none())
-        .retry(reqwest::retry::never())
-        // A sidecar that is about to end is not to be kept waiting by a connection that we would use again.
-        .pool_max_idle_per_host(0)
-        .user_agent(concat!("proa/", env!("CARGO_PKG_VERSION")));
-    if url.is_loopback() {
-        // A proxy elsewhere knows nothing of our loopback interface. Port 0 stands for the URL's.
-        let loopback = LOOPBACK.map(|address| SocketAddr::new(address, 0));
-        builder = builder.no_proxy().resolve_to_addrs(&url.address().host.to_string(), &loopback);
+/// Trusts whom the image's system trusts.
+fn trust_system() -> Result<Arc<ClientConfig>, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = found.errors.first().map_or_else(|| "found none".to_owned(), ToString::to_string);
+        return Err(format!(
+            "{why}; expected certificate authorities in the image, where https looks for them"
+        ));
     }
-    if !url.is_https() {
-        // No certificates are needed, and an empty image has none to load.
-        builder = builder.tls_certs_only([]);
-    }
-    builder.build()
-}
-
-/// The innermost cause, which alone says something.
-fn root(error: &reqwest::Error) -> String {
-    let mut root: &dyn std::error::Error = error;
-    while let Some(cause) = root.source() {
-        root = cause;
-    }
-    root.to_string()
-}
-
-fn io_error(error: &reqwest::Error) -> Option<&io::Error> {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return Some(io);
-        }
-        source = cause.source();
-    }
-    None
+    transport::tls(roots).map_err(|error| error.to_string())
 }

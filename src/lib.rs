@@ -20,6 +20,7 @@
 //! - [`shutdown`] looks at the Pod once more, ends the sidecars and waits for them: [`shutdown::stages`] decides how,
 //!   [`shutdown::awaited`] whose exit is waited for and how it shows. With several main containers [`mod@shutdown::turn`] decides
 //!   whose turn it is: the last one's.
+//! - [`crash`] has proa start over after a bug of its own, and [`mode::wrap::resumed`] bring to an end what had begun.
 //! - [`exit`] turns how it ended into an exit code and a termination message; [`report`] delivers them.
 //! - [`warnings`] says as soon as the Pod is seen what will go wrong later.
 //!
@@ -32,7 +33,7 @@
 //! # Who may know of whom
 //!
 //! Imports point down: `main` → `mode` → phases (`gate`, `env_file`, `child`, `shutdown`) → tools (`cluster`, `identity`, `peer`,
-//! `http`, `tcp`, `signal::stream`, ...) → pure rooms. Decisions are pure functions over snapshots and return a reason; the
+//! `http`, `tcp`, `transport`, `signal::stream`, ...) → pure rooms. Decisions are pure functions over snapshots and return a reason; the
 //! loops around them apply it. Nothing pure touches a clock, files, the network or a runtime, or imports a phase or a mode;
 //! phases do not import one another, nor do modes. [`plan`] and [`exit`] are the flow's two ends: they put together the
 //! phases' inputs, and name their failures, and only modes know of them. `tests/it/house.rs` holds this.
@@ -45,6 +46,7 @@ pub mod causes;
 pub mod child;
 pub mod cli;
 pub mod cluster;
+pub mod crash;
 pub mod crowd;
 pub mod deadline;
 pub mod endpoint;
@@ -54,6 +56,7 @@ pub mod gate;
 pub mod http;
 pub mod identity;
 pub mod known;
+pub mod memory;
 pub mod mode;
 pub mod peer;
 pub mod plan;
@@ -66,4 +69,5 @@ pub mod signal;
 pub mod status;
 pub mod tcp;
 pub mod telemetry;
+pub mod transport;
 pub mod warnings;

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use proa::cli::flags::Output;
 use proa::cli::{self, Answer, Cli, QuitCli, SidecarCli, Task, WaitCli};
+use proa::crash::{self, Progress};
 use proa::exit::{Code, Conclusion, Outcome};
 use proa::identity::Mounts;
 use proa::mode::sidecar::CommandDuty;
-use proa::mode::wrap::mistake;
+use proa::mode::wrap::{mistake, resumed};
 use proa::mode::{helper, install, quit, sidecar, wait, wrap};
 use proa::plan::quit::QuitPlan;
 use proa::plan::sidecar::{Duty, SidecarPlan};
@@ -35,7 +36,11 @@ static CONSTRUCTOR: extern "C" fn() = {
 };
 
 fn main() -> ExitCode {
+    let panicked = crash::prepare(Code::Internal as u8);
     let mounts = Mounts::of_this_process();
+    if let Some(progress) = panicked {
+        return start_over(progress, &mounts);
+    }
     let (conclusion, message_path) = match cli::read() {
         Ok(Task::Main(cli)) => return main_container(*cli, &mounts),
         Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
@@ -59,6 +64,29 @@ fn main() -> ExitCode {
         Err(Answer::Usage { text, readable: None }) => (Outcome::Usage(text).into(), message_path()),
     };
     end(&conclusion, message_path.as_deref(), &mounts)
+}
+
+/// After a panic: brings to an end what can be.
+fn start_over(progress: Progress, mounts: &Mounts) -> ExitCode {
+    let task = cli::read();
+    let Ok(Task::Main(cli)) = task else {
+        let output = task.as_ref().ok().and_then(Task::output);
+        telemetry::set_up(output.map_or(LogFormat::Text, |output| output.log_format), None);
+        let message_path = output.and_then(|output| output.termination_message_path.clone());
+        return end(&Outcome::Panicked(progress.code()).into(), message_path.as_deref(), mounts);
+    };
+    match progress {
+        Progress::Begun => mistaken(Outcome::Panicked(None), *cli, mounts),
+        Progress::Decided(code) => mistaken(Outcome::Panicked(Some(code)), *cli, mounts),
+        Progress::Running(pid) => {
+            telemetry::set_up(cli.output.log_format, cli.output.log_level);
+            let ended = Signals::register().map_err(anyhow::Error::from);
+            let ended = ended.and_then(|signals| resumed::wait(pid, cli.environment.forward_to, &signals));
+            let code =
+                ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}")).ok();
+            mistaken(Outcome::Panicked(code), *cli, mounts)
+        }
+    }
 }
 
 fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) -> ExitCode {

@@ -1,4 +1,4 @@
-//! What every mode needs: its presence in the Pod, sight of it, a runtime a phase, and a guard against bugs of ours.
+//! What every mode needs: its presence in the Pod, sight of it, and a runtime a phase.
 
 mod companion;
 pub mod helper;
@@ -10,11 +10,9 @@ pub mod sidecar;
 pub mod wait;
 pub mod wrap;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
-use tracing::{Span, debug, error, error_span, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::cluster::{ApiServer, Cluster, OwnPod, SERVICE_HOST};
 use crate::exit::Outcome;
@@ -22,38 +20,15 @@ use crate::identity::{Claim, Identity, Mounts};
 use crate::peer::{Part, Peer, Presence, Unannounced};
 use crate::policy::AskApi;
 use crate::signal::reaper;
-
-/// Makes a bug of ours a failure like others; the panic itself is on stderr by then.
-fn guarded<T>(task: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    catch_unwind(AssertUnwindSafe(task))
-        .unwrap_or_else(|_| Err(anyhow!("proa panicked, which is a bug; its log has the place")))
-}
+use crate::telemetry::LogPhase;
 
 /// What comes after the command. Whatever happens in it changes no exit code: the command's is decided by then.
 fn afterwards<T>(task: impl FnOnce() -> anyhow::Result<Option<T>>) -> Option<T> {
-    let _phase = LogPhase::Shutdown.span().entered();
-    guarded(task).unwrap_or_else(|error| {
+    let _phase = LogPhase::Shutdown.enter();
+    task().unwrap_or_else(|error| {
         error!("shutting down the sidecars failed: {error:#}");
         None
     })
-}
-
-/// A part of the way, as each line of the log names it. Of the highest level, so that it is there whatever is logged.
-#[derive(Clone, Copy)]
-enum LogPhase {
-    Gate,
-    Command,
-    Shutdown,
-}
-
-impl LogPhase {
-    fn span(self) -> Span {
-        match self {
-            Self::Gate => error_span!("gate"),
-            Self::Command => error_span!("command"),
-            Self::Shutdown => error_span!("shutdown"),
-        }
-    }
 }
 
 /// Has orphans come to us.
@@ -136,11 +111,23 @@ fn own_pod(
     Ok(Some(OwnPod { cluster, identity }))
 }
 
+/// How many events one look at the kernel's brings. More would be room held for nothing: there are a few connections.
+const EVENTS: usize = 32;
+
 /// Each phase has a runtime of its own, so that its connections and memory end with it: while the command
 /// runs, what is left are the signals.
 fn runtime() -> anyhow::Result<PhaseRuntime> {
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    Ok(PhaseRuntime(Some(runtime)))
+    build(Builder::new_current_thread().enable_time())
+}
+
+/// For a phase that waits for signals and for nothing else, as long as it takes: one without timers is half as large.
+fn runtime_without_timers() -> anyhow::Result<PhaseRuntime> {
+    build(&mut Builder::new_current_thread())
+}
+
+fn build(builder: &mut Builder) -> anyhow::Result<PhaseRuntime> {
+    let runtime = builder.enable_io().max_io_events_per_tick(EVENTS).build();
+    Ok(PhaseRuntime(Some(runtime.context("cannot start the runtime")?)))
 }
 
 /// A runtime that ends at once when it is dropped, where the library's own would wait for a name look-up that
@@ -160,16 +147,3 @@ impl Drop for PhaseRuntime {
         }
     }
 }
-
-/// Returns freed memory to the system: the C library keeps it for an allocation that will not come while
-/// the command runs.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "no library wraps this call")]
-fn give_memory_back() {
-    // SAFETY: takes one integer; thread-safe (malloc_trim(3)).
-    unsafe { nix::libc::malloc_trim(0) };
-}
-
-/// Other C libraries return freed memory on their own.
-#[cfg(not(target_env = "gnu"))]
-fn give_memory_back() {}

@@ -2,6 +2,7 @@
 
 pub mod annotations;
 pub mod mains;
+pub mod object;
 mod recognise;
 pub mod run;
 
@@ -9,14 +10,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::{
-    Container, ContainerRestartRule, ContainerStateTerminated, ContainerStatus, Pod, PodSpec,
-};
-
 use crate::endpoint::{HttpUrl, Request};
 use crate::known::{End, Known, Recognised, Traffic};
 use crate::signal::Signal;
 use annotations::{Annotated, Malformed};
+use object::{Container, ContainerRestartRule, ContainerStatus, Pod, PodSpec, Terminated};
 use recognise::{recognise, runs_proa};
 use run::Run;
 
@@ -514,7 +512,7 @@ fn termination(pod: &Pod, spec: &PodSpec, own: &Container, role: Role) -> Termin
     Termination {
         grace: grace.map_or(DEFAULT_GRACE, duration),
         probe_grace: probe_grace.map(duration),
-        gone_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0.into()),
+        gone_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
         countdown: if has_hook || role == Role::NativeSidecar {
             Countdown::Earlier
         } else {
@@ -552,7 +550,7 @@ fn life(pod: &Pod) -> Life {
     // `Running` until its containers have ended, and as their probes are gone by then they are called ready
     // meanwhile. What tells is the reason of its conditions (`pkg/kubelet/status/generate.go`).
     let ending = status.conditions.iter().flatten().any(|condition| {
-        condition.type_ == "ContainersReady"
+        condition.r#type == "ContainersReady"
             && condition.status == "False"
             && matches!(condition.reason.as_deref(), Some("PodFailed" | "PodCompleted"))
     });
@@ -698,7 +696,7 @@ fn state(status: Option<&ContainerStatus>) -> State {
     }
 }
 
-fn exit(terminated: &ContainerStateTerminated) -> Exit {
+fn exit(terminated: &Terminated) -> Exit {
     Exit { code: terminated.exit_code, reason: terminated.reason.clone().unwrap_or_default() }
 }
 

@@ -1,21 +1,18 @@
 //! Log lines: to stderr, as text or JSON. They stand in the application's stream, so each says that it is proa's.
 
 use std::env;
-use std::fmt;
-use std::io;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::set_global_default;
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry};
 
 use crate::policy::{LogFormat, LogLevel};
 
@@ -25,7 +22,7 @@ const OURS: &str = "proa";
 const IN_MESSAGE: [&str; 5] = ["container", "url", "status", "exit_code", "seconds"];
 
 /// Sets up logging. `level`: of proa's own lines. Without it `RUST_LOG` counts where it names proa, as in
-/// `proa=debug,kube=trace`: one that does not is meant for the command.
+/// `proa=debug,rustls=trace`: one that does not is meant for the command.
 pub fn set_up(format: LogFormat, level: Option<LogLevel>) {
     let ours = |level| Targets::new().with_target(OURS, level);
     let asked = env::var("RUST_LOG").ok().filter(|text| level.is_none() && names_us(text));
@@ -34,11 +31,55 @@ pub fn set_up(format: LogFormat, level: Option<LogLevel>) {
         Some(Ok(targets)) => targets.clone(),
         Some(Err(_)) | None => ours(level.map_or(LevelFilter::INFO, LevelFilter::from)),
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).event_format(Lines(format));
     // Fails only where a subscriber is set already, and nobody else sets one.
-    let _ = Registry::default().with(layer.with_filter(targets)).try_init();
+    let _ = set_global_default(Lines { format, targets });
     if let Some(Err(error)) = asked {
-        tracing::warn!("RUST_LOG is not understood ({error}); expected proa=debug, or proa=debug,kube=trace");
+        tracing::warn!(
+            "RUST_LOG is not understood ({error}); expected proa=debug, or proa=debug,rustls=trace"
+        );
+    }
+}
+
+/// A part of the way, as each line of the log names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LogPhase {
+    /// None in particular.
+    None,
+    /// Until the command may start.
+    Gate,
+    /// While it runs.
+    Command,
+    /// Once it has ended.
+    Shutdown,
+}
+
+/// The phase that lines name. One for all threads: those beside the main one work for its phase.
+static PHASE: AtomicU8 = AtomicU8::new(LogPhase::None as u8);
+
+impl LogPhase {
+    /// Names it in every line until what is returned is dropped.
+    #[must_use]
+    pub fn enter(self) -> Entered {
+        Entered { before: PHASE.swap(self as u8, Ordering::Relaxed) }
+    }
+
+    fn current() -> Option<&'static str> {
+        let named = [(Self::Gate, "gate"), (Self::Command, "command"), (Self::Shutdown, "shutdown")];
+        let current = PHASE.load(Ordering::Relaxed);
+        named.into_iter().find(|(phase, _)| *phase as u8 == current).map(|(_, name)| name)
+    }
+}
+
+/// A phase that has been entered.
+#[derive(Debug)]
+pub struct Entered {
+    before: u8,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        PHASE.store(self.before, Ordering::Relaxed);
     }
 }
 
@@ -59,32 +100,50 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// One line an event.
-struct Lines(LogFormat);
+/// One line an event. There are no spans: what the library has for those is held for as long as the command runs.
+struct Lines {
+    format: LogFormat,
+    targets: Targets,
+}
 
-impl<S, N> FormatEvent<S, N> for Lines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut time = String::new();
-        SystemTime.format_time(&mut Writer::new(&mut time))?;
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && self.targets.would_enable(metadata.target(), metadata.level())
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = String::new();
+        // Writing to a string cannot fail. A line that cannot be written cannot be complained of either.
+        let _ = self.write(&mut line, event);
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl Lines {
+    fn write(&self, writer: &mut String, event: &Event<'_>) -> fmt::Result {
+        let time = humantime::format_rfc3339_micros(SystemTime::now());
         let target = event.metadata().target();
         let logger = if is_ours(target) { OURS } else { target };
         let level = event.metadata().level();
         let mut fields = Fields::default();
         event.record(&mut fields);
         let Fields { message, others } = fields;
-        match self.0 {
+        match self.format {
             LogFormat::Text => {
                 write!(writer, "{time} {level:>5} {logger}: ")?;
-                write_line(&mut writer, &message)?;
+                write_line(writer, &message)?;
                 for (name, value) in &others {
                     if is_ours(target) && IN_MESSAGE.contains(&name.as_str()) {
                         continue;
@@ -92,7 +151,7 @@ where
                     let space = if message.is_empty() { "" } else { " " };
                     write!(writer, "{space}{name}=")?;
                     match value {
-                        Value::String(text) => write_line(&mut writer, text)?,
+                        Value::String(text) => write_line(writer, text)?,
                         other => write!(writer, "{other}")?,
                     }
                 }
@@ -100,11 +159,11 @@ where
             }
             LogFormat::Json => {
                 let mut line = Map::new();
-                line.insert("timestamp".to_owned(), time.into());
+                line.insert("timestamp".to_owned(), time.to_string().into());
                 line.insert("level".to_owned(), level.as_str().into());
                 line.insert("logger".to_owned(), logger.into());
-                if let Some(phase) = context.lookup_current().filter(|_| is_ours(target)) {
-                    line.insert("phase".to_owned(), phase.name().into());
+                if let Some(phase) = LogPhase::current().filter(|_| is_ours(target)) {
+                    line.insert("phase".to_owned(), phase.into());
                 }
                 line.insert("message".to_owned(), message.into());
                 line.extend(others);
@@ -119,7 +178,7 @@ fn is_ours(target: &str) -> bool {
 }
 
 /// Text as part of one line: what others have written may hold line breaks and terminal sequences.
-fn write_line(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
+fn write_line(writer: &mut String, text: &str) -> fmt::Result {
     for character in text.chars() {
         if character.is_control() {
             write!(writer, "{}", character.escape_default())?;
@@ -197,7 +256,7 @@ mod tests {
     #[test]
     fn what_others_have_written_stays_one_line() {
         let mut line = String::new();
-        write_line(&mut Writer::new(&mut line), "a\nb\r\u{1b}[31mé").unwrap();
+        write_line(&mut line, "a\nb\r\u{1b}[31mé").unwrap();
         assert_eq!(line, "a\\nb\\r\\u{1b}[31mé");
     }
 

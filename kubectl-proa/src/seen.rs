@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStatus, Pod, PodStatus,
 };
+use proa::pod::object;
 use proa::pod::{Snapshot, Unreadable};
 
 use crate::workload::Workload;
@@ -11,8 +12,17 @@ use crate::workload::Workload;
 ///
 /// # Errors
 /// When the Pod has no such container.
+///
+/// # Panics
+/// Never.
 pub fn snapshot(workload: &Workload, container: &str) -> Result<Snapshot, Unreadable> {
-    Snapshot::of(&running(&workload.pod), Some(container), None)
+    Snapshot::of(&as_sent(&running(&workload.pod)), Some(container), None)
+}
+
+/// The Pod as the API server would send it.
+fn as_sent(pod: &Pod) -> object::Pod {
+    let sent = serde_json::to_value(pod).and_then(serde_json::from_value);
+    sent.expect("a Pod of the API is one that proa can read")
 }
 
 fn running(pod: &Pod) -> Pod {

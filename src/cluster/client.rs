@@ -4,25 +4,22 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER, USER_AGENT};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use kube::Client;
-use kube::client::Body;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderValue, USER_AGENT};
+use http::uri::{Authority, Scheme};
+use http::{Request, Uri};
+use http_body_util::Empty;
+use hyper::body::{Bytes, Incoming};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use super::answer::{Failure, accepted};
 use super::{SERVICE_HOST, SERVICE_PORT};
 use crate::policy::AskApi;
+use crate::transport;
 
 /// How the API server's audit log knows us.
 const AGENT: &str = concat!("proa/", env!("CARGO_PKG_VERSION"));
@@ -99,20 +96,7 @@ struct Tls {
     config: Arc<ClientConfig>,
 }
 
-/// A client, and what the last answer says of when to ask again.
-pub(super) struct Connection {
-    pub(super) client: Client,
-    retry_after: Arc<AtomicU64>,
-}
-
-impl Connection {
-    /// Taken from the last answer, if it is there.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
-        let seconds = self.retry_after.swap(0, Ordering::Relaxed);
-        (seconds > 0).then(|| bounded(seconds))
-    }
-}
-
+/// As long as an API server may keep us away.
 pub(super) fn bounded(seconds: u64) -> Duration {
     Duration::from_secs(seconds.min(LONGEST_RETRY_AFTER))
 }
@@ -136,35 +120,25 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A client with the token and the authority of now: both rotate (KEP-1205).
+    /// Sends a request, with the token and the authority of now: both rotate (KEP-1205).
     ///
     /// # Errors
-    /// When their files cannot be read or make no sense.
-    pub(super) fn connect(&self) -> Result<Connection, NoApi> {
-        let (token, tls) = (self.token()?, self.tls()?);
-        let connector: HttpsConnector<HttpConnector> = HttpsConnectorBuilder::new()
-            .with_tls_config(tls.as_ref().clone())
-            .https_only()
-            .enable_http1()
-            .build();
-        // No connection outlives its request: what is kept would have to be watched, too.
-        let https = legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        let retry_after = Arc::<AtomicU64>::default();
-        let (authority, noted) = (self.authority.clone(), Arc::clone(&retry_after));
-        let service = tower::service_fn(move |mut request: Request<Body>| {
-            let mut parts = std::mem::take(request.uri_mut()).into_parts();
-            parts.scheme = Some(Scheme::HTTPS);
-            parts.authority = Some(authority.clone());
-            parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-            // Cannot fail: all parts of an absolute URI are there.
-            *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-            request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
-            request.headers_mut().insert(AUTHORIZATION, token.clone());
-            let answer = https.request(request);
-            let noted = Arc::clone(&noted);
-            async move { answer.await.inspect(|answer| note_retry_after(answer, &noted)) }
-        });
-        Ok(Connection { client: Client::new(service, "default"), retry_after })
+    /// When their files cannot be read or make no sense, or there is no answer, or one that says no.
+    pub(super) async fn send(&self, request: Request<Vec<u8>>) -> Result<Incoming, Failure> {
+        let (token, tls) = (self.token().map_err(Failure::Account)?, self.tls().map_err(Failure::Account)?);
+        // Only questions are sent, and those have no body.
+        let mut request = request.map(|_| Empty::<Bytes>::new());
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(Scheme::HTTPS);
+        parts.authority = Some(self.authority.clone());
+        // Cannot fail: all parts of an absolute URI are there.
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(AUTHORIZATION, token);
+        // From Kubernetes 1.37 on a watch may be compressed, event by event.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        accepted(Box::pin(transport::send(request, Some(tls))).await.map_err(Failure::NoAnswer)?).await
     }
 
     fn token(&self) -> Result<HeaderValue, NoApi> {
@@ -182,7 +156,7 @@ impl Cluster {
         if let Some(tls) = known.as_ref().filter(|tls| tls.pem == pem) {
             return Ok(Arc::clone(&tls.config));
         }
-        let config = Arc::new(client_config(&pem).map_err(|error| self.unusable("ca.crt", &error))?);
+        let config = client_config(&pem).map_err(|error| self.unusable("ca.crt", &error))?;
         *known = Some(Tls { pem, config: Arc::clone(&config) });
         Ok(config)
     }
@@ -196,7 +170,7 @@ impl Cluster {
     }
 }
 
-fn client_config(pem: &[u8]) -> io::Result<ClientConfig> {
+fn client_config(pem: &[u8]) -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
@@ -204,13 +178,5 @@ fn client_config(pem: &[u8]) -> io::Result<ClientConfig> {
     if roots.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no certificate in it"));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Ok(builder.map_err(io::Error::other)?.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn note_retry_after<B>(answer: &Response<B>, noted: &AtomicU64) {
-    let seconds =
-        answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    noted.store(seconds.unwrap_or(0), Ordering::Relaxed);
+    transport::tls(roots).map_err(io::Error::other)
 }

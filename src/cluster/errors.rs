@@ -1,34 +1,21 @@
-//! What an error of the library's means.
+//! What a failure of a request means.
 
-use std::io;
-use std::time::Duration;
-
-use super::client::bounded;
+use super::answer::Failure;
 use super::trouble::{Trouble, Verb};
-use crate::causes::causes;
+use crate::causes::{cause, causes};
 
 /// An error's text is not longer, whatever a proxy answers.
 const LONGEST_TEXT: usize = 300;
 
-/// What an error means.
-pub(super) fn trouble_of(
-    error: &kube::Error,
-    verb: Verb,
-    namespace: &str,
-    retry_after: Option<Duration>,
-) -> Trouble {
-    let status = match error {
-        kube::Error::Api(status) => status,
-        kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_) => {
-            return match tls_failure(error) {
-                Some(failure) => Trouble::Tls(failure.to_string()),
-                None => Trouble::NoConnection(short(&causes(error))),
-            };
-        }
+/// What a failure means.
+pub(super) fn trouble_of(failure: &Failure, verb: Verb, namespace: &str) -> Trouble {
+    let (status, retry_after) = match failure {
+        Failure::Account(error) => return Trouble::Account(error.to_string()),
+        Failure::NoAnswer(error) => return no_connection(error),
+        Failure::Broken(error) => return no_connection(error),
+        Failure::Status(status, retry_after) => (status, *retry_after),
         other => return Trouble::ServerError(short(&causes(other)), None),
     };
-    let in_body = status.details.as_ref().map(|details| u64::from(details.retry_after_seconds));
-    let retry_after = retry_after.or(in_body.filter(|seconds| *seconds > 0).map(bounded));
     let message = short(&status.message);
     match status.code {
         401 => Trouble::Unauthorized(message),
@@ -38,20 +25,12 @@ pub(super) fn trouble_of(
     }
 }
 
-/// The failure to establish TLS, if that is at the bottom of this: what answers is not the API server. A connection that
-/// breaks while it is being secured is no connection.
-fn tls_failure<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        // An I/O error's source is its inner error's source: the inner error itself is passed over.
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
-        if found.is_some() {
-            return found;
-        }
-        next = cause.source();
+/// What answers is not the API server where TLS is what failed. A connection that breaks while it is being secured is no connection.
+fn no_connection(error: &(dyn std::error::Error + 'static)) -> Trouble {
+    match cause::<rustls::Error>(error) {
+        Some(failure) => Trouble::Tls(failure.to_string()),
+        None => Trouble::NoConnection(short(&causes(error))),
     }
-    None
 }
 
 /// The beginning of a text, on one line.

@@ -9,7 +9,7 @@ use futures::future::pending;
 use futures::stream::StreamExt;
 use tracing::{debug, info};
 
-use super::{LogPhase, announce_disabled, appear, collect_orphans, own_pod, runtime};
+use super::{announce_disabled, appear, collect_orphans, own_pod, runtime};
 use crate::cluster::trouble::{Refused, Trouble};
 use crate::cluster::{Looked, Observation, OwnPod};
 use crate::deadline::until;
@@ -29,6 +29,7 @@ use crate::signal::Signal;
 use crate::signal::stream::Signals;
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
+use crate::telemetry::LogPhase;
 
 /// How long a look may take that confirms the main containers' end.
 pub(super) const CONFIRM: Duration = Duration::from_secs(5);
@@ -119,7 +120,7 @@ impl<'a> Companion<'a> {
             self.board.gate_over();
             return Ok(Gated::Open);
         }
-        let _phase = LogPhase::Gate.span().entered();
+        let _phase = LogPhase::Gate.enter();
         let waiting = runtime()?;
         let gated = waiting.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use tracing::{info, warn};
 
 use super::companion::{Companion, Gated, Mains, announce};
-use super::{afterwards, guarded, is_outside, ready_file, runtime};
+use super::{afterwards, is_outside, ready_file, runtime};
 use crate::budget::StopRequests;
 use crate::cluster::NoApi;
 use crate::exit::{Conclusion, Outcome};
@@ -28,7 +28,7 @@ pub fn run(
     mounts: &Mounts,
     signals: &Signals,
 ) -> Conclusion {
-    guarded(|| carry_out(plan, ready_file, shutdown, mounts, signals))
+    carry_out(plan, ready_file, shutdown, mounts, signals)
         .unwrap_or_else(|error| Outcome::Failed(error).into())
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 use tracing::{info, warn};
 
 use super::inspector::Inspector;
-use super::{LogPhase, guarded, own_pod, runtime};
+use super::{own_pod, runtime};
 use crate::budget::StopRequests;
 use crate::cluster::OwnPod;
 use crate::exit::Outcome;
@@ -22,16 +22,17 @@ use crate::shutdown::stages::{Source, Stages, Step, Task, stages};
 use crate::shutdown::{self, After, Drained, Need, Report, Shown, Sight};
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
+use crate::telemetry::LogPhase;
 use crate::warnings::{Asked, Warning, warnings};
 
 /// Carries the plan out.
 #[must_use]
 pub fn run(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
-    guarded(|| carry_out(plan, mounts, signals)).unwrap_or_else(Outcome::Failed)
+    carry_out(plan, mounts, signals).unwrap_or_else(Outcome::Failed)
 }
 
 fn carry_out(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<Outcome> {
-    let _phase = LogPhase::Shutdown.span().entered();
+    let _phase = LogPhase::Shutdown.enter();
     if plan.disabled {
         info!("disabled (PROA_DISABLED): proa shuts down no sidecar");
         return Ok(Outcome::ShutDown);

@@ -6,15 +6,17 @@ use anyhow::Context;
 use tracing::info;
 
 use super::companion::{Companion, Gated};
-use super::{LogPhase, give_memory_back, guarded, runtime};
+use super::runtime;
 use crate::child::{self, Command};
 use crate::env_file::{self, EnvFiles};
 use crate::exit::Outcome;
 use crate::identity::Mounts;
+use crate::memory;
 use crate::plan::sidecar::{SidecarPlan, Stop};
 use crate::policy::AskApi;
 use crate::signal::stream::Signals;
 use crate::signal::{Phase, Received};
+use crate::telemetry::LogPhase;
 
 /// What a sidecar runs, and how that is stopped.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +32,7 @@ pub struct CommandDuty<'a> {
 /// Carries the plan out.
 #[must_use]
 pub fn run(plan: &SidecarPlan, duty: CommandDuty<'_>, mounts: &Mounts, signals: &Signals) -> Outcome {
-    guarded(|| carry_out(plan, duty, mounts, signals)).unwrap_or_else(Outcome::Failed)
+    carry_out(plan, duty, mounts, signals).unwrap_or_else(Outcome::Failed)
 }
 
 fn carry_out(
@@ -54,7 +56,7 @@ fn carry_out(
 
 fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Result<Outcome> {
     let CommandDuty { command, env_files, stop } = duty;
-    let _phase = LogPhase::Command.span().entered();
+    let _phase = LogPhase::Command.enter();
     let waiting = runtime()?;
     let variables = waiting.block_on(async {
         let mut signals = companion.signals.listen().context("cannot listen for signals")?;
@@ -85,7 +87,7 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
     companion.board.command_started();
     info!(pid = child.pid().as_raw(), program = %command.program.display(), "command started");
     drop((variables, waiting));
-    give_memory_back();
+    memory::give_back();
     let outcome = runtime()?.block_on(async {
         let mut signals = companion.signals.listen().context("cannot listen for signals")?;
         let supervised = supervise::until_its_end(companion, child, stop, &mut signals);

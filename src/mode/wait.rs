@@ -7,7 +7,7 @@ use anyhow::Context;
 use tracing::info;
 
 use super::inspector::Inspector;
-use super::{LogPhase, guarded, own_pod, ready_file, runtime};
+use super::{own_pod, ready_file, runtime};
 use crate::deadline::until;
 use crate::env_file;
 use crate::exit::Outcome;
@@ -21,15 +21,12 @@ use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
+use crate::telemetry::LogPhase;
 
 /// Carries the plan out.
 #[must_use]
 pub fn run(plan: &WaitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
-    guarded(|| Ok(carry_out(plan, mounts, signals))).unwrap_or_else(Outcome::Failed)
-}
-
-fn carry_out(plan: &WaitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
-    let _phase = LogPhase::Gate.span().entered();
+    let _phase = LogPhase::Gate.enter();
     if plan.disabled {
         info!("disabled (PROA_DISABLED): proa waits for nothing");
     }

@@ -3,6 +3,7 @@
 mod guard;
 mod last;
 pub mod mistake;
+pub mod resumed;
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -12,27 +13,30 @@ use tracing::{info, warn};
 
 use super::inspector::Inspector;
 use super::{
-    LogPhase, afterwards, announce_disabled, appear, collect_orphans, give_memory_back, guarded, is_outside,
-    own_pod, runtime,
+    afterwards, announce_disabled, appear, collect_orphans, is_outside, own_pod, runtime,
+    runtime_without_timers,
 };
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
 use crate::cluster::OwnPod;
+use crate::crash::Progress;
 use crate::env_file;
 use crate::exit::{Conclusion, Outcome};
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
+use crate::memory;
 use crate::peer::{Message, Part, Peer, Peers, Presence};
 use crate::plan::Plan;
 use crate::pod::mains::Mains;
 use crate::pod::{KnownBy, Main, Snapshot};
-use crate::policy::{ShutdownAuto, ShutdownWhen};
+use crate::policy::{OnSidecarExit, ShutdownAuto, ShutdownWhen};
 use crate::shutdown::stages::yet_to_start;
 use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight};
 use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
+use crate::telemetry::LogPhase;
 use crate::warnings::Remaining;
 use last::Last;
 
@@ -72,14 +76,13 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
         inspector: Inspector::new(plan.asked()),
     };
     let end = match unable {
-        None => {
-            guarded(|| run.gate_and_command()).unwrap_or_else(|error| End::of(Outcome::Failed(error), None))
-        }
+        None => run.gate_and_command().unwrap_or_else(|error| End::of(Outcome::Failed(error), None)),
         Some(outcome) => End::of(outcome, None),
     };
     run.board.gate_over();
     run.appear_late(end.snapshot.as_ref());
     let code = end.outcome.code();
+    Progress::Decided(code).note();
     let End { outcome, snapshot, after, asked } = end;
     let remaining = afterwards(|| {
         let is_early = snapshot.as_ref().is_some_and(|seen| !yet_to_start(&plan.shutdown, seen).is_empty());
@@ -137,7 +140,7 @@ impl End {
 
 impl Run<'_> {
     fn gate_and_command(&self) -> anyhow::Result<End> {
-        let phase = LogPhase::Gate.span().entered();
+        let phase = LogPhase::Gate.enter();
         let waiting = runtime()?;
         let passed = waiting.block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
@@ -151,9 +154,11 @@ impl Run<'_> {
         self.board.gate_over();
         self.appear_late(snapshot.as_ref());
         drop(phase);
-        let _phase = LogPhase::Command.span().entered();
+        let _phase = LogPhase::Command.enter();
         // What may fail comes before the command, whose outcome is ours from then on.
-        let running = runtime()?;
+        let by_signals_alone =
+            self.plan.status.is_none() && self.plan.on_sidecar_exit == OnSidecarExit::Ignore;
+        let running = if by_signals_alone { runtime_without_timers() } else { runtime() }?;
         let mut signals =
             running.block_on(async { self.signals.listen() }).context("cannot listen for signals")?;
         // The command first: it does not wait for what it costs to tidy up.
@@ -170,7 +175,7 @@ impl Run<'_> {
                 return Ok(End::of(Outcome::NotStarted { program, why }, snapshot));
             }
         };
-        give_memory_back();
+        memory::give_back();
         let (outcome, asked) = running.block_on(async {
             let ended = self.wait(child, snapshot.as_ref(), &mut signals);
             self.server.during(&self.board, ended).await.context("cannot receive signals")

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-
+use super::object::{Container, ContainerPort, IntOrString, Pod};
 use crate::known::{self, Recognised};
 
 pub(super) fn recognise(pod: &Pod, container: &Container) -> Option<Recognised> {

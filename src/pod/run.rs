@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use k8s_openapi::api::core::v1::ContainerStatus;
-
 use super::Snapshot;
+use super::object::{ContainerState, ContainerStatus};
 
 /// How long a status may call our own container running from before it was started. The kubelet reports within seconds; after
 /// that it is the clocks that differ, as they may in a virtual machine of the container's own.
@@ -32,12 +31,12 @@ impl Run {
         };
         let state = status.state.as_ref();
         let Some(running) = state.and_then(|state| state.running.as_ref()) else {
-            let ended = |state: &k8s_openapi::api::core::v1::ContainerState| state.terminated.is_some();
+            let ended = |state: &ContainerState| state.terminated.is_some();
             let has_ended = [state, status.last_state.as_ref()].into_iter().flatten().any(ended);
             let never = !has_ended && status.restart_count == 0 && status.container_id.is_none();
             return if never { Self::Unreported } else { Self::Over };
         };
-        match running.started_at.as_ref().map(|time| SystemTime::from(time.0)).zip(started) {
+        match running.started_at.as_ref().map(|time| time.0).zip(started) {
             Some((shown, started)) if whole_second(shown) < whole_second(started) => Self::Older,
             _ => Self::Present,
         }

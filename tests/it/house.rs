@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decisions and facts: values in, values out.
-const PURE: [&str; 22] = [
+const PURE: [&str; 23] = [
     "budget",
     "cluster/trouble",
     "endpoint",
@@ -18,6 +18,7 @@ const PURE: [&str; 22] = [
     "pod",
     "pod/annotations",
     "pod/mains",
+    "pod/object",
     "pod/recognise",
     "pod/run",
     "policy",
@@ -57,8 +58,8 @@ const EFFECTS: [&str; 9] = [
 /// Libraries that one room alone imports.
 const SOLE_IMPORTERS: [(&str, &[&str]); 6] = [
     ("kube", &["cluster"]),
-    ("reqwest", &["http"]),
-    ("hyper", &["status"]),
+    ("serde", &["cluster", "pod"]),
+    ("hyper", &["cluster", "http", "status", "transport"]),
     ("prometheus_client", &["status"]),
     ("clap", &["cli", "policy"]),
     ("strsim", &["cli"]),

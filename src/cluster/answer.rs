@@ -1,0 +1,217 @@
+//! What the API server answers: an object, or events one after the other, of bounded size.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use http::Response;
+use http::header::RETRY_AFTER;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use kube::core::Status;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::NoApi;
+use super::client::bounded;
+use crate::causes::cause;
+use crate::pod::object::Pod;
+use crate::transport;
+
+/// An answer's size, in bytes. The largest is a page of metadata, of a hundred objects of which etcd takes none above 1.5 MiB.
+const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
+/// An event's size, in bytes: a Pod and some words.
+const LONGEST_EVENT: usize = 8 * 1024 * 1024;
+
+/// Why there is no answer, or none of use.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The service account's files.
+    Account(NoApi),
+    /// No request can be made of this.
+    Request(kube::core::request::Error),
+    /// No connection, or no answer over it.
+    NoAnswer(transport::Failure),
+    /// An answer that broke off.
+    Broken(hyper::Error),
+    /// More than anybody would send who is an API server.
+    TooLong(usize),
+    /// An error, and when to ask again.
+    Status(Box<Status>, Option<Duration>),
+    /// No JSON, or none of the kind that was asked for.
+    Unreadable(serde_json::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(error) => error.fmt(f),
+            Self::Request(error) => error.fmt(f),
+            Self::NoAnswer(error) => error.fmt(f),
+            Self::Broken(error) => error.fmt(f),
+            Self::TooLong(limit) => {
+                write!(f, "an answer of more than {limit} bytes; expected one of an API server")
+            }
+            Self::Status(status, _) => write!(f, "{} {} {}", status.code, status.reason, status.message),
+            Self::Unreadable(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Account(error) => error.source(),
+            Self::Request(error) => error.source(),
+            Self::NoAnswer(error) => error.source(),
+            Self::Broken(error) => error.source(),
+            Self::TooLong(_) | Self::Status(..) => None,
+            Self::Unreadable(error) => error.source(),
+        }
+    }
+}
+
+/// The answer, unless it says that something is wrong.
+pub(super) async fn accepted(answer: Response<Incoming>) -> Result<Incoming, Failure> {
+    let code = answer.status();
+    if !code.is_client_error() && !code.is_server_error() {
+        return Ok(answer.into_body());
+    }
+    let seconds =
+        answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let body = whole(answer.into_body()).await?;
+    // A proxy's is a page, or nothing.
+    let status: Status = serde_json::from_slice(&body).unwrap_or_else(|_| {
+        Status::failure(String::from_utf8_lossy(&body).trim(), "").with_code(code.as_u16())
+    });
+    let in_body = status.details.as_ref().map(|details| u64::from(details.retry_after_seconds));
+    let seconds = [seconds, in_body].into_iter().flatten().find(|seconds| *seconds > 0);
+    Err(Failure::Status(Box::new(status), seconds.map(bounded)))
+}
+
+/// The object that an answer consists of.
+pub(super) async fn object<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
+    serde_json::from_slice(&whole(body).await?).map_err(Failure::Unreadable)
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, Failure> {
+    match Limited::new(body, LONGEST_ANSWER).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => Err(match error.downcast::<hyper::Error>() {
+            Ok(error) => Failure::Broken(*error),
+            Err(error) => {
+                debug_assert!(error.is::<LengthLimitError>(), "{error}");
+                Failure::TooLong(LONGEST_ANSWER)
+            }
+        }),
+    }
+}
+
+/// One event of a watch.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The Pod is there, or has changed.
+    Seen(Pod),
+    /// The Pod, as it was, is gone.
+    Deleted(Pod),
+    /// Something went wrong.
+    Error(Box<Status>),
+    /// News of no use here, as bookmarks are.
+    Other,
+}
+
+/// A watch's events, which stand on a line each ("Efficient detection of changes", Kubernetes API Concepts).
+#[derive(Debug)]
+pub(super) struct Events {
+    body: Incoming,
+    received: Vec<u8>,
+    /// So much of it has no end of a line.
+    searched: usize,
+}
+
+impl Events {
+    pub(super) fn new(body: Incoming) -> Self {
+        Self { body, received: Vec::new(), searched: 0 }
+    }
+
+    /// The next one. `None`: the watch has ended, as all do. What has come of a line by then is of no use.
+    pub(super) async fn next(&mut self) -> Option<Result<Event, Failure>> {
+        loop {
+            if let Some(end) = self.received[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=self.searched + end).collect();
+                self.searched = 0;
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
+                return Some(event(&line));
+            }
+            self.searched = self.received.len();
+            if self.searched > LONGEST_EVENT {
+                return Some(Err(Failure::TooLong(LONGEST_EVENT)));
+            }
+            match self.body.frame().await? {
+                Ok(frame) => self.received.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Err(error) if has_ended(&error) => return None,
+                Err(error) => return Some(Err(Failure::Broken(error))),
+            }
+        }
+    }
+}
+
+/// Whether the server has gone, or what stands before it: a watch that is cut off is one that has ended.
+fn has_ended(error: &hyper::Error) -> bool {
+    let is_end = |error: &io::Error| error.kind() == io::ErrorKind::UnexpectedEof;
+    error.is_incomplete_message() || cause::<io::Error>(error).is_some_and(is_end)
+}
+
+fn event(line: &[u8]) -> Result<Event, Failure> {
+    // Two steps: what an event holds depends on its type, and to read it as whatever it may be takes much more code.
+    #[derive(Deserialize)]
+    struct Line<'a> {
+        r#type: &'a str,
+        #[serde(borrow)]
+        object: &'a RawValue,
+    }
+
+    let read = || match serde_json::from_slice(line)? {
+        Line { r#type: "ADDED" | "MODIFIED", object } => serde_json::from_str(object.get()).map(Event::Seen),
+        Line { r#type: "DELETED", object } => serde_json::from_str(object.get()).map(Event::Deleted),
+        Line { r#type: "ERROR", object } => serde_json::from_str(object.get()).map(Event::Error),
+        Line { .. } => Ok(Event::Other),
+    };
+    read().map_err(|error: serde_json::Error| {
+        // An error that came too late to be the answer's status.
+        let status = serde_json::from_slice::<Status>(line).ok().filter(|status| status.code > 0);
+        status.map_or(Failure::Unreadable(error), |status| Failure::Status(Box::new(status), None))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_what_its_type_says() {
+        let seen = |line: &str| event(line.as_bytes());
+        let pod = r#"{"metadata": {"uid": "u"}}"#;
+        for kind in ["ADDED", "MODIFIED"] {
+            let line = format!(r#"{{"type": "{kind}", "object": {pod}}}"#);
+            assert!(matches!(seen(&line), Ok(Event::Seen(pod)) if pod.uid() == Some("u")), "{line}");
+        }
+        let line = format!(r#"{{"object": {pod}, "type": "DELETED"}}"#);
+        assert!(matches!(seen(&line), Ok(Event::Deleted(pod)) if pod.uid() == Some("u")));
+        let line = r#"{"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}"#;
+        assert!(matches!(seen(line), Ok(Event::Error(status)) if status.code == 410));
+        let bookmark =
+            r#"{"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": "9"}}}"#;
+        assert!(matches!(seen(bookmark), Ok(Event::Other)));
+        assert!(matches!(seen(r#"{"type": "LATER", "object": 1}"#), Ok(Event::Other)));
+        let status = r#"{"kind": "Status", "code": 504, "message": "late"}"#;
+        assert!(matches!(seen(status), Err(Failure::Status(status, None)) if status.code == 504));
+        for line in ["{}", "1", "<html>", r#"{"type": "ADDED", "object": 1}"#, r#"{"type": "ADDED"}"#] {
+            assert!(matches!(seen(line), Err(Failure::Unreadable(_))), "{line}");
+        }
+    }
+}

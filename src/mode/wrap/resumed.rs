@@ -1,0 +1,38 @@
+//! After a panic while the command ran: the command has noticed nothing of it, and its exit code still counts.
+
+use anyhow::Context;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use tracing::{info, warn};
+
+use crate::budget::StopRequests;
+use crate::child::Child;
+use crate::mode::runtime;
+use crate::policy::ForwardTo;
+use crate::signal::stream::Signals;
+
+/// Forwards signals until the command ends; its exit code.
+///
+/// # Errors
+/// When signals cannot be received, the command's end among them.
+pub fn wait(pid: Pid, forward_to: ForwardTo, signals: &Signals) -> anyhow::Result<u8> {
+    warn!("proa panicked, which is a bug: it has started over, and waits for the command");
+    let child = Child::resumed(pid, forward_to);
+    let ended = runtime()?.block_on(async {
+        let mut signals = signals.listen().context("cannot listen for signals")?;
+        let mut asked = StopRequests::default();
+        // The news of its end may have been read before the panic.
+        let mut ended = child.collect();
+        if ended.is_none() {
+            kill(pid, None).context("the command is gone")?;
+        }
+        while ended.is_none() {
+            let received = signals.next().await.context("cannot receive signals")?;
+            ended = child.receive(received, None, &mut asked);
+        }
+        anyhow::Ok(ended)
+    })?;
+    let ended = ended.context("the command is gone")?;
+    info!(exit_code = ended.exit_code(), "command ended: {ended}");
+    Ok(ended.exit_code())
+}
