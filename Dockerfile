@@ -9,6 +9,7 @@ COPY kubectl-proa kubectl-proa
 COPY localpod localpod
 COPY examples examples
 COPY benches benches
+COPY tests tests
 # A target that is named keeps the flag away from procedural macros, which are libraries. What the flag is for: docs/performance.md.
 RUN RUSTFLAGS="-C relocation-model=static" cargo build --release --locked --package proa --bin proa \
       --target "$(rustc --print host-tuple)" \
