@@ -130,6 +130,10 @@ pub fn spawn(command: &Command, variables: &Variables) -> Result<Child, NotStart
     };
     match spawned {
         Ok(pid) => {
+            // The C library blocks signals around the spawn, and restores what it believes the mask to have been.
+            if let Err(error) = Origin::block() {
+                debug!(%error, "cannot block signals");
+            }
             // Ours would keep a volume busy for as long as the command runs; the command has its own by now.
             if let Err(error) = chdir("/") {
                 debug!(%error, "cannot leave the working directory");

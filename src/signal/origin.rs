@@ -27,12 +27,21 @@ impl Origin {
         ORIGIN.get_or_init(|| {
             let pipe_ignored = is_ignored(libc::SIGPIPE);
             let child_ignored = is_ignored(libc::SIGCHLD);
-            // Cannot fail: the operation is a constant.
+            // Where it fails, `block` says so.
             let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or(SigSet::empty());
             // Ignored, it would have the kernel collect children behind our back (wait(2), "ECHILD").
             set_disposition(libc::SIGCHLD, libc::SIG_DFL);
             Self { mask, pipe_ignored, child_ignored }
         })
+    }
+
+    /// Has every signal blocked, whatever has happened to the mask: one that is not would be lost, the news of the command's end among
+    /// them.
+    ///
+    /// # Errors
+    /// Those of sigprocmask(2), which only a system has that forbids it.
+    pub fn block() -> io::Result<()> {
+        Ok(SigSet::all().thread_set_mask()?)
     }
 
     /// The signals that were blocked.

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 use tracing::debug;
@@ -51,8 +52,14 @@ pub fn reap_orphans() {
 #[expect(unsafe_code, reason = "nix's waitpid loses the status of a child that a real-time signal ended")]
 fn next() -> Option<(Pid, ExitStatus)> {
     let mut status = 0;
-    // SAFETY: `status` is a valid place for one integer.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
-    // 0: none has changed. -1: ECHILD, there are none; EINTR cannot happen, since every signal is blocked.
+    let pid = loop {
+        // SAFETY: `status` is a valid place for one integer.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
+        // With every signal blocked there is nothing to interrupt it; what emulates a kernel may do so all the same.
+        if pid != -1 || Errno::last() != Errno::EINTR {
+            break pid;
+        }
+    };
+    // 0: none has changed. -1: ECHILD, there are none.
     (pid > 0).then(|| (Pid::from_raw(pid), ExitStatus::from_raw(status)))
 }

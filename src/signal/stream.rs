@@ -26,9 +26,10 @@ impl Signals {
     /// signals have been blocked, and so kept, from there on.
     ///
     /// # Errors
-    /// Those of signalfd(2).
+    /// Those of signalfd(2) and sigprocmask(2).
     pub fn register() -> io::Result<Self> {
         Origin::capture();
+        Origin::block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self { file: SignalFd::with_flags(&SigSet::all(), flags)? })
     }

@@ -61,6 +61,10 @@ pub(super) async fn until_its_end(
         confirming: None,
         stage: Stage::Running,
     };
+    // It may have ended before its end was news.
+    if let Some(ended) = watch.child.collect() {
+        return Ok(watch.over(ended));
+    }
     // One for all rounds: a message that is being taken is not to be cut off.
     let mut quit_asked = pin!(companion.quit_asked());
     loop {

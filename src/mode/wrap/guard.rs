@@ -42,6 +42,10 @@ impl Run<'_> {
     ) -> std::io::Result<(Outcome, StopRequests)> {
         let stop = snapshot.and_then(|snapshot| snapshot.own.stop_signal);
         let mut asked = StopRequests::default();
+        // It may have ended before its end was news.
+        if let Some(ended) = child.collect() {
+            return Ok((over(ended, None), asked));
+        }
         let mut losing = Box::pin(self.loses_a_sidecar(snapshot));
         let mut lost: Option<Lost> = None;
         let mut kill_at = None;
@@ -50,8 +54,7 @@ impl Run<'_> {
                 biased;
                 received = signals.next() => {
                     if let Some(ended) = child.receive(received?, stop, &mut asked) {
-                        info!(exit_code = ended.exit_code(), "command ended: {ended}");
-                        return Ok((outcome(ended, lost), asked));
+                        return Ok((over(ended, lost), asked));
                     }
                 }
                 news = &mut losing, if lost.is_none() => {
@@ -126,7 +129,8 @@ fn settle(mains: &mut Mains, clocks: &mut Clocks, snapshot: &mut Snapshot) {
     clocks.settle(snapshot, Instant::now());
 }
 
-fn outcome(ended: Ended, lost: Option<Lost>) -> Outcome {
+fn over(ended: Ended, lost: Option<Lost>) -> Outcome {
+    info!(exit_code = ended.exit_code(), "command ended: {ended}");
     match lost {
         Some(Lost { name, exit, .. }) => Outcome::LostSidecar { name, exit },
         None => Outcome::Ended(ended),
