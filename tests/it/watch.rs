@@ -112,6 +112,41 @@ fn a_watch_that_says_nothing_at_first_is_given_up() {
 }
 
 #[test]
+fn an_answer_without_an_end_is_given_up() {
+    let world = with_web();
+    world.make_ready("web");
+    let endless = world.cluster.inject(Fault::Endless);
+    let flags = ["--shutdown-when=never", "--ready-timeout=2s"];
+    world.proa().flags(flags).run(["true"]).expect(75, &["an answer of more than 8388608 bytes"]);
+    drop(endless);
+    world.cluster.inject_times(Fault::Endless, 2);
+    world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
+}
+
+#[test]
+fn an_answer_of_somebody_else_is_asked_for_again() {
+    for answer in [
+        "",
+        "\n\n",
+        "<html><body>Bad gateway</body></html>",
+        "not json\n",
+        "{}\n",
+        "[1, 2]\n",
+        "{\"type\": \"ADDED\", \"object\": {\"metadata\"",
+        "{\"type\": \"ADDED\", \"object\": \"a Pod\"}\n",
+        "{\"type\": \"ADDED\", \"object\": {\"spec\": {\"containers\": 7}}}\n",
+        "{\"type\": \"ADDED\", \"object\": {\"status\": {\"containerStatuses\": [{\"ready\": \"yes\"}]}}}\n",
+        "{\"type\": \"ERROR\", \"object\": {\"code\": \"many\"}}\n",
+        "\u{0}\u{1}\n",
+    ] {
+        let world = with_web();
+        world.make_ready("web");
+        world.cluster.inject_times(Fault::Answer(answer), 2);
+        world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
+    }
+}
+
+#[test]
 fn a_watch_that_falls_silent_is_given_up() {
     let world = with_web();
     let running = waiting(&world);

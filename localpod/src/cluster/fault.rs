@@ -16,6 +16,10 @@ pub enum Fault {
     StallHandshake,
     /// A request is answered with headers and then silence.
     StallAfterHeaders,
+    /// A request is answered with a line that never ends.
+    Endless,
+    /// A request is answered with 200 and this text, as something may that is no API server.
+    Answer(&'static str),
     /// A request is answered only after this long.
     Delay(Duration),
     /// A request is answered with this status and its `Status` object.

@@ -137,6 +137,19 @@ async fn strike(shared: &Shared) -> Option<Answer> {
                 let (sender, receiver) = mpsc::channel(1);
                 return Some(stream(Lines::new(receiver, vec![Arc::new(sender)])));
             }
+            Fault::Endless => {
+                let (sender, receiver) = mpsc::channel(1);
+                tokio::spawn(async move {
+                    while sender.send(Ok(Bytes::from_static(&[b'x'; 65536]))).await.is_ok() {}
+                });
+                return Some(stream(Lines::new(receiver, Vec::new())));
+            }
+            Fault::Answer(text) => {
+                let (sender, receiver) = mpsc::channel(1);
+                // There is room for one.
+                let _ = sender.try_send(Ok(Bytes::from_static(text.as_bytes())));
+                return Some(stream(Lines::new(receiver, Vec::new())));
+            }
             // Strike when a connection is accepted.
             Fault::Reset | Fault::StallHandshake => {}
         }
