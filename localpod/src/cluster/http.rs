@@ -140,7 +140,7 @@ async fn strike(shared: &Shared) -> Option<Answer> {
             Fault::Endless => {
                 let (sender, receiver) = mpsc::channel(1);
                 tokio::spawn(async move {
-                    while sender.send(Ok(Bytes::from_static(&[b'x'; 65536]))).await.is_ok() {}
+                    while sender.send(Ok(Bytes::from_static(&[b'x'; 16384]))).await.is_ok() {}
                 });
                 return Some(stream(Lines::new(receiver, Vec::new())));
             }
