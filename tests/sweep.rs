@@ -26,7 +26,7 @@ use localpod::Cluster;
 const CODE: i32 = 7;
 /// What proa exits with if the command did not run (docs/reference.md), and how a process ends that fails before `main`.
 const REFUSALS: [i32; 8] = [2, 69, 70, 75, 77, 126, 127, 143];
-/// No run is longer: `--ready-timeout` and `--shutdown-timeout` of [`flags`] together, and some time to spare.
+/// No run is longer: `--ready-timeout` and `--shutdown-timeout` of [`Form::arguments`] together, and some time to spare.
 const LONGEST: Duration = Duration::from_secs(25);
 /// Runs side by side.
 const WORKERS: usize = 4;
@@ -56,22 +56,75 @@ fn errors(call: &str) -> &'static [&'static str] {
     }
 }
 
+/// What is swept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// `proa -- COMMAND`
+    Wrap,
+    /// `proa wait`
+    Wait,
+    /// `proa quit`
+    Quit,
+}
+
+impl Form {
+    const ALL: [Self; 3] = [Self::Wrap, Self::Wait, Self::Quit];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wrap => "proa -- COMMAND",
+            Self::Wait => "proa wait",
+            Self::Quit => "proa quit",
+        }
+    }
+
+    /// The arguments; `ran`: what the command leaves a line in.
+    fn arguments(self, quit: u16, ran: &Path) -> Vec<String> {
+        let post = format!("--shutdown-http-post=http://localhost:{quit}/quit");
+        let command = format!("echo ran >> {}; exit {CODE}", ran.display());
+        let words: Vec<&str> = match self {
+            Self::Wrap => {
+                vec![&post, "--ready-timeout=5s", "--shutdown-timeout=10s", "--", "sh", "-c", &command]
+            }
+            Self::Wait => vec!["wait", "--ready-timeout=5s"],
+            Self::Quit => vec!["quit", &post, "--shutdown-timeout=10s"],
+        };
+        words.into_iter().map(str::to_owned).collect()
+    }
+}
+
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
     let binary = fs::canonicalize(arguments.next().context("expected BINARY [SYSCALL ...]")?)?;
     let only: Vec<String> = arguments.collect();
     let directory = env::temp_dir().join(format!("proa-sweep-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
-    let (trace, _) = run(&binary, &directory, 0, None)?;
+    let mut broken = Vec::new();
+    for form in Form::ALL {
+        broken.extend(sweep(form, &binary, &only, &directory)?);
+    }
+    fs::remove_dir_all(&directory)?;
+    println!("{} violations", broken.len());
+    for violation in &broken {
+        println!("  {violation}");
+    }
+    if !broken.is_empty() {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// Sweeps one form, and prints its table; the violations.
+fn sweep(form: Form, binary: &Path, only: &[String], directory: &Path) -> Result<Vec<String>> {
+    let (trace, _) = run(form, binary, directory, 0, None)?;
     let mut calls: BTreeMap<String, usize> = BTreeMap::new();
     for line in trace.lines() {
-        if let Some((call, _)) =
-            line.split_once('(').filter(|(call, _)| call.chars().all(|c| c.is_alphanumeric() || c == '_'))
-        {
+        let is_name = |call: &str| call.chars().all(|c| c.is_alphanumeric() || c == '_');
+        if let Some((call, _)) = line.split_once('(').filter(|(call, _)| is_name(call)) {
             *calls.entry(call.to_owned()).or_default() += 1;
         }
     }
-    ensure!(calls.contains_key("connect") && calls.contains_key("wait4"), "no run was recorded: {calls:?}");
+    ensure!(calls.contains_key("connect"), "no run was recorded: {calls:?}");
     let mut runs = Vec::new();
     for (call, &count) in calls.iter().filter(|(call, _)| only.is_empty() || only.contains(*call)) {
         let whens = (1..=count).filter(|when| *when <= OCCURRENCES || when + OCCURRENCES > count);
@@ -79,59 +132,51 @@ fn main() -> Result<()> {
             whens.flat_map(|when| errors(call).iter().map(move |error| (call.clone(), *error, when))),
         );
     }
-    let (total, runs, next) = (runs.len(), Arc::new(runs), Arc::new(AtomicUsize::new(0)));
-    let found = Arc::new(Mutex::new((BTreeMap::<String, [usize; 3]>::new(), Vec::new())));
-    let workers: Vec<_> = (1..=WORKERS)
-        .map(|worker| {
-            let (runs, next, found) = (Arc::clone(&runs), Arc::clone(&next), Arc::clone(&found));
-            let (binary, directory) = (binary.clone(), directory.clone());
-            thread::spawn(move || -> Result<()> {
-                while let Some((call, error, when)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let inject = format!("{call}:error={error}:when={when}");
-                    let (_, verdict) = run(&binary, &directory, worker, Some(&inject))?;
-                    let mut found = found.lock().expect("no worker panics");
-                    let row = found.0.entry(call.clone()).or_default();
-                    match verdict {
-                        Verdict::Kept { ran: true } => row[0] += 1,
-                        Verdict::Kept { ran: false } => row[1] += 1,
-                        Verdict::Broken(why) => {
-                            row[2] += 1;
-                            found.1.push(format!("{inject}: {why}"));
-                        }
-                    }
+    let (total, next) = (runs.len(), AtomicUsize::new(0));
+    let found = Mutex::new((BTreeMap::<String, [usize; 3]>::new(), Vec::new()));
+    let work = |worker| -> Result<()> {
+        while let Some((call, error, when)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let inject = format!("{call}:error={error}:when={when}");
+            let (_, verdict) = run(form, binary, directory, worker, Some(&inject))?;
+            let mut found = found.lock().expect("no worker panics");
+            let row = found.0.entry(call.clone()).or_default();
+            match verdict {
+                Verdict::Kept { done: true } => row[0] += 1,
+                Verdict::Kept { done: false } => row[1] += 1,
+                Verdict::Broken(why) => {
+                    row[2] += 1;
+                    found.1.push(format!("{}, {inject}: {why}", form.name()));
                 }
-                Ok(())
-            })
-        })
-        .collect();
-    for worker in workers {
-        worker.join().expect("no worker panics")?;
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (1..=WORKERS).map(|worker| scope.spawn(move || work(worker))).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
+    })?;
+    let (table, broken) = found.into_inner().expect("no worker panics");
+    println!("`{}`\n\n| system call | done | refused | violations |\n|---|---|---|---|", form.name());
+    for (call, [done, refused, broken]) in &table {
+        println!("| `{call}` | {done} | {refused} | {broken} |");
     }
-    fs::remove_dir_all(&directory)?;
-    let found = found.lock().expect("no worker panics");
-    println!(
-        "| system call | exit code arrived | command never ran, refusal | violations |\n|---|---|---|---|"
-    );
-    for (call, [arrived, refused, broken]) in &found.0 {
-        println!("| `{call}` | {arrived} | {refused} | {broken} |");
-    }
-    println!("\n{total} runs, {} violations", found.1.len());
-    for violation in &found.1 {
-        println!("  {violation}");
-    }
-    if !found.1.is_empty() {
-        std::process::exit(1);
-    }
-    Ok(())
+    println!("\n{total} runs\n");
+    Ok(broken)
 }
 
 enum Verdict {
-    Kept { ran: bool },
+    Kept { done: bool },
     Broken(String),
 }
 
 /// One run in a Pod of its own; proa's trace, and what came of it.
-fn run(binary: &Path, directory: &Path, worker: usize, inject: Option<&str>) -> Result<(String, Verdict)> {
+fn run(
+    form: Form,
+    binary: &Path,
+    directory: &Path,
+    worker: usize,
+    inject: Option<&str>,
+) -> Result<(String, Verdict)> {
     let cluster = Arc::new(pod()?);
     let quit = quit_endpoint(Arc::clone(&cluster))?;
     let file = |name: &str| directory.join(format!("{name}-{worker}"));
@@ -139,13 +184,12 @@ fn run(binary: &Path, directory: &Path, worker: usize, inject: Option<&str>) -> 
     fs::write(&ran, "")?;
     let mut command = Command::new("strace");
     command.arg("-o").arg(&trace).args(inject.map(|inject| format!("--inject={inject}")));
-    // Where it is killed, its command is too: nothing may be left behind, and the command checks nothing.
+    command.arg(binary).args(form.arguments(quit, &ran));
     command
-        .arg(binary)
-        .args(flags(quit))
-        .args(["--", "sh", "-c"])
-        .arg(format!("echo ran >> {}; exit {CODE}", ran.display()));
-    command.env_clear().envs(cluster.env()).env("PATH", env::var_os("PATH").unwrap_or_default());
+        .env_clear()
+        .env("PROA_LOG_LEVEL", "debug")
+        .envs(cluster.env())
+        .env("PATH", env::var_os("PATH").unwrap_or_default());
     command.envs([
         ("POD_NAME", "sweep"),
         ("POD_NAMESPACE", "default"),
@@ -168,27 +212,21 @@ fn run(binary: &Path, directory: &Path, worker: usize, inject: Option<&str>) -> 
         thread::sleep(Duration::from_millis(5));
     };
     let times = fs::read_to_string(&ran)?.lines().count();
-    let verdict = match verdict(status, times) {
-        Ok(ran) => Verdict::Kept { ran },
+    let verdict = match verdict(form, status, times) {
+        Ok(done) => Verdict::Kept { done },
         Err(why) => Verdict::Broken(format!("{why}; its log ends: {}", last_lines(&log))),
     };
     Ok((fs::read_to_string(&trace).unwrap_or_default(), verdict))
 }
 
-fn flags(quit: u16) -> [String; 4] {
-    [
-        format!("--shutdown-http-post=http://localhost:{quit}/quit"),
-        "--ready-timeout=5s".to_owned(),
-        "--shutdown-timeout=10s".to_owned(),
-        "--log-level=debug".to_owned(),
-    ]
-}
-
-/// Whether the command ran, if all promises were kept.
-fn verdict(status: Option<ExitStatus>, times: usize) -> Result<bool, String> {
+/// Whether it did what it is for, if all promises were kept.
+fn verdict(form: Form, status: Option<ExitStatus>, times: usize) -> Result<bool, String> {
     let Some(status) = status else { return Err(format!("no end within {} s", LONGEST.as_secs())) };
     match (times, status.code(), status.signal()) {
         (1, Some(CODE), _) => Ok(true),
+        (0, Some(0), _) if form != Form::Wrap => Ok(true),
+        // Not all was shut down, and it says so.
+        (0, Some(1), _) if form == Form::Quit => Ok(false),
         (0, Some(code), _) if REFUSALS.contains(&code) => Ok(false),
         // Before `main` the C library knows no better.
         (0, None, Some(_)) => Ok(false),
