@@ -20,6 +20,10 @@ pub enum Fault {
     Endless,
     /// A request is answered with 200 and this text, as something may that is no API server.
     Answer(&'static str),
+    /// A request is answered with 200 and then one byte a second, without end.
+    Trickle,
+    /// A request is answered with this status and a page of HTML, as by a proxy in between.
+    Page(u16),
     /// A request is answered only after this long.
     Delay(Duration),
     /// A request is answered with this status and its `Status` object.

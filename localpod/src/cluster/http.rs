@@ -144,6 +144,19 @@ async fn strike(shared: &Shared) -> Option<Answer> {
                 });
                 return Some(stream(Lines::new(receiver, Vec::new())));
             }
+            Fault::Trickle => {
+                let (sender, receiver) = mpsc::channel(1);
+                tokio::spawn(async move {
+                    while sender.send(Ok(Bytes::from_static(b"{"))).await.is_ok() {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                });
+                return Some(stream(Lines::new(receiver, Vec::new())));
+            }
+            Fault::Page(code) => {
+                let page = format!("<html><body><h1>{code} Bad Gateway</h1></body></html>\n");
+                return Some(answer_with(code, "text/html", page.into(), None));
+            }
             Fault::Answer(text) => {
                 let (sender, receiver) = mpsc::channel(1);
                 // There is room for one.

@@ -117,3 +117,12 @@ fn a_hang_up_closes_what_is_open() {
     assert!(watch.next().is_err());
     assert!(cluster.wait_for_connections(0, PATIENCE));
 }
+
+#[test]
+fn a_page_of_a_proxy_is_no_answer_of_an_api_server() {
+    let cluster = cluster();
+    cluster.inject_times(Fault::Page(502), 1);
+    let answer = get(&cluster, PODS).expect("an answer");
+    assert_eq!((answer.status, answer.header("content-type")), (502, Some("text/html")));
+    assert_eq!(get(&cluster, PODS).expect("an answer").status, 200);
+}
