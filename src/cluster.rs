@@ -44,9 +44,11 @@ const SLACK: Duration = Duration::from_secs(5);
 /// How long an answer may take at first. Doubles up to [`WATCH`] while it takes longer: a proxy that
 /// swallows connections until it is up costs little, and a busy API server still gets its time.
 const ANSWER: Duration = Duration::from_secs(4);
-/// A hostname that names no Pod shows no event. How long a first event may take before we look for the
-/// Pod by UID: it is the first thing that a watch sends.
+/// A name without a Pod shows no event. How long a watch's first event may take before we doubt the name, or the
+/// API server: it is the first thing that a watch sends. Doubles up to [`LAST_FIRST_EVENT`] while none comes.
 const FIRST_EVENT: Duration = Duration::from_secs(2);
+/// Thousands of Pods may ask a busy API server, and all of them wait for the moment when it is well again.
+const LAST_FIRST_EVENT: Duration = Duration::from_secs(8);
 /// Pods a page while looking for a UID: some hundred kilobytes of metadata.
 const PAGE: u32 = 100;
 
@@ -127,9 +129,12 @@ impl OwnPod {
             cluster: self.cluster.clone(),
             identity: self.identity.clone(),
             start,
+            first_start: start,
             verified: false,
+            shown: false,
             events: None,
             answer: ANSWER,
+            first_event: FIRST_EVENT,
             pause: Pause::default(),
             opened: None,
         };
@@ -171,10 +176,15 @@ struct Watcher {
     cluster: Cluster,
     identity: Identity,
     start: Start,
+    /// The one that was asked for; a silent API server, or an old one, changes it.
+    first_start: Start,
     /// Whether the Pod's name is known to be right.
     verified: bool,
+    /// Whether the open watch has shown the Pod.
+    shown: bool,
     events: Option<Events>,
     answer: Duration,
+    first_event: Duration,
     pause: Pause,
     /// When the open watch was opened, and when its end must have come.
     opened: Option<(Instant, Instant)>,
@@ -240,8 +250,8 @@ impl Watcher {
         };
         self.answer = ANSWER;
         let opened = Instant::now();
-        let first_by = if self.verified { lifetime + SLACK } else { FIRST_EVENT };
-        self.opened = Some((opened, opened + first_by));
+        self.opened = Some((opened, opened + self.first_event));
+        self.shown = false;
         self.events = Some(Events::new(body));
         Ok(None)
     }
@@ -250,20 +260,35 @@ impl Watcher {
     async fn read(&mut self, mut events: Events) -> Result<Option<Observation>, Trouble> {
         let by = self.opened.map_or_else(Instant::now, |(_, by)| by);
         match timeout_at(by.into(), events.next()).await {
-            // Silent for longer than the server lets a watch live, or ended as every watch does.
-            Err(_) | Ok(None) if self.verified => Ok(None),
-            // A live watch that is silent says that there is no such Pod; one that ends says nothing.
+            // Silent for longer than the server lets a watch live.
+            Err(_) if self.shown => Ok(None),
+            // Ended as every watch does.
+            Ok(None) if self.verified => Ok(None),
             Ok(None) => Err(Trouble::ServerError("a watch ended before it showed anything".to_owned(), None)),
-            Err(_) => {
-                self.no_such_pod().await?;
-                Ok(None)
-            }
+            Err(_) => self.silent().await,
             Ok(Some(Ok(event))) => {
                 self.events = Some(events);
                 self.event(event).await
             }
             Ok(Some(Err(failure))) => Err(self.trouble(Verb::Watch, &failure)),
         }
+    }
+
+    /// A live watch shows nothing: there is no such Pod, or something in between withholds the events.
+    async fn silent(&mut self) -> Result<Option<Observation>, Trouble> {
+        let waited = self.first_event;
+        self.first_event = (waited * 2).min(LAST_FIRST_EVENT);
+        match self.start {
+            // This one says when it has shown all that is there.
+            Start::Cached => self.start = Start::Consistent,
+            Start::Newest if !self.verified => self.no_such_pod().await?,
+            Start::Consistent | Start::Newest => {
+                let seconds = waited.as_secs();
+                let why = format!("a watch was opened, and shows nothing within {seconds}s");
+                return Err(Trouble::NoConnection(why));
+            }
+        }
+        Ok(None)
     }
 
     async fn event(&mut self, event: Event) -> Result<Option<Observation>, Trouble> {
@@ -274,8 +299,13 @@ impl Watcher {
                     self.other_pod(own, found).await?;
                     return Ok(None);
                 }
-                if !self.verified {
-                    self.verified = true;
+                self.verified = true;
+                if !self.shown {
+                    self.shown = true;
+                    self.first_event = FIRST_EVENT;
+                    if self.start == Start::Consistent {
+                        self.start = self.first_start;
+                    }
                     self.opened = self.opened.map(|(opened, _)| (opened, opened + WATCH + SPREAD + SLACK));
                 }
                 Snapshot::of(&pod, self.identity.container.as_deref(), self.identity.started)
@@ -285,7 +315,14 @@ impl Watcher {
             // Another Pod of the same name may have been ours to mistake; a stale one ends nothing.
             Event::Deleted(pod) if self.mismatch(&pod).is_some() => Ok(None),
             Event::Deleted(_) => Ok(Some(Observation::Gone)),
-            Event::Other => Ok(None),
+            // It went while nobody watched.
+            Event::AllShown if !self.shown && self.verified => Ok(Some(Observation::Gone)),
+            Event::AllShown if !self.shown => {
+                self.events = None;
+                self.no_such_pod().await?;
+                Ok(None)
+            }
+            Event::AllShown | Event::Other => Ok(None),
             Event::Error(status) if status.code != 410 => Err(Trouble::ServerError(
                 format!("{} {} {}", status.code, status.reason, status.message),
                 None,

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use nix::unistd::{Pid, execv};
 
+use crate::telemetry::stderr;
+
 /// What the name of a new start begins with.
 const NAME: &str = "proa after a panic: ";
 /// What it goes on with, before a number.
@@ -93,7 +95,9 @@ pub fn prepare(failed: u8) -> Option<Progress> {
     }
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        report(panic);
+        if stderr::is_free() {
+            report(panic);
+        }
         if !STARTED_OVER.swap(true, Ordering::Relaxed) {
             start_over();
         }

@@ -8,6 +8,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::exit::{Conclusion, Outcome};
 use crate::identity::{Mounts, came_later};
+use crate::telemetry::stderr;
 
 /// Where the kubelet mounts the termination message file unless the Pod says otherwise.
 const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
@@ -21,9 +22,10 @@ pub fn report(conclusion: &Conclusion, path: Option<&Path>, mounts: &Mounts) {
         Outcome::Stopped(_) | Outcome::ShutDown | Outcome::Ready => {
             info!(exit_code = code, "{outcome}; exit with code {code}");
         }
-        Outcome::Planned(text) => say(io::stdout(), text),
+        // Of no use to anybody if it cannot be said.
+        Outcome::Planned(text) => drop(io::stdout().write_all(text.as_bytes())),
         // Whoever mistypes an option looks at a terminal as often as at a log.
-        Outcome::Usage(text) => say(io::stderr(), &format!("proa: {text}")),
+        Outcome::Usage(text) => stderr::write(&format!("proa: {text}")),
         _ => error!(exit_code = code, "{outcome}; exit with code {code}"),
     }
     write_message(conclusion, path, mounts);
@@ -53,11 +55,6 @@ pub fn write_message(conclusion: &Conclusion, path: Option<&Path>, mounts: &Moun
             path.display()
         ),
     }
-}
-
-/// Says something that is of no use to anybody if it cannot be said.
-fn say(mut to: impl Write, text: &str) {
-    let _ = to.write_all(text.as_bytes());
 }
 
 /// As much of it as the kubelet takes, which is the end of the file (`MaxContainerTerminationMessageLength`,

@@ -1,8 +1,9 @@
 //! Log lines: to stderr, as text or JSON. They stand in the application's stream, so each says that it is proa's.
 
+pub mod stderr;
+
 use std::env;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
 
@@ -115,7 +116,7 @@ impl Subscriber for Lines {
         let mut line = String::new();
         // Writing to a string cannot fail. A line that cannot be written cannot be complained of either.
         let _ = self.write(&mut line, event);
-        let _ = io::stderr().write_all(line.as_bytes());
+        stderr::write(&line);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

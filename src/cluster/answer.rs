@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::NoApi;
 use super::client::bounded;
 use crate::causes::cause;
-use crate::pod::object::Pod;
+use crate::pod::object::{Bookmark, Pod};
 use crate::transport;
 
 /// An answer's size, in bytes. The largest is a page of metadata, of a hundred objects of which etcd takes none above 1.5 MiB.
@@ -118,7 +118,9 @@ pub(super) enum Event {
     Deleted(Pod),
     /// Something went wrong.
     Error(Box<Status>),
-    /// News of no use here, as bookmarks are.
+    /// All that there was when the watch began has been shown (KEP-3157).
+    AllShown,
+    /// News of no use here, as other bookmarks are.
     Other,
 }
 
@@ -179,6 +181,8 @@ fn event(line: &[u8]) -> Result<Event, Failure> {
         Line { r#type: "ADDED" | "MODIFIED", object } => serde_json::from_str(object.get()).map(Event::Seen),
         Line { r#type: "DELETED", object } => serde_json::from_str(object.get()).map(Event::Deleted),
         Line { r#type: "ERROR", object } => serde_json::from_str(object.get()).map(Event::Error),
+        Line { r#type: "BOOKMARK", object } => serde_json::from_str(object.get())
+            .map(|mark: Bookmark| if mark.ends_initial_events() { Event::AllShown } else { Event::Other }),
         Line { .. } => Ok(Event::Other),
     };
     read().map_err(|error: serde_json::Error| {
@@ -207,6 +211,9 @@ mod tests {
         let bookmark =
             r#"{"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": "9"}}}"#;
         assert!(matches!(seen(bookmark), Ok(Event::Other)));
+        let all_shown = r#"{"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": "9",
+            "annotations": {"k8s.io/initial-events-end": "true"}}, "spec": {"containers": null}}}"#;
+        assert!(matches!(seen(all_shown), Ok(Event::AllShown)));
         assert!(matches!(seen(r#"{"type": "LATER", "object": 1}"#), Ok(Event::Other)));
         let status = r#"{"kind": "Status", "code": 504, "message": "late"}"#;
         assert!(matches!(seen(status), Err(Failure::Status(status, None)) if status.code == 504));

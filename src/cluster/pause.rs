@@ -15,6 +15,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 pub(super) const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause while the API server refuses us: somebody has to change something first.
 const LAST_REFUSED_PAUSE: Duration = Duration::from_secs(30);
+/// The longest that an answer can ask for (`Retry-After`): an overloaded API server asks for seconds, and what asks for hours is none.
+const LONGEST_ASKED: Duration = Duration::from_secs(30);
 /// How long refusals are answered by quick attempts: rights may come a little later than the Pod.
 const QUICK: Duration = Duration::from_secs(12);
 /// Watches that an API server ends together are opened anew within this.
@@ -45,7 +47,7 @@ impl Pause {
         let quick = self.refused_since.is_none_or(|since| now.saturating_duration_since(since) < QUICK);
         let longest = if quick { LAST_PAUSE } else { LAST_REFUSED_PAUSE };
         self.next = (self.next * 2).clamp(FIRST_PAUSE, longest);
-        self.asked = trouble.retry_after().unwrap_or_default();
+        self.asked = trouble.retry_after().unwrap_or_default().min(LONGEST_ASKED);
     }
 
     /// What a watch that ended at once comes to: it must not be opened anew in a tight loop.
@@ -93,5 +95,7 @@ mod tests {
         let mut pause = Pause::default();
         pause.after(&Trouble::Throttled("x".into(), Some(Duration::from_secs(7))), Instant::now());
         assert_eq!(pause.asked, Duration::from_secs(7));
+        pause.after(&Trouble::Throttled("x".into(), Some(Duration::from_secs(86400))), Instant::now());
+        assert_eq!(pause.asked, LONGEST_ASKED, "but not for a day");
     }
 }

@@ -25,6 +25,22 @@ impl Pod {
     }
 }
 
+/// What a bookmark has in place of a Pod: metadata. The rest is what Go makes of an empty Pod, `containers: null` among it.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[serde(default)]
+pub struct Bookmark {
+    metadata: ObjectMeta,
+}
+
+impl Bookmark {
+    /// Whether it marks that a watch has shown all that there was when it began (KEP-3157).
+    #[must_use]
+    pub fn ends_initial_events(&self) -> bool {
+        let annotations = self.metadata.annotations.as_ref();
+        annotations.and_then(|all| all.get("k8s.io/initial-events-end")).is_some_and(|value| value == "true")
+    }
+}
+
 /// A page of a list of which the metadata alone was asked for (`PartialObjectMetadataList`).
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default)]

@@ -409,6 +409,34 @@ fn no_code_depends_on_a_stderr_that_can_be_written() {
     }
 }
 
+/// A log collector that hangs must not keep a signal from the command, nor its exit code from Kubernetes.
+#[test]
+fn a_stderr_that_is_full_holds_nothing_up() {
+    use std::io::{Read as _, Write as _};
+    let world = World::alone();
+    let path = world.dir.join("full");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let flags = nix::libc::O_NONBLOCK;
+    let mut pipe = fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path).unwrap();
+    while pipe.write(&[b'x'; 4096]).is_ok() {}
+    let proa = || world.proa().through(with_streams(&format!("2>{}", path.display())));
+    assert_eq!(proa().run(["sh", "-c", "exit 3"]).code(), 3);
+    assert_eq!(proa().flag("--no-such-flag").run(["true"]).code(), 2);
+    assert!(world.termination_message().contains("--no-such-flag"));
+    let script = "trap 'exit 5' USR1; echo up; while :; do sleep 0.01; done";
+    let running = proa().start(["sh", "-c", script]);
+    running.wait_stdout("up");
+    // There is room again, and the log says that some of it is lost.
+    let mut read = vec![0; 1 << 20];
+    while pipe.read(&mut read).is_ok() {}
+    running.signal(nix::libc::SIGUSR1);
+    assert_eq!(running.finish().code(), 5);
+    let size = pipe.read(&mut read).unwrap();
+    let log = String::from_utf8_lossy(&read[..size]);
+    assert!(log.contains(" lines of the log are lost: stderr was full\n"), "{log}");
+    assert!(log.contains("exit with code 5"), "{log}");
+}
+
 #[test]
 fn no_code_depends_on_a_stdout_that_can_be_written() {
     let world = World::alone();

@@ -111,6 +111,46 @@ fn a_watch_that_says_nothing_at_first_is_given_up() {
     world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
 }
 
+/// A watch that is open and silent is what a name without a Pod looks like, too.
+#[test]
+fn a_silent_api_server_is_not_taken_for_one_without_the_pod() {
+    let world = with_web();
+    world.make_ready("web");
+    let silent = world.cluster.inject(Fault::StallAfterHeaders);
+    let running = world.proa().flag("--shutdown-when=never").start(["echo", "up"]);
+    // Longer than a Pod that does not exist is asked for.
+    running.wait_stderr("a watch was opened, and shows nothing within ");
+    let seen = running.wait_stderr("still waiting for");
+    assert!(!seen.contains("there is no Pod"), "{seen}");
+    silent.clear();
+    running.finish().expect(0, &["gate open"]);
+}
+
+/// Every watch begins with the Pod as it is: one that does not is not waited for until its end.
+#[test]
+fn a_watch_taken_up_again_that_says_nothing_is_given_up() {
+    let world = with_web();
+    let running = world.proa().flags(["--shutdown-when=never", "--ready-timeout=20s"]).start(["echo", "up"]);
+    running.wait_stderr("waiting for web");
+    world.cluster.inject_times(Fault::StallAfterHeaders, 1);
+    world.cluster.end_watches(&WatchEnd::Close);
+    world.make_ready("web");
+    running.finish().expect(0, &["gate open"]);
+}
+
+/// Its DELETED event was nobody's to see.
+#[test]
+fn a_pod_that_went_while_nobody_watched_is_gone() {
+    let world = with_web();
+    let running = world.proa().flags(["--shutdown-when=never", "--ready-timeout=60s"]).start(["echo", "up"]);
+    running.wait_stderr("waiting for web");
+    let down = world.cluster.refuse();
+    world.cluster.hang_up();
+    world.cluster.remove("default", "pod");
+    down.clear();
+    running.finish().expect(143, &["the Pod is being deleted"]);
+}
+
 #[test]
 fn an_answer_without_an_end_is_given_up() {
     let world = with_web();
