@@ -75,18 +75,18 @@ fn start_over(progress: Progress, mounts: &Mounts) -> ExitCode {
         let message_path = output.and_then(|output| output.termination_message_path.clone());
         return end(&Outcome::Panicked(progress.code()).into(), message_path.as_deref(), mounts);
     };
-    match progress {
-        Progress::Begun => mistaken(Outcome::Panicked(None), *cli, mounts),
-        Progress::Decided(code) => mistaken(Outcome::Panicked(Some(code)), *cli, mounts),
+    let code = match progress {
+        Progress::Begun => None,
+        Progress::Decided(code) => Some(code),
         Progress::Running(pid) => {
             telemetry::set_up(cli.output.log_format, cli.output.log_level);
             let ended = Signals::register().map_err(anyhow::Error::from);
-            let ended = ended.and_then(|signals| resumed::wait(pid, cli.environment.forward_to, &signals));
-            let code =
-                ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}")).ok();
-            mistaken(Outcome::Panicked(code), *cli, mounts)
+            let ended =
+                ended.and_then(|signals| resumed::wait(pid, cli.environment.forward_to, mounts, &signals));
+            ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}")).ok()
         }
-    }
+    };
+    mistaken(Outcome::Panicked(code), *cli, mounts)
 }
 
 fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) -> ExitCode {
@@ -94,14 +94,20 @@ fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) ->
     ExitCode::from(conclusion.outcome.code())
 }
 
-/// Says what is wrong before anything else, then ends the sidecars, which takes its time. `cli`: what can be read of a command
-/// line that cannot be carried out.
+/// Says what is wrong before anything else, then ends the sidecars, which takes its time. `cli`: what can be read of the command
+/// line.
 fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts) -> ExitCode {
     telemetry::set_up(cli.output.log_format, cli.output.log_level);
     let message_path = cli.output.termination_message_path.clone();
     let mut conclusion = Conclusion::from(outcome);
     let code = end(&conclusion, message_path.as_deref(), mounts);
-    let plan = Plan::after_mistake(cli, &environment());
+    let environment = environment();
+    // After a panic there is nothing wrong with it.
+    let whole = match (&conclusion.outcome, cli::read()) {
+        (Outcome::Panicked(_), Ok(Task::Main(cli))) => Plan::new(*cli, &environment).ok(),
+        _ => None,
+    };
+    let plan = whole.unwrap_or_else(|| Plan::after_mistake(cli, &environment));
     match Signals::register() {
         Ok(signals) => {
             conclusion.remaining = mistake::end_sidecars(&plan, &conclusion.outcome, mounts, &signals);

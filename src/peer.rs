@@ -101,6 +101,15 @@ impl Peer {
         }
     }
 
+    /// Whether proa runs in this container, where the system does not list that.
+    pub async fn is_there(&self) -> bool {
+        match connect(&self.presence()).await {
+            Ok(_) => true,
+            // A queue that is full is somebody's.
+            Err(error) => error.kind() != io::ErrorKind::ConnectionRefused,
+        }
+    }
+
     /// Waits until no proa runs in this container: at once, if none does.
     pub async fn gone(&self) {
         loop {

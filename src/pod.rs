@@ -15,7 +15,7 @@ use crate::known::{End, Known, Recognised, Traffic};
 use crate::signal::Signal;
 use annotations::{Annotated, Malformed};
 use object::{Container, ContainerRestartRule, ContainerStatus, Pod, PodSpec, Terminated};
-use recognise::{recognise, runs_proa};
+use recognise::{is_disabled, recognise, runs_proa};
 use run::Run;
 
 /// `terminationGracePeriodSeconds` of a Pod that sets none (Pod API reference).
@@ -191,10 +191,20 @@ pub struct Main {
 pub enum KnownBy {
     /// The manifest: proa stands in front of its command.
     Command,
+    /// The same, and that proa is switched off.
+    Disabled,
     /// proa runs in it, in front of a command.
     Presence,
     /// A flag. proa need not be in it.
     Flag,
+}
+
+impl KnownBy {
+    /// Whether a proa is in it that shuts the sidecars down if it is the last.
+    #[must_use]
+    pub fn shuts_down(self) -> bool {
+        matches!(self, Self::Command | Self::Presence)
+    }
 }
 
 /// What a container does now.
@@ -648,7 +658,7 @@ fn beside(
         regular.partition(|container| runs_proa(container, own) && !annotated(container).is_sidecar());
     let main = main.into_iter().map(|container| Main {
         container: sidecar(pod, container, false, policy, annotated(container)),
-        known_by: KnownBy::Command,
+        known_by: if is_disabled(container) { KnownBy::Disabled } else { KnownBy::Command },
     });
     let sidecars = sidecars.into_iter().map(|container| (container, false));
     let all = native.chain(sidecars).filter(|(container, _)| container.name != own.name);

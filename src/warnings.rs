@@ -162,11 +162,9 @@ fn nobody_of_this_name<'a>(
 ) -> impl Iterator<Item = Warning> + 'a {
     let is_there =
         |name: &str| name == snapshot.own.name || snapshot.beside().any(|container| container.name == name);
-    let ignored = selection.ignore.iter().map(|name| ("--ignore", name));
-    let mains = selection.mains.iter().map(|name| ("--main", name));
-    ignored.chain(mains).filter(move |(_, name)| !is_there(name)).map(|(flag, name)| {
+    selection.ignore.iter().filter(move |name| !is_there(name)).map(|name| {
         let found = snapshot.beside().map(|container| container.name.clone()).collect();
-        Warning::NoSuchContainer { flag, name: name.clone(), found }
+        Warning::NoSuchContainer { flag: "--ignore", name: name.clone(), found }
     })
 }
 
@@ -689,14 +687,10 @@ spec:
     fn names_that_no_container_has_are_said() {
         let mut flags = flags();
         flags.selection.ignore = vec!["wbe".into()];
-        flags.selection.mains = vec!["mian".into()];
         let said = said(&job(&["name: istio-proxy, image: istio/proxyv2"]), &flags);
         assert_eq!(
             said,
-            [
-                "--ignore names `wbe`, which is no container of this Pod; there are `istio-proxy`",
-                "--main names `mian`, which is no container of this Pod; there are `istio-proxy`"
-            ]
+            ["--ignore names `wbe`, which is no container of this Pod; there are `istio-proxy`"]
         );
     }
 

@@ -116,7 +116,10 @@ pub fn verdict(snapshot: &Snapshot, selection: &Selection) -> Verdict {
     let known = |name: &str| snapshot.beside().any(|container| container.name == name);
     let to_be_ready = selection.wait_for.iter().map(|name| ("--wait-for", name));
     let to_exit = selection.wait_exit.iter().map(|awaited| ("--wait-exit", &awaited.name));
-    if let Some((flag, name)) = to_be_ready.chain(to_exit).find(|(_, name)| !known(name)) {
+    // The sidecars would be shut down under one whose name is mistyped.
+    let mains =
+        selection.mains.iter().filter(|name| **name != snapshot.own.name).map(|name| ("--main", name));
+    if let Some((flag, name)) = to_be_ready.chain(to_exit).chain(mains).find(|(_, name)| !known(name)) {
         return Verdict::Refuse(Reason::UnknownSidecar {
             flag,
             name: name.clone(),

@@ -1,12 +1,15 @@
 //! What `proa sidecar` does with and without a command: the wait before it, and whose end it listens for.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use anyhow::Context;
-use futures::future::pending;
+use futures::future::{join_all, pending};
 use futures::stream::StreamExt;
+use tokio::sync::Notify;
+use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::{announce_disabled, appear, collect_orphans, own_pod, runtime};
@@ -19,9 +22,8 @@ use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
 use crate::mode::inspector::Inspector;
 use crate::peer::handover::Sockets;
-use crate::peer::{Message, MessageListener, Part, Presence};
-use crate::plan::sidecar::SidecarPlan;
-
+use crate::peer::{Message, MessageListener, Part, Peer, Presence};
+use crate::plan::sidecar::{Duty, SidecarPlan};
 use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Exit, Snapshot, list};
@@ -177,9 +179,10 @@ impl<'a> Companion<'a> {
         let mut search = Search::default();
         let mut last = None;
         loop {
+            let again_at = [search.again_at(), clocks.settled_at(last.as_ref())].into_iter().flatten().min();
             let observation = tokio::select! {
                 observation = observations.next() => observation,
-                () = until(search.again_at()) => last.take().map(Observation::Seen),
+                () = until(again_at) => last.take().map(Observation::Seen),
             };
             let Some(observation) = observation else { break };
             let mut snapshot = match observation {
@@ -205,6 +208,9 @@ impl<'a> Companion<'a> {
                     }
                     Err(misplaced) => return Mains::Misplaced(misplaced),
                 }
+            }
+            if snapshot.own.run.is_outdated() {
+                last = Some(snapshot.clone());
             }
             self.mains.borrow().settle(&mut snapshot);
             self.inspector.look(&snapshot);
@@ -297,16 +303,49 @@ impl<'a> Companion<'a> {
         }
     }
 
+    fn is_enough(&self, message: &Message) -> bool {
+        self.notifications.borrow_mut().take(&message.container, message.code, &self.plan.mains)
+    }
+
+    /// Whether this is a helper, which shuts down what the main containers' proa may leave: it is killed, or does not know of
+    /// everybody. It stays until the API shows their exit.
+    fn sees_to_the_rest(&self) -> bool {
+        self.own_pod.is_some() && matches!(self.plan.duty, Duty::Help { .. })
+    }
+
+    /// Waits until all main containers have notified us, their proas are gone, and nothing has shown their exit for a while.
+    async fn abandoned(&self, listener: &MessageListener) {
+        let (senders, complete) = (RefCell::new(BTreeSet::new()), Notify::new());
+        let note = |message: &Message| {
+            senders.borrow_mut().insert(message.container.clone());
+            if self.is_enough(message) {
+                complete.notify_one();
+            }
+            false
+        };
+        let gone = async {
+            complete.notified().await;
+            let senders = senders.borrow().clone();
+            let uid = self.uid.clone().unwrap_or_default();
+            let peers: Vec<_> =
+                senders.into_iter().map(|container| Peer { uid: uid.clone(), container }).collect();
+            join_all(peers.iter().map(Peer::gone)).await;
+            sleep(ABANDONED).await;
+        };
+        tokio::select! {
+            () = listener.asked(note) => {}
+            () = gone => {}
+        }
+    }
+
     /// Waits until another proa of the Pod, or a client of the status endpoint, asks for our end.
     pub(super) async fn quit_asked(&self) {
         let by_peer = async {
-            if let Some(listener) = &self.listener {
-                let enough = |message: &Message| {
-                    self.notifications.borrow_mut().take(&message.container, message.code, &self.plan.mains)
-                };
-                return listener.asked(enough).await;
+            match &self.listener {
+                Some(listener) if self.sees_to_the_rest() => self.abandoned(listener).await,
+                Some(listener) => listener.asked(|message| self.is_enough(message)).await,
+                None => pending().await,
             }
-            pending::<()>().await;
         };
         tokio::select! {
             () = by_peer => info!("the main container's proa asks this sidecar to stop"),
@@ -314,6 +353,9 @@ impl<'a> Companion<'a> {
         }
     }
 }
+
+/// How long a helper goes on once the proa that has notified it is gone, and nothing is seen of the main containers' end.
+const ABANDONED: Duration = Duration::from_secs(30);
 
 /// The search for the main containers, in which an image's entrypoint may hide proa.
 #[derive(Debug, Default)]
@@ -375,6 +417,8 @@ pub(super) enum Gated {
     Open,
     /// The main containers ended meanwhile; the Pod as it was then, and the worst of their exit codes.
     Pointless(Box<Snapshot>, i32),
+    /// What was waited for will not come, or has not in time.
+    Refused(Outcome),
     /// There is nothing more to do.
     Over(Outcome),
 }
@@ -387,6 +431,7 @@ impl From<Result<Opened, Closed>> for Gated {
                 info!(signal = %received.signal, "asked to stop before the gate was open");
                 Self::Over(Outcome::ShutDown)
             }
+            Err(Closed { cause: cause @ Cause::Refused(_), .. }) => Self::Refused(cause.into()),
             Err(Closed { cause, .. }) => Self::Over(cause.into()),
         }
     }

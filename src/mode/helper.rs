@@ -3,18 +3,18 @@
 use std::path::Path;
 
 use anyhow::Context;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::companion::{Companion, Gated, Mains, announce};
+use super::companion::{CONFIRM, Companion, Gated, Mains, announce};
 use super::{afterwards, is_outside, ready_file, runtime};
 use crate::budget::StopRequests;
-use crate::cluster::NoApi;
+use crate::cluster::{Looked, NoApi};
 use crate::exit::{Conclusion, Outcome};
 use crate::gate::Refusal;
 use crate::identity::Mounts;
 use crate::peer::{Message, Peers};
 use crate::plan::sidecar::SidecarPlan;
-use crate::pod::Snapshot;
+use crate::pod::{Life, Snapshot};
 use crate::shutdown::{self, After, Decision, Origin, Shutdown, Sight};
 use crate::signal::stream::{Listener, Signals};
 use crate::signal::{self, Phase, Reaction, reaper};
@@ -61,6 +61,7 @@ fn carry_out(
     let helper = Helper { companion };
     match helper.companion.gate()? {
         Gated::Over(outcome) => Ok(outcome.into()),
+        Gated::Refused(outcome) => helper.refuse(outcome, shutdown),
         Gated::Pointless(snapshot, code) => Ok(helper.end_others(*snapshot, code, shutdown)),
         Gated::Open => helper.help(ready_file, shutdown),
     }
@@ -86,6 +87,30 @@ impl Helper<'_> {
             Waited::Ended(snapshot, code) => Ok(self.end_others(*snapshot, code, shutdown)),
             Waited::Over(outcome) => Ok(outcome.into()),
         }
+    }
+
+    /// The main containers may run all the same, and need somebody who shuts the sidecars down. Unless the kubelet starts this
+    /// container again, which then waits once more.
+    fn refuse(&self, outcome: Outcome, shutdown: &Shutdown) -> anyhow::Result<Conclusion> {
+        let seen = runtime()?.block_on(async {
+            match &self.companion.own_pod {
+                Some(own_pod) => Some(own_pod.look(CONFIRM, true).await),
+                None => None,
+            }
+        });
+        let stays = match seen {
+            Some(Looked::Seen(snapshot)) => {
+                snapshot.life == Life::Active && !snapshot.own.restart.after(outcome.code().into())
+            }
+            _ => false,
+        };
+        if !stays {
+            return Ok(outcome.into());
+        }
+        error!("{outcome}; staying until the main containers have exited, to shut down the sidecars");
+        let mut conclusion = self.help(None, shutdown)?;
+        conclusion.outcome = outcome;
+        Ok(conclusion)
     }
 
     /// Ends the other sidecars, once the main containers have exited. `code`: the worst of theirs.

@@ -48,7 +48,7 @@ fn carry_out(
         Err(outcome) => return Ok(outcome),
     };
     match companion.gate()? {
-        Gated::Over(outcome) => Ok(outcome),
+        Gated::Over(outcome) | Gated::Refused(outcome) => Ok(outcome),
         Gated::Pointless(..) => Ok(Outcome::ShutDown),
         Gated::Open => supervised(&companion, duty),
     }

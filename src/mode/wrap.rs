@@ -260,10 +260,7 @@ impl Run<'_> {
         (mut asked, need): (StopRequests, Need),
         signals: &mut Listener<'_>,
     ) -> Option<Remaining> {
-        let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
-        let present = |main: &&Main| main.known_by == KnownBy::Presence;
-        let seen_present = before.iter().flat_map(|seen| &seen.mains).filter(present);
-        mains.see(seen_present.map(|main| main.container.name.clone()));
+        let mains = self.mains(before.as_ref());
         let own_pod = self.own_pod.as_ref();
         let origin = if asked.is_by_runtime() { Origin::Runtime } else { Origin::Inside };
         // By flags alone, or not at all: what the Pod would add is no reason for a long look.
@@ -311,7 +308,7 @@ impl Run<'_> {
                 return None;
             }
             let (uid, own) = (last.uid().to_owned(), last.own().to_owned());
-            peers = Peers::beside(&uid, &own, last.ended());
+            peers = Peers::beside(&uid, &own, last.ended(sight.snapshot.as_ref()));
         }
         if let Some(snapshot) = &sight.snapshot {
             self.inspector.look_at_end(snapshot);
@@ -320,6 +317,16 @@ impl Run<'_> {
             shutdown::run(&self.plan.shutdown, &sight, after, asked, &peers, signals, &self.board).await;
         let running = report.drained.running()?.to_vec();
         Some(self.inspector.remaining(running, sight.snapshot.as_ref()?))
+    }
+
+    /// Which containers are main ones, as far as the manifest does not show it. `before`: the Pod as it was seen, with those whose proa
+    /// was there.
+    fn mains(&self, before: Option<&Snapshot>) -> Mains {
+        let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
+        let present = |main: &&Main| main.known_by == KnownBy::Presence;
+        let seen_present = before.into_iter().flat_map(|seen| &seen.mains).filter(present);
+        mains.see(seen_present.map(|main| main.container.name.clone()));
+        mains
     }
 
     fn decide(&self, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {

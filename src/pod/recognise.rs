@@ -44,6 +44,15 @@ pub(super) fn runs_proa(container: &Container, own: &Container) -> bool {
     known::is_main_entrypoint(&words) || hidden(container) && hidden(own) && known::are_main_arguments(&words)
 }
 
+/// Whether the proa in front of its command is switched off, as far as the manifest tells.
+pub(super) fn is_disabled(container: &Container) -> bool {
+    let variables = variables(container);
+    let by_variable = variables.iter().rev().find(|(name, _)| *name == "PROA_DISABLED");
+    let by_variable = by_variable.is_some_and(|(_, value)| matches!(*value, "1" | "true" | "yes"));
+    let words = words(container, &variables);
+    by_variable || words.iter().take_while(|word| *word != "--").any(|word| word == "--disabled")
+}
+
 fn variables(container: &Container) -> Vec<(&str, &str)> {
     let variables = container.env.iter().flatten();
     variables.filter_map(|variable| Some((variable.name.as_str(), variable.value.as_deref()?))).collect()
@@ -84,6 +93,21 @@ mod tests {
     use crate::pod::tests::pod;
 
     #[test]
+    fn the_manifest_tells_whether_a_proa_is_switched_off() {
+        let pod = pod("
+spec:
+  containers:
+  - {name: a, image: a, command: [/proa, --disabled, --, work]}
+  - {name: b, image: a, command: [/proa, --, work], env: [{name: PROA_DISABLED, value: '1'}]}
+  - {name: c, image: a, command: [/proa, --, work, --disabled]}
+  - {name: d, image: a, command: [/proa, --, work], env: [{name: PROA_DISABLED, value: '0'}]}
+");
+        let containers = &pod.spec.as_ref().unwrap().containers;
+        let disabled: Vec<_> = containers.iter().map(is_disabled).collect();
+        assert_eq!(disabled, [true, true, false, false]);
+    }
+
+    #[test]
     fn the_manifest_tells_which_sidecar_and_where_it_listens() {
         let pod = pod("
 metadata: {annotations: {status.sidecar.istio.io/port: '15420'}}
@@ -108,6 +132,7 @@ spec:
   - {name: app, image: app}
 ");
         let containers = &pod.spec.as_ref().unwrap().containers;
+        assert!(!containers.iter().any(is_disabled));
         let ends: Vec<_> =
             containers.iter().map(|container| Some(recognise(&pod, container)?.end?.to_string())).collect();
         assert_eq!(

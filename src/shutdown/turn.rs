@@ -1,10 +1,10 @@
 //! Whose turn it is to shut the sidecars down: that of the last main container. A decision over one snapshot and what the Pod's
 //! proas show of themselves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::pod::{KnownBy, Main, Snapshot, State};
+use crate::pod::{Main, Snapshot, State};
 
 /// What the proas of the other main containers show of themselves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,8 +13,9 @@ pub struct Others {
     pub listening: BTreeSet<String>,
     /// Those in which proa runs at all.
     pub present: BTreeSet<String>,
-    /// Those that have left the sidecars to this one, for good.
-    pub ended: BTreeSet<String>,
+    /// Those that have left the sidecars to this one, with their exit codes. One that does not see its restart policy does so
+    /// before a restart too.
+    pub ended: BTreeMap<String, u8>,
 }
 
 /// What the snapshot is worth.
@@ -26,7 +27,12 @@ pub enum Worth {
     Early,
     /// It shows the Pod as it was some time ago.
     Past,
+    /// The same, and the API server has been out of reach for so long that nothing will show a main container's end.
+    Blind,
 }
+
+/// The exit code of a process that SIGKILL ended: what is left of one that proa ran in, and runs no more.
+const KILLED: i32 = 137;
 
 /// Whose turn it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +86,16 @@ pub fn turn(snapshot: Option<(&Snapshot, Worth)>, others: &Others) -> Turn {
     let (mains, worth) = snapshot.map_or(([].as_slice(), Worth::Past), |(seen, worth)| (&seen.mains, worth));
     for main in mains {
         let name = &main.container.name;
-        if others.listening.contains(name) || others.ended.contains(name) {
+        if others.listening.contains(name) {
             continue;
         }
-        let Some(why) = needs(main, others) else { continue };
+        let why = match others.ended.get(name) {
+            Some(code) => main.container.restart.after((*code).into()).then_some(Why::StartsAgain),
+            None => needs(main, others, worth),
+        };
+        let Some(why) = why else { continue };
         let other = Other { name: name.clone(), why };
-        if main.container.restart.always() || main.known_by != KnownBy::Flag && is_certain(why, worth) {
+        if main.container.restart.always() || main.known_by.shuts_down() && is_certain(why, worth) {
             theirs.push(other);
         } else {
             awaited.push(other);
@@ -101,7 +111,7 @@ pub fn turn(snapshot: Option<(&Snapshot, Worth)>, others: &Others) -> Turn {
 }
 
 /// Why one whose proa does not listen may need the sidecars still.
-fn needs(main: &Main, others: &Others) -> Option<Why> {
+fn needs(main: &Main, others: &Others, worth: Worth) -> Option<Why> {
     let container = &main.container;
     match &container.state {
         State::Terminated(exit) => container.restart.after(exit.code).then_some(Why::StartsAgain),
@@ -109,6 +119,10 @@ fn needs(main: &Main, others: &Others) -> Option<Why> {
         _ if others.present.contains(&container.name) => None,
         State::Waiting(_) if container.has_yet_to_start() => Some(Why::YetToStart),
         State::Waiting(_) => Some(Why::StartsAgain),
+        // Its proa is gone, which the API would show sooner or later.
+        State::Running if worth == Worth::Blind && main.known_by.shuts_down() => {
+            container.restart.after(KILLED).then_some(Why::StartsAgain)
+        }
         State::Running => Some(Why::Runs),
     }
 }
@@ -118,14 +132,16 @@ fn is_certain(why: Why, worth: Worth) -> bool {
     match (why, worth) {
         // Not listening though running: proa is about to, or was killed, and the kubelet's report will tell. One that has yet to
         // start may have been started, and killed, since an early report.
-        (Why::Runs, _) | (_, Worth::Past) | (Why::YetToStart, Worth::Early) => false,
-        (Why::YetToStart, Worth::Current) | (Why::StartsAgain, Worth::Current | Worth::Early) => true,
+        (Why::Runs, _) | (_, Worth::Past) | (Why::YetToStart, Worth::Early | Worth::Blind) => false,
+        (Why::YetToStart, Worth::Current)
+        | (Why::StartsAgain, Worth::Current | Worth::Early | Worth::Blind) => true,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::KnownBy;
     use crate::pod::mains::Mains;
     use crate::pod::tests::snapshot;
 
@@ -147,6 +163,10 @@ status:
 
     fn names(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn ended_with(code: u8) -> BTreeMap<String, u8> {
+        BTreeMap::from([("other".to_owned(), code)])
     }
 
     fn theirs(why: Why) -> Turn {
@@ -173,8 +193,7 @@ status:
 
     #[test]
     fn it_is_theirs_who_listen_whatever_else_is_seen() {
-        let listening =
-            Others { listening: names(&["other"]), ended: names(&["other"]), ..Others::default() };
+        let listening = Others { listening: names(&["other"]), ended: ended_with(0), ..Others::default() };
         for status in [WAITING, RUNNING, "terminated: {exitCode: 0}"] {
             for worth in [Worth::Current, Worth::Early, Worth::Past] {
                 assert_eq!(turn(Some((&pod("Never", status), worth)), &listening), theirs(Why::Runs));
@@ -215,10 +234,39 @@ status:
 
     #[test]
     fn one_that_said_that_it_has_ended_has_whatever_the_kubelet_has_reported() {
-        let ended = Others { ended: names(&["other"]), ..Others::default() };
+        let ended = Others { ended: ended_with(3), ..Others::default() };
         for status in [WAITING, RUNNING] {
             assert_eq!(turn(Some((&pod("Never", status), Worth::Current)), &ended), Turn::Ours);
         }
+    }
+
+    /// One that does not look at the Pod leaves the sidecars before a restart, too.
+    #[test]
+    fn one_that_said_that_it_has_ended_and_is_restarted_is_left_the_sidecars() {
+        let failed = Others { ended: ended_with(3), ..Others::default() };
+        let over = Others { ended: ended_with(0), ..Others::default() };
+        for status in [WAITING, RUNNING, "terminated: {exitCode: 3}"] {
+            let pod = pod("OnFailure", status);
+            assert_eq!(turn(Some((&pod, Worth::Current)), &failed), theirs(Why::StartsAgain), "{status}");
+        }
+        assert_eq!(turn(Some((&pod("OnFailure", RUNNING), Worth::Current)), &over), Turn::Ours);
+    }
+
+    #[test]
+    fn one_whose_proa_is_gone_is_not_waited_for_by_who_sees_nothing_more() {
+        assert_eq!(decided("Never", RUNNING, Worth::Blind), Turn::Ours);
+        assert_eq!(decided("OnFailure", RUNNING, Worth::Blind), theirs(Why::StartsAgain));
+        assert_eq!(decided("Never", WAITING, Worth::Blind), awaited(Why::YetToStart));
+        let mut bare = pod("Never", RUNNING);
+        bare.mains[0].known_by = KnownBy::Flag;
+        assert_eq!(turn(Some((&bare, Worth::Blind)), &Others::default()), awaited(Why::Runs));
+    }
+
+    #[test]
+    fn one_whose_proa_is_switched_off_is_waited_for() {
+        let mut off = pod("OnFailure", "terminated: {exitCode: 3}");
+        off.mains[0].known_by = KnownBy::Disabled;
+        assert_eq!(turn(Some((&off, Worth::Current)), &Others::default()), awaited(Why::StartsAgain));
     }
 
     #[test]

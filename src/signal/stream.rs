@@ -38,11 +38,13 @@ impl Signals {
     fn read(&self) -> io::Result<Option<Received>> {
         while let Some(info) = self.file.read_signal()? {
             // A broken pipe of ours (stderr gone, say) raises SIGPIPE in us, and a blocked signal is
-            // queued even while it is ignored. The command has no part in it.
-            if info.ssi_pid == std::process::id() {
+            // queued even while it is ignored. The command has no part in it. Any other from this process is of the program
+            // that it was before it executed proa.
+            let number = i32::try_from(info.ssi_signo).ok();
+            if info.ssi_pid == std::process::id() && number == Some(libc::SIGPIPE) {
                 continue;
             }
-            if let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(Signal::from_number) {
+            if let Some(signal) = number.and_then(Signal::from_number) {
                 // Processes that this PID namespace does not show have no ID here (pid_namespaces(7)); nor has the
                 // kernel, which says so.
                 let outside = info.ssi_pid == 0 && info.ssi_code == libc::SI_USER;

@@ -77,3 +77,24 @@ fn it_needs_the_api_server() {
     let running = World::alone().proa().flags(["--api=off", "--on-sidecar-exit=stop"]).run(["true"]);
     running.expect(2, &["--on-sidecar-exit=stop needs the API server, which --api=off forbids"]);
 }
+
+/// Nothing but its presence showed that it is one, and that ends with it.
+#[test]
+fn another_main_container_that_is_over_is_no_sidecar_that_was_lost() {
+    let world = pod("Never");
+    let Some((main, other)) = world.mounted("main", "pod").zip(world.mounted("log", "pod")) else { return };
+    let other =
+        other.flags(["--api=off", "--shutdown-when=never"]).start(["sh", "-c", "echo up; exec sleep 600"]);
+    other.wait_stdout("up");
+    let held = Held::in_dir(&world.dir, "exit 3");
+    let flags = ["--on-sidecar-exit=stop", "--shutdown-when=never"];
+    let main = main.flags(flags).start(&held.command);
+    main.wait_stdout("up");
+    drop(other);
+    let watching = world.cluster.wait_for_watches(1, PATIENCE);
+    assert!(watching, "nobody watches");
+    world.set_state("log", "terminated: {exitCode: 0}");
+    world.set_state("web", "running: {startedAt: 2020-01-01T00:00:00Z}");
+    held.let_go();
+    main.finish().expect(3, &["other main containers: `log`"]);
+}

@@ -89,9 +89,11 @@ fn a_main_container_that_starts_later_behind_its_images_entrypoint_is_not_waited
 #[test]
 fn a_flag_names_a_main_container_that_nothing_shows() {
     let world = pod("Never", "args: [work]");
-    let main = world.proa().flags(["--main=second main wbe", "--shutdown-when=never"]);
-    main.run(["true"])
-        .expect(0, &["other main containers: `second`", "--main names `wbe`, which is no container"]);
+    let main = world.proa().flags(["--main=second main", "--shutdown-when=never"]);
+    main.run(["true"]).expect(0, &["other main containers: `second`"]);
+    // The sidecars would be shut down under the one that was meant.
+    let main = world.proa().flags(["--main=secnod", "--shutdown-when=never"]);
+    main.run(["true"]).expect(2, &["--main names `secnod`, which is no container beside this one"]);
 }
 
 #[test]
@@ -101,6 +103,74 @@ fn one_that_is_named_to_be_waited_for_is() {
     running.wait_stderr("waiting for second (running, not ready)");
     world.make_ready("second");
     running.finish().expect(0, &[]);
+}
+
+/// Its proa is switched off: nobody would shut the sidecars down after it.
+#[test]
+fn one_whose_proa_is_switched_off_is_waited_for() {
+    let world = pod("OnFailure", "command: [/proa, --, work], env: [{name: PROA_DISABLED, value: '1'}]");
+    let Some((main, _)) = both(&world) else { return };
+    world.set_state("second", "waiting: {reason: CrashLoopBackOff}");
+    world.update_status("second", |status| {
+        status.restart_count = 1;
+        status.last_state = serde_saphyr::from_str("{terminated: {exitCode: 1}}").ok();
+    });
+    let (web, flags) = answering();
+    let main = main.flags(&flags).start(["true"]);
+    main.wait_stderr("waiting for `second` (to be restarted) before the sidecars are shut down");
+    assert_eq!(web.more_requests(), 0);
+    world.set_state("second", DONE);
+    web.request();
+    world.set_state("web", DONE);
+    main.finish().expect(0, &[]);
+}
+
+/// It has no sight of its restart policy, and so left the sidecars when it failed; the last main sees that it comes back.
+#[test]
+fn one_that_left_the_sidecars_and_is_restarted_keeps_them() {
+    let world = pod("OnFailure", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let (web, flags) = answering();
+    let held = Held::in_dir(&world.dir, "");
+    let main = main.flags(&flags).start(&held.command);
+    main.wait_stdout("up");
+    second
+        .flags(&flags)
+        .flag("--api=off")
+        .run(["sh", "-c", "exit 1"])
+        .expect(1, &["left running for `main`"]);
+    world.set_state("second", "waiting: {reason: CrashLoopBackOff}");
+    world.update_status("second", |status| {
+        status.restart_count = 1;
+        status.last_state = serde_saphyr::from_str("{terminated: {exitCode: 1}}").ok();
+    });
+    held.let_go();
+    main.finish().expect(0, &["sidecars are left running for `second` (to be restarted), whose proa"]);
+    assert_eq!(web.more_requests(), 0);
+}
+
+/// One main's proa was killed, and so never said that it has ended; the API shows it.
+#[test]
+fn a_wrapped_sidecar_is_told_of_the_mains_that_are_seen_to_have_ended() {
+    let world = pod("Never", SHOWN);
+    world.update(|pod| {
+        let containers = &mut pod.spec.as_mut().unwrap().containers;
+        containers[0].command = serde_saphyr::from_str("[/proa, sidecar, --, web]").ok();
+    });
+    let Some((main, _)) = both(&world) else { return };
+    let Some(web) = world.mounted("web", "pod") else { return };
+    let until = ["--api=off", "--until-exit=main", "--until-exit=second"];
+    let web = web.sidecar("web").flags(until).start([
+        "sh",
+        "-c",
+        "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done",
+    ]);
+    web.wait_stdout("up");
+    world.set_state("second", "terminated: {exitCode: 137}");
+    let main = main.start(["true"]);
+    web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+    world.set_state("web", DONE);
+    main.finish().expect(0, &["every sidecar has exited"]);
 }
 
 #[test]

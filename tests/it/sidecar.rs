@@ -529,6 +529,49 @@ fn a_helper_that_still_waits_ends_the_sidecars_after_main_all_the_same() {
     assert!(!ready.exists());
 }
 
+/// The main container's proa may be killed before it has asked everybody, or not know of everybody.
+#[test]
+fn a_helper_stays_until_main_has_exited_though_its_proa_has_notified_it() {
+    let world = helped("Never");
+    world.make_ready("proxy");
+    world.make_ready("helper");
+    let (quit, mains) = (Endpoint::ok(), Endpoint::replying(vec![Reply::Hang]));
+    let Some((helper, main)) = world.mounted("helper", "pod").zip(world.mounted("main", "pod")) else {
+        return;
+    };
+    let helper = helper.sidecar("helper").flags(["--until-exit=main", "-p", &quit.url()]).start_bare();
+    helper.wait_stderr("running until the exit of `main`");
+    let main = main.flags(["-p", &mains.url()]).start(["true"]);
+    mains.request();
+    main.wait_stderr("accepted, once other containers have exited too");
+    main.signal(libc::SIGKILL);
+    assert_eq!(quit.more_requests(), 0);
+    world.set_state("main", "terminated: {exitCode: 137}");
+    assert!(quit.request().starts_with("POST "));
+    world.set_state("proxy", DONE);
+    helper.finish().expect(0, &["the main containers have exited", "every sidecar has exited"]);
+}
+
+/// It waits in vain; main runs all the same, and its sidecars need somebody who shuts them down.
+#[test]
+fn a_helper_that_waits_in_vain_shuts_the_sidecars_down_all_the_same() {
+    let wait = ["--wait-for=proxy", "--ready-timeout=200ms", "--until-exit=main"];
+    let world = helped("Never");
+    let quit = Endpoint::ok();
+    let running = helper(&world).flags(wait).flags(["-p", &quit.url()]).start_bare();
+    running.wait_stderr("staying until the main containers have exited, to shut down the sidecars");
+    assert_eq!(quit.more_requests(), 0);
+    world.set_state("main", "terminated: {exitCode: 3}");
+    assert!(quit.request().starts_with("POST "));
+    world.set_state("proxy", DONE);
+    running.finish().expect(75, &["every sidecar has exited"]);
+    // The kubelet starts this one again, and it waits once more.
+    let world = helped("OnFailure");
+    let quit = Endpoint::ok();
+    helper(&world).flags(wait).flags(["-p", &quit.url()]).start_bare().finish().expect(75, &[]);
+    assert_eq!(quit.more_requests(), 0);
+}
+
 #[test]
 fn a_ready_file_is_not_there_for_a_moment_before_its_time() {
     let world = helped("Never");

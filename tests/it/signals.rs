@@ -18,6 +18,15 @@ fn name(number: i32) -> String {
     }
 }
 
+/// Such as a shell's own, blocked until it has executed proa.
+#[test]
+fn a_signal_that_this_process_sent_itself_before_it_was_proa_counts() {
+    let world = World::alone();
+    let script = "kill -TERM $$; exec \"$@\"";
+    let blocked = ["env", "--block-signal=TERM", "sh", "-c", script, "sh"];
+    world.proa().through(blocked).run(["sleep", "600"]).expect(143, &[]);
+}
+
 #[test]
 fn every_catchable_signal_is_forwarded_once() {
     let world = World::alone();

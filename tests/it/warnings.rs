@@ -40,7 +40,7 @@ fn what_will_go_wrong_is_said_once_before_the_command_starts() {
     let probed = "readinessProbe: {tcpSocket: {port: 1}}";
     let web = &format!("name: web, image: w, {probed}");
     let linkerd = &format!("name: web, image: linkerd/proxy, {probed}");
-    let cases: [Case; 8] = [
+    let cases: [Case; 7] = [
         ("", "", web, &[], &["nobody shuts down `web`", "--shutdown-http-post", "--main=web"]),
         (
             "",
@@ -51,7 +51,6 @@ fn what_will_go_wrong_is_said_once_before_the_command_starts() {
         ),
         ("", "", "name: web, image: w", &["-K", "--ignore=x"], &["no readinessProbe on `web`", "--wait-tcp"]),
         ("", "", web, &["--ignore=wbe", "--ignore=web"], &["--ignore names `wbe`", "there are `web`"]),
-        ("", "", web, &["--main=wbe", "-p=http://localhost:9/"], &["--main names `wbe`", "there are `web`"]),
         (
             "",
             "",

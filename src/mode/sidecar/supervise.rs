@@ -68,7 +68,8 @@ pub(super) async fn until_its_end(
     // One for all rounds: a message that is being taken is not to be cut off.
     let mut quit_asked = pin!(companion.quit_asked());
     loop {
-        let again_at = watch.search.again_at();
+        let settled_at = watch.clocks.settled_at(watch.snapshot.as_ref());
+        let again_at = [watch.search.again_at(), settled_at].into_iter().flatten().min();
         let (held_until, kill_at) = (watch.stage.held().map(|held| held.until), watch.stage.kill_at());
         tokio::select! {
             biased;

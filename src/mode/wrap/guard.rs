@@ -83,7 +83,7 @@ impl Run<'_> {
             return pending().await;
         };
         let own_pod = snapshot.map_or_else(|| own_pod.clone(), |snapshot| own_pod.named(&snapshot.name));
-        let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
+        let mut mains = self.mains(snapshot);
         let mut clocks = Clocks::default();
         let mut observations = own_pod.watch();
         let mut seen = None;

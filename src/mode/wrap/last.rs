@@ -1,6 +1,5 @@
 //! Whether this is the last main container, which shuts the sidecars down.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::stream::StreamExt;
@@ -13,7 +12,7 @@ use crate::deadline::until;
 use crate::peer::handover::{Handover, Sockets, hand_over};
 use crate::peer::{Message, Peer};
 use crate::pod::run::Clocks;
-use crate::pod::{KnownBy, Life, Main, Snapshot};
+use crate::pod::{Life, Main, Snapshot};
 use crate::shutdown::turn::Other;
 use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
 use crate::signal::stream::Listener;
@@ -26,19 +25,28 @@ const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long main containers are waited for while the API server denies us: their end would never be seen.
 const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
 
-/// Since when the API server denies us, without anything else between.
+/// Since when the API server shows nothing, and denies us without anything else between.
 #[derive(Debug, Default)]
-struct Denied(Option<Instant>);
+struct Blind {
+    since: Option<Instant>,
+    denied_since: Option<Instant>,
+}
 
-impl Denied {
+impl Blind {
     fn note(&mut self, trouble: &Trouble, now: Instant) {
+        self.since.get_or_insert(now);
         // One that is away will come back, and the main containers may run on meanwhile.
-        self.0 = if trouble.is_denial() { self.0.or(Some(now)) } else { None };
+        self.denied_since = if trouble.is_denial() { self.denied_since.or(Some(now)) } else { None };
     }
 
-    /// When that is no passing trouble.
-    fn is_lasting_at(&self) -> Option<Instant> {
-        self.0?.checked_add(OUT_OF_SIGHT)
+    /// When a denial is no passing trouble.
+    fn is_denied_at(&self) -> Option<Instant> {
+        self.denied_since?.checked_add(OUT_OF_SIGHT)
+    }
+
+    /// Whether it has lasted so long that nothing of the Pod's status is waited for any more that shows elsewhere too.
+    fn is_lasting(&self, now: Instant) -> bool {
+        self.since.and_then(|since| since.checked_add(OUT_OF_SIGHT)).is_some_and(|by| by <= now)
     }
 }
 
@@ -72,9 +80,19 @@ impl Last {
         Some(Self { uid: uid.to_owned(), own, ended, seen, started })
     }
 
-    /// The main containers that have ended, as far as they said so.
-    pub(super) fn ended(self) -> Vec<Message> {
-        self.ended
+    /// The main containers that have ended: those that said so, and those that are seen to have.
+    pub(super) fn ended(self, snapshot: Option<&Snapshot>) -> Vec<Message> {
+        let mut ended = self.ended;
+        for main in snapshot.into_iter().flat_map(|snapshot| &snapshot.mains) {
+            let name = &main.container.name;
+            if let Some(exit) = main.container.ended_for_good()
+                && ended.iter().all(|message| message.container != *name)
+            {
+                let code = u8::try_from(exit.code).unwrap_or(u8::MAX);
+                ended.push(Message { container: name.clone(), code });
+            }
+        }
+        ended
     }
 
     pub(super) fn uid(&self) -> &str {
@@ -106,14 +124,18 @@ impl Last {
         let mut observations = None;
         let mut said = Vec::new();
         // Where nobody sees us others may wait for us as well: one of two goes first.
-        let mut denied = Denied::default();
+        let mut blind = Blind::default();
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         loop {
             let others = self.look_around(sight.snapshot.as_ref()).await;
-            let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, self.worth(snapshot, sight.fresh)));
+            let worth = |snapshot| match blind.is_lasting(Instant::now()) {
+                true => Worth::Blind,
+                false => self.worth(snapshot, sight.fresh),
+            };
+            let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, worth(snapshot)));
             // One without proa waits for nobody.
             let mains = sight.snapshot.iter().flat_map(|seen| &seen.mains);
-            let bare = mains.filter(|main| main.known_by == KnownBy::Flag).map(|main| &main.container.name);
+            let bare = mains.filter(|main| !main.known_by.shuts_down()).map(|main| &main.container.name);
             let bare: Vec<_> = bare.collect();
             let goes_first =
                 |other: &Other| !self.seen && other.name > self.own && !bare.contains(&&other.name);
@@ -162,16 +184,16 @@ impl Last {
                         clocks.settle(&mut snapshot, Instant::now());
                         sight.snapshot = Some(snapshot);
                         sight.fresh = true;
-                        denied = Denied::default();
+                        blind = Blind::default();
                     }
                     Observation::Gone => return true,
-                    Observation::Trouble(trouble) => denied.note(&trouble, Instant::now()),
+                    Observation::Trouble(trouble) => blind.note(&trouble, Instant::now()),
                 },
                 () = until(over_by) => {
                     info!("not waiting any longer: this container is about to be killed");
                     return false;
                 }
-                () = until(denied.is_lasting_at()) => {
+                () = until(blind.is_denied_at()) => {
                     info!("not waiting any longer: the Pod is out of sight");
                     return false;
                 }
@@ -182,16 +204,25 @@ impl Last {
 
     /// What the other proas of the Pod show; those that still listen are left the sidecars thereby.
     async fn look_around(&self, snapshot: Option<&Snapshot>) -> Others {
-        let Sockets { present, mut mains } = Sockets::of(&self.uid);
+        let Sockets { mut present, mut mains } = Sockets::of(&self.uid);
         // Anybody may have bound a name: one that is no container of the Pod ends nothing.
         mains.retain(|name| snapshot.is_none_or(|seen| seen.beside().any(|beside| beside.name == *name)));
         // Where the system does not list them.
         let known = snapshot.into_iter().flat_map(|snapshot| &snapshot.mains);
-        mains.extend(known.map(|Main { container, .. }| container.name.clone()));
+        let known = known.map(|Main { container, .. }| container.name.clone());
+        if self.seen && !present.contains(&self.own) {
+            for container in known.clone() {
+                let peer = Peer { uid: self.uid.clone(), container };
+                if peer.is_there().await {
+                    present.insert(peer.container);
+                }
+            }
+        }
+        mains.extend(known);
         let peers = mains.into_iter().filter(|name| *name != self.own);
         let peers = peers.map(|container| Peer { uid: self.uid.clone(), container }).collect();
         let listening = hand_over(peers, &self.ended).await;
-        let ended: BTreeSet<_> = self.ended.iter().map(|message| message.container.clone()).collect();
+        let ended = self.ended.iter().map(|message| (message.container.clone(), message.code)).collect();
         Others { listening, present, ended }
     }
 
@@ -236,11 +267,12 @@ mod tests {
     fn a_denial_before_an_outage_is_no_lasting_denial() {
         let (denied, away) = (Trouble::Unauthorized("x".into()), Trouble::NoConnection("x".into()));
         let start = Instant::now();
-        let mut since = Denied::default();
-        since.note(&denied, start);
-        since.note(&denied, start + Duration::from_secs(5));
-        assert_eq!(since.is_lasting_at(), Some(start + OUT_OF_SIGHT));
-        since.note(&away, start + Duration::from_secs(6));
-        assert_eq!(since.is_lasting_at(), None, "it may be restarting");
+        let mut blind = Blind::default();
+        blind.note(&denied, start);
+        blind.note(&denied, start + Duration::from_secs(5));
+        assert_eq!(blind.is_denied_at(), Some(start + OUT_OF_SIGHT));
+        blind.note(&away, start + Duration::from_secs(6));
+        assert_eq!(blind.is_denied_at(), None, "it may be restarting");
+        assert!(blind.is_lasting(start + OUT_OF_SIGHT) && !blind.is_lasting(start + Duration::from_secs(29)));
     }
 }

@@ -7,7 +7,9 @@ use tracing::{info, warn};
 
 use crate::budget::StopRequests;
 use crate::child::Child;
-use crate::mode::runtime;
+use crate::identity::Mounts;
+use crate::mode::{appear, runtime};
+use crate::peer::Part;
 use crate::policy::ForwardTo;
 use crate::signal::stream::Signals;
 
@@ -15,8 +17,10 @@ use crate::signal::stream::Signals;
 ///
 /// # Errors
 /// When signals cannot be received, the command's end among them.
-pub fn wait(pid: Pid, forward_to: ForwardTo, signals: &Signals) -> anyhow::Result<u8> {
+pub fn wait(pid: Pid, forward_to: ForwardTo, mounts: &Mounts, signals: &Signals) -> anyhow::Result<u8> {
     warn!("proa panicked, which is a bug: it has started over, and waits for the command");
+    // The other main containers would take the command for over, and `--hold-term` this one for gone.
+    let _presence = appear(mounts, Part::Main).ok();
     let child = Child::resumed(pid, forward_to);
     let ended = runtime()?.block_on(async {
         let mut signals = signals.listen().context("cannot listen for signals")?;
