@@ -36,7 +36,7 @@ impl Contract {
     }
 }
 
-pub(crate) const CONTRACTS: [Contract; 48] = [
+pub(crate) const CONTRACTS: [Contract; 49] = [
     holds("exit-codes", "the exit code is the command's", end::codes),
     holds(
         "exit-by-signal",
@@ -68,7 +68,8 @@ pub(crate) const CONTRACTS: [Contract; 48] = [
         "a SIGTERM that is pending before the init's first instruction counts",
         signal::pending_term,
     ),
-    holds("pending-usr1", "the same of SIGUSR1, which the command gets", signal::pending_usr1),
+    holds("pending-usr1", "the same of SIGUSR1, which the command gets", signal::pending_usr1)
+        .but_proa("exit code 138"),
     holds("child-event", "SIGCHLD from anybody is neither an end nor the command's", signal::child_event),
     holds(
         "stopped-command",
@@ -121,7 +122,7 @@ pub(crate) const CONTRACTS: [Contract; 48] = [
     holds(
         "descriptors",
         "the command has the descriptors that the init was given, and no others",
-        state::descriptors_kept,
+        state::kept_descriptors,
     ),
     holds(
         "closed",
@@ -129,4 +130,6 @@ pub(crate) const CONTRACTS: [Contract; 48] = [
         state::closed,
     ),
     holds("volume", "the init does not keep its working directory busy", state::volume),
+    holds("output", "the init does not hold the command's stdout open", state::output)
+        .but_proa("holds it open"),
 ];

@@ -235,7 +235,7 @@ impl Scene {
     }
 
     /// PID 1.
-    fn first(&mut self) -> Result<i32> {
+    pub(crate) fn first(&mut self) -> Result<i32> {
         let parent = self.unshare.id().cast_signed();
         let mut found = None;
         self.until("first process", |_| {
@@ -278,6 +278,11 @@ impl Scene {
             let pids = children(init).unwrap_or_default();
             let is_it = |pid: &i32| words(*pid).is_some_and(|words| words.first() == Some(&scene.program));
             found = pids.into_iter().find(is_it);
+            ensure!(
+                found.is_some() || scene.ended()?.is_none(),
+                "the init has ended; its log: {}",
+                scene.log()
+            );
             Ok(found.is_some())
         })?;
         found.context("no command")

@@ -1,12 +1,16 @@
 //! What becomes of signals.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::hint::spin_loop;
+use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::Seen;
 use crate::proc::{Status, bit, call, is_in_sleep};
@@ -217,11 +221,15 @@ pub(crate) fn pending_usr1(stage: &Stage<'_>) -> Result<Seen> {
 
 /// Started with the signal blocked, and sent before the init is executed: the command inherits the block, and has it pending.
 fn pending(stage: &Stage<'_>, number: i32) -> Result<Seen> {
-    // The first program has the signal pending across exec; it comes from within, as it does from a script in front of the init.
-    let script = format!("kill -{number} $$");
+    let held = fifo(stage, "pending")?;
     let block = format!("--block-signal={}", name(number));
-    let stage = stage.through(&["env", &block, "sh", "-c", &format!("{script}; exec \"$@\""), "sh"]);
+    let script = format!("read line <{held}; exec \"$@\"");
+    let stage = stage.through(&["env", &block, "sh", "-c", &script, "sh"]);
     let mut scene = stage.start(&["sleep", "1000"])?;
+    // Opens once the shell has opened it too.
+    let mut held = fs::File::options().write(true).open(held)?;
+    send(scene.first()?, number)?;
+    held.write_all(b"go\n")?;
     let mut code = None;
     let mut command = None;
     scene.until("end or rest of the command", |scene| {
@@ -297,19 +305,24 @@ pub(crate) fn stopped_init(stage: &Stage<'_>) -> Result<Seen> {
     Ok(Seen::instead([text(!runs_on, "the command is stopped too"), text(!arrived, "SIGUSR1 is lost")]))
 }
 
+/// A named pipe.
+fn fifo(stage: &Stage<'_>, name: &str) -> Result<String> {
+    let path = stage.directory().join(name);
+    let _ = fs::remove_file(&path);
+    mkfifo(&path, Mode::S_IRWXU)?;
+    Ok(path.display().to_string())
+}
+
 pub(crate) fn storm(stage: &Stage<'_>) -> Result<Seen> {
     let script = "echo up; i=0; while [ $i -lt 200 ]; do (true &); i=$((i+1)); done; read line; exit 9";
-    let held = stage.directory().join("storm");
-    let _ = std::fs::remove_file(&held);
-    nix::unistd::mkfifo(&held, nix::sys::stat::Mode::S_IRWXU)?;
-    let held_name = held.display().to_string();
-    let mut scene = stage.start(&["sh", "-c", &format!("exec 0<>{held_name}; {script}")])?;
+    let held = fifo(stage, "storm")?;
+    let mut scene = stage.start(&["sh", "-c", &format!("exec 0<>{held}; {script}")])?;
     scene.until("start", |scene| Ok(scene.said().contains("up")))?;
     let init = scene.init()?;
     // The default of these is to be ignored.
     for round in 0..5000 {
         if round == 4000 {
-            std::fs::write(&held, "go\n")?;
+            fs::write(&held, "go\n")?;
         }
         send(init, libc::SIGWINCH)?;
         send(init, libc::SIGURG)?;

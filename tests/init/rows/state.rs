@@ -50,17 +50,8 @@ pub(crate) fn child_ignored(stage: &Stage<'_>) -> Result<Seen> {
 pub(crate) fn environment(stage: &Stage<'_>) -> Result<Seen> {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
-    let words = [
-        b"sh".as_slice(),
-        b"-c",
-        b"sleep 1000; :",
-        b"",
-        b"a\nb",
-        b"\xff\xfe",
-        b"--",
-        b"-h",
-        b"--help",
-    ];
+    let words =
+        [b"sh".as_slice(), b"-c", b"sleep 1000; :", b"", b"a\nb", b"\xff\xfe", b"--", b"-h", b"--help"];
     let command: Vec<_> = words.iter().map(|word| OsStr::from_bytes(word)).collect();
     let set_up = "export EMPTY= LINES_=$(printf 'a\\nb') BYTES=$(printf '\\377\\376') PROA_LOG_LEVEL=info";
     let stage = stage.set_up(set_up);
@@ -159,7 +150,7 @@ pub(crate) fn death_signal(stage: &Stage<'_>) -> Result<Seen> {
     Ok(Seen::holds_if(signal == "none", || signal))
 }
 
-pub(crate) fn descriptors_of(stage: &Stage<'_>, closed: bool) -> Result<Vec<String>> {
+fn descriptors_of(stage: &Stage<'_>, closed: bool) -> Result<Vec<String>> {
     let (_kept, alone) = stage.without_init()?;
     let (_scene, command) = stage.sleep()?;
     let (expected, found) = (descriptors(alone)?, descriptors(command)?);
@@ -180,19 +171,18 @@ pub(crate) fn descriptors_of(stage: &Stage<'_>, closed: bool) -> Result<Vec<Stri
     Ok(deviations)
 }
 
-pub(crate) fn descriptors_kept(stage: &Stage<'_>) -> Result<Seen> {
+pub(crate) fn kept_descriptors(stage: &Stage<'_>) -> Result<Seen> {
     let stage = stage.set_up("exec 5</dev/zero 9>/dev/full");
     Ok(Seen::instead(descriptors_of(&stage, false)?))
 }
 
 pub(crate) fn closed(stage: &Stage<'_>) -> Result<Seen> {
     let stage = stage.set_up("exec <&- >&- 2>&-");
-    let mut deviations = descriptors_of(&stage, true)?;
     let code = stage.code(&["sh", "-c", "exit 9"])?;
     if code != 9 {
-        deviations.push(format!("exit code {code}"));
+        return Ok(Seen::Instead(format!("exit code {code}")));
     }
-    Ok(Seen::instead(deviations))
+    Ok(Seen::instead(descriptors_of(&stage, true)?))
 }
 
 pub(crate) fn volume(stage: &Stage<'_>) -> Result<Seen> {
@@ -201,4 +191,12 @@ pub(crate) fn volume(stage: &Stage<'_>) -> Result<Seen> {
     let init = scene.init()?;
     let keeps = fs::read_link(format!("/proc/{init}/cwd"))? == stage.directory();
     Ok(Seen::holds_if(!keeps, || "keeps it".into()))
+}
+
+pub(crate) fn output(stage: &Stage<'_>) -> Result<Seen> {
+    let (mut scene, command) = stage.sleep()?;
+    let init = scene.init()?;
+    let output = fs::read_link(format!("/proc/{command}/fd/1"))?;
+    let held = descriptors(init)?.into_iter().any(|(_, path)| path == output);
+    Ok(Seen::holds_if(!held, || "holds it open".into()))
 }
