@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     let mut arguments = env::args_os().skip(1);
     let first = arguments.next().context("expected BINARY [--proa-only] [NAME ...]")?;
     if first == probe::FLAG {
-        return probe::run(arguments.collect());
+        return probe::run(&arguments.collect::<Vec<_>>());
     }
     let (flags, names): (Vec<_>, Vec<_>) = arguments.partition(|word| word == "--proa-only");
     let names = names.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>();
@@ -113,10 +113,9 @@ fn version(init: &Init) -> Result<String> {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     let word = text.split_whitespace().map(|word| word.trim_start_matches('v'));
-    let number = word.filter(|word| word.starts_with(|c: char| c.is_ascii_digit())).map(|word| {
-        let number: String = word.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
-        number
-    });
+    let number = word
+        .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        .map(|word| word.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect::<String>());
     Ok(format!("{} {}", init.kind.name(), number.into_iter().next().unwrap_or_default()))
 }
 
@@ -170,8 +169,8 @@ fn observe(contract: &Contract, init: &Init, directory: &Path) -> Result<Seen> {
     Ok(seen)
 }
 
-/// The flag that asks for something.
 impl Init {
+    /// The flag that asks for something.
     fn flag(&self, wish: Wish) -> Option<&'static str> {
         Some(match (self.kind, wish) {
             (Kind::Proa, Wish::Group) => "--forward-to=group",

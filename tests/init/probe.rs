@@ -17,7 +17,7 @@ use nix::sys::signalfd::SignalFd;
 /// The first argument of a probe.
 pub(crate) const FLAG: &str = "--probe";
 
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<()> {
+pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let mut words = arguments.iter().filter_map(|word| word.to_str());
     let role = words.next().context("a role")?;
     match role {

@@ -20,7 +20,7 @@ use nix::libc;
 use nix::pty::openpty;
 
 use crate::probe;
-use crate::proc::{Status, children, is_in_sleep, words};
+use crate::proc::{Status, call, children, is_in_sleep, words};
 
 /// The longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -246,10 +246,10 @@ impl Scene {
     }
 
     /// PID 1 if it is the init by now.
-    pub(crate) fn executed(&mut self) -> Result<Option<i32>> {
+    pub(crate) fn executed(&self) -> Option<i32> {
         let parent = self.unshare.id().cast_signed();
         let first = children(parent).and_then(|pids| pids.first().copied());
-        Ok(first.filter(|pid| words(*pid).is_some_and(|words| words.first() == Some(&self.init))))
+        first.filter(|pid| words(*pid).is_some_and(|words| words.first() == Some(&self.init)))
     }
 
     /// The process of the init: it has been executed.
@@ -295,7 +295,8 @@ impl Scene {
             let status = Status::of(pid);
             lives = status.as_ref().is_some_and(|status| status.state() != 'Z');
             Ok(status.is_none_or(|status| match status.state() {
-                'S' => status.pending() & !status.signals("SigIgn") == 0,
+                // Who reads a signal is shown as asleep for a moment with the signal in hand; only who truly sleeps has a call here.
+                'S' => status.pending() & !status.signals("SigIgn") == 0 && call(pid).is_some(),
                 'T' | 'Z' => true,
                 _ => false,
             }))

@@ -138,6 +138,6 @@ pub(crate) fn key_stop(stage: &Stage<'_>) -> Result<Seen> {
         let code = scene.end()?;
         return Ok(Seen::holds_if(code == 3, || format!("exit code {code}")));
     }
-    let state = Status::of(command).map_or('?', |status| status.state());
-    Ok(Seen::Instead(if state == 'T' { "stays stopped".into() } else { format!("does not end ({state})") }))
+    let letter = Status::of(command).map_or('?', |status| status.state());
+    Ok(Seen::Instead(if letter == 'T' { "stays stopped".into() } else { format!("does not end ({letter})") }))
 }

@@ -31,7 +31,7 @@ fn name(number: i32) -> String {
     match number {
         REALTIME_FIRST => "RTMIN".to_owned(),
         REALTIME_LAST => "RTMAX".to_owned(),
-        REALTIME_FIRST..=REALTIME_LAST => format!("RTMIN+{}", number - REALTIME_FIRST),
+        35..REALTIME_LAST => format!("RTMIN+{}", number - REALTIME_FIRST),
         _ => Signal::try_from(number).map_or("?", Signal::as_str).trim_start_matches("SIG").to_owned(),
     }
 }
@@ -45,9 +45,8 @@ fn list(numbers: &[i32]) -> String {
             _ => parts.push((number, number)),
         }
     }
-    let part = |(first, last): &(i32, i32)| match first == last {
-        true => name(*first),
-        false => format!("{} to {}", name(*first), name(*last)),
+    let part = |(first, last): &(i32, i32)| {
+        if first == last { name(*first) } else { format!("{} to {}", name(*first), name(*last)) }
     };
     parts.iter().map(part).collect::<Vec<_>>().join(", ")
 }
@@ -99,19 +98,19 @@ fn each(stage: &Stage<'_>) -> Result<Seen> {
             continue;
         }
         scene.settle(command)?;
-        let state = |pid| Status::of(pid).map_or('?', |status| status.state());
-        let (of_init, of_command) = (state(init), state(command));
+        let is_stopped = |pid| Status::of(pid).is_some_and(|status| status.state() == 'T');
+        let stopped = (is_stopped(init), is_stopped(command));
         let got = scene.got("command")[before..].to_vec();
-        match (got.as_slice(), of_init, of_command) {
-            ([one], 'S', 'S') if *one == number => {}
-            (_, 'T', 'T') => fates.note("stops both with SIGSTOP", number),
-            (_, _, 'T') => fates.note("stops the command with SIGSTOP", number),
-            (_, 'T', _) => fates.note("stops the init alone", number),
-            ([], _, _) => fates.note("lost", number),
-            ([one], _, _) => fates.note(format!("arrives as {}", name(*one)), number),
-            (more, _, _) => fates.note(format!("arrives {} times", more.len()), number),
+        match (got.as_slice(), stopped) {
+            (_, (true, true)) => fates.note("stops both with SIGSTOP", number),
+            (_, (false, true)) => fates.note("stops the command with SIGSTOP", number),
+            (_, (true, false)) => fates.note("stops the init alone", number),
+            ([one], _) if *one == number => {}
+            ([one], _) => fates.note(format!("arrives as {}", name(*one)), number),
+            ([], _) => fates.note("lost", number),
+            (more, _) => fates.note(format!("arrives {} times", more.len()), number),
         }
-        if [of_init, of_command].contains(&'T') {
+        if stopped != (false, false) {
             (scene, init, command) = listener(stage)?;
         }
     }
@@ -174,7 +173,7 @@ pub(crate) fn early(stage: &Stage<'_>) -> Result<Seen> {
         let started = Instant::now();
         let init = loop {
             ensure!(started.elapsed() < PATIENCE, "the init neither blocks nor catches SIGTERM");
-            match scene.executed()? {
+            match scene.executed() {
                 Some(init) if is_held(init, libc::SIGTERM) => break init,
                 _ => spin_loop(),
             }
@@ -235,7 +234,7 @@ fn pending(stage: &Stage<'_>, number: i32) -> Result<Seen> {
     scene.until("end or rest of the command", |scene| {
         code = scene.ended()?;
         if code.is_none()
-            && let Some(init) = scene.executed()?
+            && let Some(init) = scene.executed()
         {
             command = crate::proc::children(init).and_then(|pids| pids.first().copied());
         }
