@@ -109,8 +109,16 @@ pub(crate) const CONTRACTS: [Contract; 49] = [
     holds("foreground", "the command's group is the terminal's foreground", group::foreground),
     holds("key-once", "Ctrl-C reaches the command once", group::key),
     holds("key-stop", "Ctrl-Z in a container leaves no command stopped for good", group::key_stop),
-    holds("signal-state", "no signal is blocked or ignored that was not", state::signals_plain),
-    holds("signal-state-kept", "signals that were blocked or ignored still are", state::signals_odd),
+    holds(
+        "signal-state",
+        "no signal is blocked or ignored that was not (but for 32 and 33)",
+        state::signals_plain,
+    ),
+    holds(
+        "signal-state-kept",
+        "signals that were blocked or ignored still are, and no others",
+        state::signals_odd,
+    ),
     holds("child-ignored", "started with SIGCHLD ignored: the exit code arrives", state::child_ignored),
     holds("environment", "environment and arguments are unchanged, byte by byte", state::environment),
     holds(

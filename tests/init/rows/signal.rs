@@ -37,7 +37,7 @@ fn name(number: i32) -> String {
 }
 
 /// Their names; neighbours among the real-time signals as a range.
-fn list(numbers: &[i32]) -> String {
+pub(super) fn list(numbers: &[i32]) -> String {
     let mut parts: Vec<(i32, i32)> = Vec::new();
     for &number in numbers {
         match parts.last_mut() {

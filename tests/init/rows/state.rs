@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::signal::list;
 use crate::Seen;
 use crate::proc::{Status, bit, descriptors, field};
 use crate::scene::Stage;
@@ -29,10 +30,15 @@ fn signals(stage: &Stage<'_>) -> Result<Seen> {
     let of = |pid: i32, name: &str| Status::of(pid).map_or(u64::MAX, |status| status.signals(name));
     let library = LIBRARY.iter().fold(0, |bits, number| bits | bit(*number));
     let mut deviations = Vec::new();
-    for name in ["SigBlk", "SigIgn"] {
-        let (expected, found) = (of(alone, name), of(command, name));
-        if (expected ^ found) & !library != 0 {
-            deviations.push(format!("{name} {found:x}, not {expected:x}"));
+    for (name, what) in [("SigBlk", "blocked"), ("SigIgn", "ignored")] {
+        let (expected, found) = (of(alone, name) & !library, of(command, name) & !library);
+        let those = |bits: u64| list(&(1..=64).filter(|number| bits & bit(*number) != 0).collect::<Vec<_>>());
+        let (more, fewer) = (those(found & !expected), those(expected & !found));
+        if !more.is_empty() {
+            deviations.push(format!("{what}: {more}"));
+        }
+        if !fewer.is_empty() {
+            deviations.push(format!("no longer {what}: {fewer}"));
         }
     }
     Ok(Seen::instead(deviations))
