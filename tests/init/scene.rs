@@ -133,8 +133,10 @@ impl<'a> Stage<'a> {
     /// Runs `sleep`, and waits until it does nothing else any more; its ID.
     pub(crate) fn sleep(&self) -> Result<(Scene, i32)> {
         let mut scene = self.start(&["sleep", "1000"])?;
-        let command = scene.command()?;
+        let (init, command) = (scene.init()?, scene.command()?);
         scene.until("sleep", |_| Ok(is_in_sleep(command)))?;
+        // What it does once the command runs.
+        scene.settle(init)?;
         Ok((scene, command))
     }
 
