@@ -35,7 +35,8 @@ pub(crate) fn by_signal(stage: &Stage<'_>) -> Result<Seen> {
 }
 
 pub(crate) fn not_found(stage: &Stage<'_>) -> Result<Seen> {
-    let mut scene = stage.start(&["no-such-command"])?;
+    // A directory that this user may not search would count as a file that may not be executed (execvp(3)).
+    let mut scene = stage.set_up("PATH=/bin:/usr/bin").start(&["no-such-command"])?;
     let code = scene.end()?;
     let names = scene.log().contains("no-such-command");
     let code = if code == 127 { String::new() } else { code.to_string() };
