@@ -102,7 +102,11 @@ fn read_all(files: &EnvFiles) -> Result<Variables, Unusable> {
     Ok(found)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<(String, String)>, Unusable> {
+/// Reads such a file's text. `path`: what it is called in an error.
+///
+/// # Errors
+/// When an entry is no variable.
+pub fn parse(path: &Path, text: &str) -> Result<Vec<(String, String)>, Unusable> {
     let line = Cell::new(0);
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let entries = Iter::new(Lines { rest: text.as_bytes(), line: &line, at_start: true });

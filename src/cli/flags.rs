@@ -408,7 +408,11 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     path::absolute(text).map_err(|error| error.to_string())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// Reads a duration.
+///
+/// # Errors
+/// When it is none, with what was expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
     if text.trim() == "0" {
         return Ok(Duration::ZERO);
     }

@@ -27,7 +27,7 @@ const LONGEST_EVENT: usize = 8 * 1024 * 1024;
 
 /// Why there is no answer, or none of use.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub enum Failure {
     /// The service account's files.
     Account(NoApi),
     /// No request can be made of this.
@@ -74,7 +74,10 @@ impl Error for Failure {
 }
 
 /// The answer, unless it says that something is wrong.
-pub(super) async fn accepted(answer: Response<Incoming>) -> Result<Incoming, Failure> {
+///
+/// # Errors
+/// With what is wrong.
+pub async fn accepted(answer: Response<Incoming>) -> Result<Incoming, Failure> {
     let code = answer.status();
     if !code.is_client_error() && !code.is_server_error() {
         return Ok(answer.into_body());
@@ -92,7 +95,10 @@ pub(super) async fn accepted(answer: Response<Incoming>) -> Result<Incoming, Fai
 }
 
 /// The object that an answer consists of.
-pub(super) async fn object<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
+///
+/// # Errors
+/// When there is none, or none of this kind.
+pub async fn object<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
     serde_json::from_slice(&whole(body).await?).map_err(Failure::Unreadable)
 }
 
@@ -111,7 +117,7 @@ async fn whole(body: Incoming) -> Result<Bytes, Failure> {
 
 /// One event of a watch.
 #[derive(Debug)]
-pub(super) enum Event {
+pub enum Event {
     /// The Pod is there, or has changed.
     Seen(Pod),
     /// The Pod, as it was, is gone.
@@ -124,37 +130,59 @@ pub(super) enum Event {
 
 /// A watch's events, which stand on a line each ("Efficient detection of changes", Kubernetes API Concepts).
 #[derive(Debug)]
-pub(super) struct Events {
+pub struct Events {
     body: Incoming,
+    lines: Lines,
+}
+
+impl Events {
+    /// Those of this watch.
+    #[must_use]
+    pub fn new(body: Incoming) -> Self {
+        Self { body, lines: Lines::default() }
+    }
+
+    /// The next one. `None`: the watch has ended, as all do. What has come of a line by then is of no use.
+    pub async fn next(&mut self) -> Option<Result<Event, Failure>> {
+        loop {
+            if let Some(event) = self.lines.next() {
+                return Some(event);
+            }
+            match self.body.frame().await? {
+                Ok(frame) => self.lines.extend(frame.data_ref().map_or(&[], |data| data)),
+                Err(error) if has_ended(&error) => return None,
+                Err(error) => return Some(Err(Failure::Broken(error))),
+            }
+        }
+    }
+}
+
+/// What has come of a watch, and has not been read as events yet.
+#[derive(Debug, Default)]
+pub struct Lines {
     received: Vec<u8>,
     /// So much of it has no end of a line.
     searched: usize,
 }
 
-impl Events {
-    pub(super) fn new(body: Incoming) -> Self {
-        Self { body, received: Vec::new(), searched: 0 }
+impl Lines {
+    /// More has come.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.received.extend_from_slice(bytes);
     }
 
-    /// The next one. `None`: the watch has ended, as all do. What has come of a line by then is of no use.
-    pub(super) async fn next(&mut self) -> Option<Result<Event, Failure>> {
+    /// The next event, or what is wrong with it. `None`: more has to come first.
+    #[expect(clippy::should_implement_trait, reason = "there may be a next one again")]
+    pub fn next(&mut self) -> Option<Result<Event, Failure>> {
         loop {
-            if let Some(end) = self.received[self.searched..].iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.received.drain(..=self.searched + end).collect();
-                self.searched = 0;
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
+            let Some(end) = self.received[self.searched..].iter().position(|byte| *byte == b'\n') else {
+                self.searched = self.received.len();
+                return (self.searched > LONGEST_EVENT).then_some(Err(Failure::TooLong(LONGEST_EVENT)));
+            };
+            let line: Vec<u8> = self.received.drain(..=self.searched + end).collect();
+            self.searched = 0;
+            if !line.trim_ascii().is_empty() {
                 return Some(event(&line));
-            }
-            self.searched = self.received.len();
-            if self.searched > LONGEST_EVENT {
-                return Some(Err(Failure::TooLong(LONGEST_EVENT)));
-            }
-            match self.body.frame().await? {
-                Ok(frame) => self.received.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
-                Err(error) if has_ended(&error) => return None,
-                Err(error) => return Some(Err(Failure::Broken(error))),
             }
         }
     }

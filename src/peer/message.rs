@@ -64,17 +64,17 @@ pub struct Peers {
 
 /// The containers of the Pod in which somebody takes messages, as /proc/net/unix lists them (`proc_net(5)`). Names are
 /// bytes, and anybody may have bound one with a line's end in it: a line that makes no sense hides no other.
-pub(super) fn listening<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+pub fn listening<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
     names(sockets, uid).filter_map(|name| name.strip_suffix("/q"))
 }
 
 /// The containers in which proa runs in front of a main container's command that is not over.
-pub(super) fn mains<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+pub fn mains<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
     names(sockets, uid).filter_map(|name| name.strip_suffix("/m"))
 }
 
 /// The containers in which proa runs.
-pub(super) fn present<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+pub fn present<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
     names(sockets, uid).filter(|name| !name.contains('/'))
 }
 
