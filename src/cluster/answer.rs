@@ -1,5 +1,6 @@
 //! What the API server answers: an object, or events one after the other, of bounded size.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -161,13 +162,19 @@ impl Events {
 #[derive(Debug, Default)]
 pub struct Lines {
     received: Vec<u8>,
-    /// So much of it has no end of a line.
+    /// So much of it has been given out.
+    read: usize,
+    /// So much of it has no further end of a line.
     searched: usize,
 }
 
 impl Lines {
     /// More has come.
     pub fn extend(&mut self, bytes: &[u8]) {
+        // Once for all that was given out since, not for each line: an answer may consist of line ends.
+        self.received.drain(..self.read);
+        self.searched -= self.read;
+        self.read = 0;
         self.received.extend_from_slice(bytes);
     }
 
@@ -175,14 +182,18 @@ impl Lines {
     #[expect(clippy::should_implement_trait, reason = "there may be a next one again")]
     pub fn next(&mut self) -> Option<Result<Event, Failure>> {
         loop {
-            let Some(end) = self.received[self.searched..].iter().position(|byte| *byte == b'\n') else {
-                self.searched = self.received.len();
-                return (self.searched > LONGEST_EVENT).then_some(Err(Failure::TooLong(LONGEST_EVENT)));
-            };
-            let line: Vec<u8> = self.received.drain(..=self.searched + end).collect();
-            self.searched = 0;
+            let end = self.received[self.searched..].iter().position(|byte| *byte == b'\n');
+            let end = end.map(|end| self.searched + end);
+            self.searched = end.unwrap_or(self.received.len());
+            // Whether its end has come too depends on the pieces that it comes in.
+            if self.searched - self.read > LONGEST_EVENT {
+                return Some(Err(Failure::TooLong(LONGEST_EVENT)));
+            }
+            let line = &self.received[self.read..end?];
+            self.searched += 1;
+            self.read = self.searched;
             if !line.trim_ascii().is_empty() {
-                return Some(event(&line));
+                return Some(event(line));
             }
         }
     }
@@ -198,16 +209,21 @@ fn event(line: &[u8]) -> Result<Event, Failure> {
     // Two steps: what an event holds depends on its type, and to read it as whatever it may be takes much more code.
     #[derive(Deserialize)]
     struct Line<'a> {
-        r#type: &'a str,
+        // With an escape in it, it is not to be had without a copy.
+        #[serde(borrow)]
+        r#type: Cow<'a, str>,
         #[serde(borrow)]
         object: &'a RawValue,
     }
 
-    let read = || match serde_json::from_slice(line)? {
-        Line { r#type: "ADDED" | "MODIFIED", object } => serde_json::from_str(object.get()).map(Event::Seen),
-        Line { r#type: "DELETED", object } => serde_json::from_str(object.get()).map(Event::Deleted),
-        Line { r#type: "ERROR", object } => serde_json::from_str(object.get()).map(Event::Error),
-        Line { .. } => Ok(Event::Other),
+    let read = || {
+        let Line { r#type, object } = serde_json::from_slice(line)?;
+        match &*r#type {
+            "ADDED" | "MODIFIED" => serde_json::from_str(object.get()).map(Event::Seen),
+            "DELETED" => serde_json::from_str(object.get()).map(Event::Deleted),
+            "ERROR" => serde_json::from_str(object.get()).map(Event::Error),
+            _ => Ok(Event::Other),
+        }
     };
     read().map_err(|error: serde_json::Error| {
         // An error that came too late to be the answer's status.
@@ -218,7 +234,37 @@ fn event(line: &[u8]) -> Result<Event, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+
+    #[test]
+    fn an_event_is_too_long_in_whatever_pieces_it_comes() {
+        let line = |length: usize| [&vec![b' '; length - 2][..], b"{}\n"].concat();
+        for (length, too_long) in [(LONGEST_EVENT, false), (LONGEST_EVENT + 1, true)] {
+            for size in [usize::MAX, LONGEST_EVENT, 1 << 20] {
+                let (mut lines, line) = (Lines::default(), line(length));
+                let found = line.chunks(size).find_map(|piece| {
+                    lines.extend(piece);
+                    lines.next()
+                });
+                assert_eq!(matches!(found, Some(Err(Failure::TooLong(_)))), too_long, "{length} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_of_line_ends_takes_no_longer_than_another() {
+        let mut lines = Lines::default();
+        lines.extend(&vec![b'\n'; 4 << 20]);
+        let started = Instant::now();
+        assert!(lines.next().is_none());
+        // By moving the rest up for each it was minutes.
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        lines.extend(b"{\"type\": \"LATER\", \"object\": 1}\n");
+        assert!(matches!(lines.next(), Some(Ok(Event::Other))));
+        assert!(lines.next().is_none());
+    }
 
     #[test]
     fn an_event_is_what_its_type_says() {
@@ -236,6 +282,8 @@ mod tests {
             r#"{"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": "9"}}}"#;
         assert!(matches!(seen(bookmark), Ok(Event::Other)));
         assert!(matches!(seen(r#"{"type": "LATER", "object": 1}"#), Ok(Event::Other)));
+        let escaped = r#"{"type": "ADD\u0045D", "object": {"metadata": {"uid": "u"}}}"#;
+        assert!(matches!(seen(escaped), Ok(Event::Seen(_))));
         let status = r#"{"kind": "Status", "code": 504, "message": "late"}"#;
         assert!(matches!(seen(status), Err(Failure::Status(status, None)) if status.code == 504));
         for line in ["{}", "1", "<html>", r#"{"type": "ADDED", "object": 1}"#, r#"{"type": "ADDED"}"#] {
