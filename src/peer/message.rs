@@ -28,12 +28,15 @@ impl Message {
     /// Reads a line, its end included.
     #[must_use]
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let line = std::str::from_utf8(line).ok()?;
-        let mut parts = line.strip_suffix('\n')?.split(' ');
+        let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+        let mut parts = line.split(' ');
         let (QUIT, container, code, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next())
         else {
             return None;
         };
+        if line.contains('\n') {
+            return None;
+        }
         Some(Self { container: container.to_owned(), code: code.parse().ok()? })
     }
 }
@@ -104,6 +107,7 @@ mod tests {
             "quit a 0 0\n",
             "QUIT a 0\n",
             "quit a 256\n",
+            "quit a\nb 0\n",
             "\0\n",
         ] {
             assert_eq!(Message::parse(text.as_bytes()), None, "{text:?}");
