@@ -141,12 +141,7 @@ impl Server {
     }
 
     /// Answers a client's one request. `beside`: whether the client is in this Pod.
-    pub async fn converse(
-        &self,
-        client: impl AsyncRead + AsyncWrite + Unpin,
-        beside: bool,
-        board: &Board,
-    ) {
+    pub async fn converse(&self, client: impl AsyncRead + AsyncWrite + Unpin, beside: bool, board: &Board) {
         let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
             let (method, path) = (request.method(), request.uri().path());
             Ok::<_, Infallible>(match path {

@@ -65,7 +65,7 @@ fuzz_target!(|input: &[u8]| {
     let [padding, near, first, second, text @ ..] = input else { return };
     // Now and then as long as an event may be, or a little more or less.
     let padded;
-    let is_long = *padding == 0xff;
+    let is_long = [*padding, *first, *second] == [0xff; 3];
     let text = if is_long {
         let spaces = (LONGEST + usize::from(*near)).saturating_sub(128 + text.len() % 64);
         padded = [&vec![b' '; spaces][..], text].concat();

@@ -70,6 +70,8 @@ pub fn peer(says: &[u8], lengths: &[u8], then: Then) -> (DuplexStream, Rc<Cell<u
     let taken = Rc::new(Cell::new(0));
     let (count, says, lengths) = (Rc::clone(&taken), says.to_vec(), lengths.to_vec());
     tokio::task::spawn_local(async move {
+        // Whoever answers before there is a request is not heeded.
+        let _ = theirs.read(&mut [0; ROOM]).await;
         loop {
             for piece in pieces(&says, &lengths) {
                 if theirs.write_all(piece).await.is_err() {
