@@ -59,5 +59,8 @@ fuzz_target!(|input: &[u8]| {
                 .unwrap_or_else(|_| vec!["silence".to_owned()])
         })
     };
-    assert_eq!(read([255]), read([*length]));
+    // hyper may see at once what is wrong with a head of which more could come, or wait for that.
+    let headless = |found: &[String]| matches!(found, [only] if only == "no answer" || only == "silence");
+    let (whole, parts) = (read([255]), read([*length]));
+    assert!(whole == parts || headless(&whole) && headless(&parts), "{whole:?} {parts:?}");
 });
