@@ -192,7 +192,8 @@ impl Read for Lines<'_> {
         let line = self.rest.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
         let (given, _) = line.split_at(line.len().min(buffer.len()));
         // Before they are put in place: each entry may refer to the one before many times, so that a few come to gigabytes.
-        self.references.set(self.references.get() + given.iter().filter(|byte| **byte == b'$').count());
+        self.references
+            .set(self.references.get() + given.iter().map(|byte| usize::from(*byte == b'$')).sum::<usize>());
         if self.references.get().saturating_mul(self.longest.get()) > MOST_REFERRED {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
