@@ -13,10 +13,7 @@ const EVENTS: usize = 1000;
 
 /// What is read of it, in words that do not depend on where it broke off.
 async fn read(connection: tokio::io::DuplexStream, as_watch: bool) -> Vec<String> {
-    let answer = match ask(connection).await {
-        Ok(answer) => answer,
-        Err(_) => return vec!["no answer".to_owned()],
-    };
+    let Ok(answer) = ask(connection).await else { return vec!["no answer".to_owned()] };
     let body = match accepted(answer).await {
         Ok(body) => body,
         Err(Failure::Status(status, again)) => {

@@ -171,7 +171,7 @@ fn end(u: &mut Unstructured<'_>, snapshot: &Snapshot, shutdown: &Shutdown) -> Re
         assert_eq!(drained, drain(&waited_for, &now));
         match drained {
             Drain::Waiting(places) => {
-                assert!(!places.is_empty() && places.iter().all(|at| *at < waited_for.len()))
+                assert!(!places.is_empty() && places.iter().all(|at| *at < waited_for.len()));
             }
             Drain::Done => {
                 for (place, one) in waited_for.iter().enumerate() {
@@ -264,7 +264,7 @@ fn decide_all(u: &mut Unstructured<'_>, sent: &Value, pod: &Pod) -> Result<()> {
     if let Ok(Some(mains)) = &mains {
         let _ = progress(&snapshot, mains);
     }
-    let wait = Wait { sidecars: true, directly: false, known: &[], timeout: Some(Duration::from_secs(600)) };
+    let wait = Wait { sidecars: true, directly: false, known: &[], timeout: Some(Duration::from_mins(10)) };
     let asked = Asked {
         selection: &selection,
         wait: Some(wait),

@@ -112,4 +112,4 @@ pub async fn ask(connection: DuplexStream) -> Result<http::Response<Incoming>, F
 }
 
 /// Time that nobody would wait for.
-pub const LONG: Duration = Duration::from_secs(3600);
+pub const LONG: Duration = Duration::from_hours(1);
