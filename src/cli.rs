@@ -277,17 +277,24 @@ pub enum Answer {
 /// # Errors
 /// When there is nothing to do: help was asked for, or the command line is wrong.
 pub fn read() -> Result<Task, Answer> {
-    let words: Vec<_> = env::args_os().collect();
+    read_words(&env::args_os().collect::<Vec<_>>())
+}
+
+/// Reads these words, of which the first is the program's own, and the flags' variables.
+///
+/// # Errors
+/// When there is nothing to do: help was asked for, or the command line is wrong.
+pub fn read_words(words: &[OsString]) -> Result<Task, Answer> {
     let arguments =
-        parse(without_unset(Arguments::command()), &words).map_err(|error| match error.kind() {
+        parse(without_unset(Arguments::command()), words).map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Answer::Asked(error.to_string()),
-            _ => Answer::Usage {
-                text: without_secrets_of(
-                    mistake::explain(error, words.get(1..).unwrap_or_default()),
-                    given(),
-                ),
-                readable: readable().map(Box::new),
-            },
+            _ => {
+                let given = words.get(1..).unwrap_or_default();
+                Answer::Usage {
+                    text: without_secrets_of(mistake::explain(error, given), texts(given)),
+                    readable: mistake::readable(given).map(Box::new),
+                }
+            }
         })?;
     arguments.task().ok_or_else(|| Answer::Asked(known::table()))
 }
@@ -342,8 +349,8 @@ pub fn unknown_variables() -> Vec<UnknownVariable> {
 }
 
 /// What was given: every word and every variable of ours.
-fn given() -> impl Iterator<Item = String> {
-    let words = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+fn texts(words: &[OsString]) -> impl Iterator<Item = String> {
+    let words = words.iter().map(|word| word.to_string_lossy().into_owned());
     let variables = env::vars_os().filter(|(name, _)| is_ours(name));
     words.chain(variables.map(|(_, value)| value.to_string_lossy().into_owned()))
 }

@@ -5,7 +5,7 @@
 //! first event may be stale; [`crate::pod::run::Run`] shows whether it is of use, and the watch brings the newer state. Whatever
 //! ends a watch, the next one begins from scratch and so misses nothing.
 
-mod answer;
+pub mod answer;
 mod client;
 mod errors;
 mod pause;

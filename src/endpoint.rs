@@ -136,14 +136,22 @@ impl fmt::Display for HttpUrl {
 /// The same for a text that may be no URL at all.
 #[must_use]
 pub fn without_secrets(text: &str) -> String {
-    let (place, rest) = match text.find(['?', '#']) {
-        Some(end) => (&text[..end], "?..."),
-        None => (text, ""),
+    let is_scheme =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let (scheme, rest) = match text.find("://").filter(|end| is_scheme(&text[..*end])) {
+        Some(end) => text.split_at(end + "://".len()),
+        None => ("", text),
     };
-    let start = place.find("://").map_or(0, |scheme| scheme + "://".len());
-    // A password may hold this sign too, and a slash: rather too little is shown than too much.
-    let host = place[start..].rfind('@').map_or(start, |at| start + at + 1);
-    format!("{}{}{rest}", &place[..start], &place[host..])
+    let (place, query) = match rest.find(['?', '#']) {
+        Some(end) => (&rest[..end], "?..."),
+        None => (rest, ""),
+    };
+    // A password may hold any sign: rather too little is shown than too much. Where it holds one of these two this is no URL.
+    if rest[place.len()..].contains('@') && text.parse::<HttpUrl>().is_err() {
+        return format!("{scheme}...");
+    }
+    let host = place.rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}{}{query}", &place[host..])
 }
 
 /// What an HTTP client is to send, with an empty body.
@@ -366,6 +374,10 @@ mod tests {
             ("/login?state=x", "/login?..."),
             ("http://u:p/w@host/quit", "http://host/quit"),
             ("u:p@host", "host"),
+            ("http://u:p?w@host/quit", "http://..."),
+            ("http://u:p#w@host:99999/quit?token=x", "http://..."),
+            ("u:p://w@host", "host"),
+            ("u:p@w://host", "w://host"),
             ("http://[::1", "http://[::1"),
             ("", ""),
         ] {

@@ -17,6 +17,11 @@ use crate::policy::Precedence;
 
 /// How long files may take to be read.
 const LIMIT: Duration = Duration::from_secs(10);
+/// A file's size, in bytes: twice what a process's arguments and variables come to unless somebody raises its stack's limit
+/// (execve(2)).
+const LONGEST_FILE: usize = 4 * 1024 * 1024;
+/// What references to other variables may add to one, in bytes: no variable can be longer (execve(2), `MAX_ARG_STRLEN`).
+const LONGEST_VALUE: usize = 128 * 1024;
 
 /// Files of variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub enum Unusable {
     Unread(PathBuf, io::Error),
     /// The entry that begins on this line, the first being 1, is no variable.
     Malformed(PathBuf, usize),
+    /// It is larger than anything that holds variables, or they are.
+    TooLong(PathBuf),
 }
 
 impl fmt::Display for Unusable {
@@ -53,6 +60,11 @@ impl fmt::Display for Unusable {
                 f,
                 "--env-file {}, line {line}: expected NAME=value, with single quotes around a value that has spaces, `$`, \
                  quotes or backslashes",
+                path.display()
+            ),
+            Self::TooLong(path) => write!(
+                f,
+                "--env-file {}: too long; expected at most 4 MiB, and at most 128 KiB in a variable",
                 path.display()
             ),
         }
@@ -86,8 +98,7 @@ pub async fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
 fn read_all(files: &EnvFiles) -> Result<Variables, Unusable> {
     let mut found = Variables::new();
     for path in &files.paths {
-        let text = fs::read_to_string(path).map_err(|error| Unusable::Unread(path.clone(), error))?;
-        for (name, value) in parse(path, &text)? {
+        for (name, value) in parse(path, &read_text(path)?)? {
             match files.precedence {
                 Precedence::File => {
                     found.insert(name, value);
@@ -102,31 +113,75 @@ fn read_all(files: &EnvFiles) -> Result<Variables, Unusable> {
     Ok(found)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<(String, String)>, Unusable> {
-    let line = Cell::new(0);
+fn read_text(path: &Path) -> Result<String, Unusable> {
+    let unread = |error| Unusable::Unread(path.to_owned(), error);
+    let mut text = Vec::new();
+    let more = u64::try_from(LONGEST_FILE).unwrap_or(u64::MAX).saturating_add(1);
+    fs::File::open(path).and_then(|file| file.take(more).read_to_end(&mut text)).map_err(unread)?;
+    if text.len() > LONGEST_FILE {
+        return Err(Unusable::TooLong(path.to_owned()));
+    }
+    String::from_utf8(text).map_err(|error| unread(io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+/// Reads such a file's text. `path`: what it is called in an error.
+///
+/// # Errors
+/// When an entry is no variable.
+pub fn parse(path: &Path, text: &str) -> Result<Vec<(String, String)>, Unusable> {
+    let (line, references) = (Cell::new(0), Cell::new(0));
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let entries = Iter::new(Lines { rest: text.as_bytes(), line: &line, at_start: true });
+    let longest = Cell::new(longest_variable());
+    let lines = Lines {
+        rest: text.as_bytes(),
+        line: &line,
+        at_start: true,
+        references: &references,
+        longest: &longest,
+    };
     let malformed = |line| Unusable::Malformed(path.to_owned(), line);
-    entries
-        .map(|entry| match entry {
-            // No variable can hold a null byte (environ(7)).
-            Ok((_, value)) if value.contains('\0') => Err(malformed(line.get())),
-            Ok(variable) => Ok(variable),
-            // What is quoted here may be a secret; what is of use is how many lines it has.
-            Err(dotenvy::Error::LineParse(entry, _)) => {
-                Err(malformed(line.get() - entry.trim_end_matches('\n').matches('\n').count()))
+    Iter::new(lines)
+        .map(|entry| {
+            references.set(0);
+            match entry {
+                // No variable can hold a null byte (environ(7)).
+                Ok((_, value)) if value.contains('\0') => Err(malformed(line.get())),
+                Ok((_, value)) if value.len() > LONGEST_VALUE => Err(Unusable::TooLong(path.to_owned())),
+                Ok(variable) => {
+                    longest.set(longest.get().max(variable.1.len()));
+                    Ok(variable)
+                }
+                // What is quoted here may be a secret; what is of use is how many lines it has.
+                Err(dotenvy::Error::LineParse(entry, _)) => {
+                    Err(malformed(line.get() - entry.trim_end_matches('\n').matches('\n').count()))
+                }
+                Err(dotenvy::Error::Io(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
+                    Err(Unusable::TooLong(path.to_owned()))
+                }
+                Err(dotenvy::Error::Io(error)) => Err(Unusable::Unread(path.to_owned(), error)),
+                Err(_) => Err(malformed(line.get())),
             }
-            Err(dotenvy::Error::Io(error)) => Err(Unusable::Unread(path.to_owned(), error)),
-            Err(_) => Err(malformed(line.get())),
         })
         .collect()
 }
+
+/// The length of the longest variable that a file can refer to beside its own.
+fn longest_variable() -> usize {
+    env::vars_os().map(|(_, value)| value.len()).max().unwrap_or_default()
+}
+
+/// How much the references of one entry may come to: far more than a variable can hold, since not every `$` is one.
+const MOST_REFERRED: usize = 64 * 1024 * 1024;
 
 /// Gives out one line at a time, so that it is known which one the parser has come to.
 struct Lines<'a> {
     rest: &'a [u8],
     line: &'a Cell<usize>,
     at_start: bool,
+    /// How many there may be in the entry that is read.
+    references: &'a Cell<usize>,
+    /// How long a variable is at most that one may refer to.
+    longest: &'a Cell<usize>,
 }
 
 impl Read for Lines<'_> {
@@ -136,6 +191,12 @@ impl Read for Lines<'_> {
         }
         let line = self.rest.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
         let (given, _) = line.split_at(line.len().min(buffer.len()));
+        // Before they are put in place: each entry may refer to the one before many times, so that a few come to gigabytes.
+        self.references
+            .set(self.references.get() + given.iter().map(|byte| usize::from(*byte == b'$')).sum::<usize>());
+        if self.references.get().saturating_mul(self.longest.get()) > MOST_REFERRED {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         buffer[..given.len()].copy_from_slice(given);
         self.at_start = given.ends_with(b"\n");
         self.rest = &self.rest[given.len()..];
@@ -150,7 +211,7 @@ mod tests {
     fn parsed(text: &str) -> Result<Vec<(String, String)>, usize> {
         parse(Path::new("x"), text).map_err(|unusable| match unusable {
             Unusable::Malformed(_, line) => line,
-            Unusable::Unread(..) => 0,
+            Unusable::Unread(..) | Unusable::TooLong(_) => 0,
         })
     }
 
@@ -181,6 +242,27 @@ mod tests {
     fn long_lines_are_one_line() {
         let text = format!("A={}\nB 2\n", "x".repeat(100_000));
         assert_eq!(parsed(&text), Err(2));
+    }
+
+    #[test]
+    fn variables_that_grow_are_refused_before_they_fill_the_memory() {
+        let twice = |number: usize| format!("V{number}=$V{0}$V{0}\n", number - 1);
+        let few: String = (1..10).map(twice).collect();
+        assert_eq!(parsed(&format!("V0=x\n{few}")).map(|found| found[9].1.len()), Ok(512));
+        let many: String = (1..64).map(twice).collect();
+        assert_eq!(parsed(&format!("V0=x\n{many}")), Err(0));
+        let wide = format!("A={}\nB=\"{}\"\n", "x".repeat(100_000), "$A".repeat(100_000));
+        assert_eq!(parsed(&wide), Err(0));
+        let said = parse(Path::new("/run/env"), &wide).unwrap_err().to_string();
+        assert!(said.contains("/run/env: too long; expected at most 4 MiB"), "{said}");
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused() {
+        let endless = PathBuf::from("/dev/zero");
+        let files = EnvFiles { paths: vec![endless], precedence: Precedence::File };
+        assert!(matches!(read_all(&files), Err(Unusable::TooLong(_))));
+        assert_eq!(parsed(&"#\n".repeat(LONGEST_FILE / 2)), Ok(Vec::new()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION, USER_AGENT};
 use http::{Response, StatusCode};
 use http_body_util::Empty;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use nix::errno::Errno;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
@@ -53,8 +53,18 @@ impl Client {
 
     /// Sends it. `limit`: how long until the answer's head is there.
     pub async fn send(&self, limit: Duration) -> Answer {
+        let sent = Box::pin(transport::send((*self.head).clone(), self.tls.clone()));
+        self.answered(sent, limit).await
+    }
+
+    /// Waits for what it comes to, however it is `sent`.
+    pub async fn answered(
+        &self,
+        sent: impl Future<Output = Result<Response<Incoming>, Failure>>,
+        limit: Duration,
+    ) -> Answer {
         let silent = || format!("no answer within {}", humantime::format_duration(limit));
-        match timeout(limit, Box::pin(transport::send((*self.head).clone(), self.tls.clone()))).await {
+        match timeout(limit, sent).await {
             Ok(Ok(response)) => Answer::Status(response.status().as_u16(), location(&response)),
             // Within the Pod a connection takes no time: whoever is silent has it.
             Err(_) if self.request.url.is_loopback() => Answer::Broken(silent()),

@@ -216,7 +216,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     while let Some((&first, after)) = rest.split_first() {
         let octal = after
             .get(..3)
-            .filter(|_| first == b'\\')
+            .filter(|digits| first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)))
             .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         bytes.push(octal.unwrap_or(first));
         rest = if octal.is_some() { &after[3..] } else { after };
@@ -274,6 +274,17 @@ mod tests {
             uid: Some(UID.into()),
             container: Some(container.into()),
             termination_message_path: Some(path.into()),
+        }
+    }
+
+    #[test]
+    fn three_octal_digits_are_a_byte_and_nothing_else_is() {
+        for (text, expected) in [
+            (&br"a\040b\134"[..], &br"a b\"[..]),
+            (br"\+35\777\08", br"\+35\777\08"),
+            (br"\8\\040", br"\8\ "),
+        ] {
+            assert_eq!(unescape(text), expected, "{}", String::from_utf8_lossy(text));
         }
     }
 

@@ -18,8 +18,9 @@ impl Stat {
         Self::parse(&fs::read(format!("/proc/{process}/stat")).ok()?)
     }
 
-    /// The second field is a name that may hold anything, spaces and parentheses included.
-    fn parse(stat: &[u8]) -> Option<Self> {
+    /// Reads the text of /proc/PID/stat. The second field is a name that may hold anything, spaces and parentheses included.
+    #[must_use]
+    pub fn parse(stat: &[u8]) -> Option<Self> {
         let name_end = stat.iter().rposition(|byte| *byte == b')')?;
         let mut fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?.split_whitespace();
         // The fourth field, and the twenty-second.

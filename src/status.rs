@@ -21,7 +21,8 @@ use hyper::body::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info};
@@ -139,7 +140,8 @@ impl Server {
         }
     }
 
-    async fn converse(&self, client: TcpStream, beside: bool, board: &Board) {
+    /// Answers a client's one request. `beside`: whether the client is in this Pod.
+    pub async fn converse(&self, client: impl AsyncRead + AsyncWrite + Unpin, beside: bool, board: &Board) {
         let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
             let (method, path) = (request.method(), request.uri().path());
             Ok::<_, Infallible>(match path {

@@ -117,7 +117,11 @@ async fn tcp(uri: Uri) -> Result<TokioIo<tokio::net::TcpStream>, BoxError> {
     Ok(stream)
 }
 
-async fn exchange<S, B>(stream: S, request: Request<B>) -> Result<Response<Incoming>, Failure>
+/// Sends a request over a connection.
+///
+/// # Errors
+/// When that breaks before the answer's head is there.
+pub async fn exchange<S, B>(stream: S, request: Request<B>) -> Result<Response<Incoming>, Failure>
 where
     S: Read + Write + Unpin + Send + 'static,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,

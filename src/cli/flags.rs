@@ -408,11 +408,28 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     path::absolute(text).map_err(|error| error.to_string())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// Reads a duration.
+///
+/// # Errors
+/// When it is none, with what was expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
     if text.trim() == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; expected 500ms, 30s, 5m or 1h"))
+    let wrong = |error: humantime::DurationError| format!("{error}; expected 500ms, 30s, 5m or 1h");
+    // Each number with its unit on its own: where the library adds them up, it panics on a sum that is just too large.
+    let (mut sum, mut rest) = (Duration::ZERO, text);
+    loop {
+        let unit = rest.find(char::is_alphabetic).unwrap_or(rest.len());
+        let next = rest[unit..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |digit| unit + digit);
+        let (one, others) = rest.split_at(next);
+        let one = humantime::parse_duration(one).map_err(wrong)?;
+        sum = sum.checked_add(one).ok_or_else(|| wrong(humantime::DurationError::NumberOverflow))?;
+        if others.is_empty() {
+            return Ok(sum);
+        }
+        rest = others;
+    }
 }
 
 fn hold(text: &str) -> Result<HoldTerm, String> {
@@ -420,4 +437,28 @@ fn hold(text: &str) -> Result<HoldTerm, String> {
         return Ok(HoldTerm::Grace);
     }
     duration(text).map(|limit| if limit.is_zero() { HoldTerm::Grace } else { HoldTerm::For(limit) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_may_be_as_long_as_can_be_told_and_no_longer() {
+        for (text, expected) in [
+            ("500ms", Duration::from_millis(500)),
+            (" 1h 30m ", Duration::from_secs(5400)),
+            ("1m2s3ms", Duration::from_millis(62_003)),
+            ("1.5s", Duration::from_millis(1500)),
+            ("18446744073709551615s 999999999ns", Duration::MAX),
+            ("0", Duration::ZERO),
+        ] {
+            assert_eq!(duration(text), Ok(expected), "{text}");
+        }
+        for text in
+            ["", "soon", "5", "1s x", "18446744073709551615s 1000ms", "18446744073709551615s 1s", "1s 2"]
+        {
+            assert!(duration(text).unwrap_err().ends_with("; expected 500ms, 30s, 5m or 1h"), "{text}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! What the API server answers: an object, or events one after the other, of bounded size.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -27,7 +28,7 @@ const LONGEST_EVENT: usize = 8 * 1024 * 1024;
 
 /// Why there is no answer, or none of use.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub enum Failure {
     /// The service account's files.
     Account(NoApi),
     /// No request can be made of this.
@@ -74,7 +75,10 @@ impl Error for Failure {
 }
 
 /// The answer, unless it says that something is wrong.
-pub(super) async fn accepted(answer: Response<Incoming>) -> Result<Incoming, Failure> {
+///
+/// # Errors
+/// With what is wrong.
+pub async fn accepted(answer: Response<Incoming>) -> Result<Incoming, Failure> {
     let code = answer.status();
     if !code.is_client_error() && !code.is_server_error() {
         return Ok(answer.into_body());
@@ -92,7 +96,10 @@ pub(super) async fn accepted(answer: Response<Incoming>) -> Result<Incoming, Fai
 }
 
 /// The object that an answer consists of.
-pub(super) async fn object<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
+///
+/// # Errors
+/// When there is none, or none of this kind.
+pub async fn object<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
     serde_json::from_slice(&whole(body).await?).map_err(Failure::Unreadable)
 }
 
@@ -111,7 +118,7 @@ async fn whole(body: Incoming) -> Result<Bytes, Failure> {
 
 /// One event of a watch.
 #[derive(Debug)]
-pub(super) enum Event {
+pub enum Event {
     /// The Pod is there, or has changed.
     Seen(Pod),
     /// The Pod, as it was, is gone.
@@ -126,37 +133,69 @@ pub(super) enum Event {
 
 /// A watch's events, which stand on a line each ("Efficient detection of changes", Kubernetes API Concepts).
 #[derive(Debug)]
-pub(super) struct Events {
+pub struct Events {
     body: Incoming,
-    received: Vec<u8>,
-    /// So much of it has no end of a line.
-    searched: usize,
+    lines: Lines,
 }
 
 impl Events {
-    pub(super) fn new(body: Incoming) -> Self {
-        Self { body, received: Vec::new(), searched: 0 }
+    /// Those of this watch.
+    #[must_use]
+    pub fn new(body: Incoming) -> Self {
+        Self { body, lines: Lines::default() }
     }
 
     /// The next one. `None`: the watch has ended, as all do. What has come of a line by then is of no use.
-    pub(super) async fn next(&mut self) -> Option<Result<Event, Failure>> {
+    pub async fn next(&mut self) -> Option<Result<Event, Failure>> {
         loop {
-            if let Some(end) = self.received[self.searched..].iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.received.drain(..=self.searched + end).collect();
-                self.searched = 0;
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                return Some(event(&line));
-            }
-            self.searched = self.received.len();
-            if self.searched > LONGEST_EVENT {
-                return Some(Err(Failure::TooLong(LONGEST_EVENT)));
+            if let Some(event) = self.lines.next() {
+                return Some(event);
             }
             match self.body.frame().await? {
-                Ok(frame) => self.received.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Ok(frame) => self.lines.extend(frame.data_ref().map_or(&[], |data| data)),
                 Err(error) if has_ended(&error) => return None,
                 Err(error) => return Some(Err(Failure::Broken(error))),
+            }
+        }
+    }
+}
+
+/// What has come of a watch, and has not been read as events yet.
+#[derive(Debug, Default)]
+pub struct Lines {
+    received: Vec<u8>,
+    /// So much of it has been given out.
+    read: usize,
+    /// So much of it has no further end of a line.
+    searched: usize,
+}
+
+impl Lines {
+    /// More has come.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        // Once for all that was given out since, not for each line: an answer may consist of line ends.
+        self.received.drain(..self.read);
+        self.searched -= self.read;
+        self.read = 0;
+        self.received.extend_from_slice(bytes);
+    }
+
+    /// The next event, or what is wrong with it. `None`: more has to come first.
+    #[expect(clippy::should_implement_trait, reason = "there may be a next one again")]
+    pub fn next(&mut self) -> Option<Result<Event, Failure>> {
+        loop {
+            let end = self.received[self.searched..].iter().position(|byte| *byte == b'\n');
+            let end = end.map(|end| self.searched + end);
+            self.searched = end.unwrap_or(self.received.len());
+            // Whether its end has come too depends on the pieces that it comes in.
+            if self.searched - self.read > LONGEST_EVENT {
+                return Some(Err(Failure::TooLong(LONGEST_EVENT)));
+            }
+            let line = &self.received[self.read..end?];
+            self.searched += 1;
+            self.read = self.searched;
+            if !line.trim_ascii().is_empty() {
+                return Some(event(line));
             }
         }
     }
@@ -172,18 +211,24 @@ fn event(line: &[u8]) -> Result<Event, Failure> {
     // Two steps: what an event holds depends on its type, and to read it as whatever it may be takes much more code.
     #[derive(Deserialize)]
     struct Line<'a> {
-        r#type: &'a str,
+        // With an escape in it, it is not to be had without a copy.
+        #[serde(borrow)]
+        r#type: Cow<'a, str>,
         #[serde(borrow)]
         object: &'a RawValue,
     }
 
-    let read = || match serde_json::from_slice(line)? {
-        Line { r#type: "ADDED" | "MODIFIED", object } => serde_json::from_str(object.get()).map(Event::Seen),
-        Line { r#type: "DELETED", object } => serde_json::from_str(object.get()).map(Event::Deleted),
-        Line { r#type: "ERROR", object } => serde_json::from_str(object.get()).map(Event::Error),
-        Line { r#type: "BOOKMARK", object } => serde_json::from_str(object.get())
-            .map(|mark: Bookmark| if mark.ends_initial_events() { Event::AllShown } else { Event::Other }),
-        Line { .. } => Ok(Event::Other),
+    let read = || {
+        let Line { r#type, object } = serde_json::from_slice(line)?;
+        match &*r#type {
+            "ADDED" | "MODIFIED" => serde_json::from_str(object.get()).map(Event::Seen),
+            "DELETED" => serde_json::from_str(object.get()).map(Event::Deleted),
+            "ERROR" => serde_json::from_str(object.get()).map(Event::Error),
+            "BOOKMARK" => serde_json::from_str(object.get()).map(|mark: Bookmark| {
+                if mark.ends_initial_events() { Event::AllShown } else { Event::Other }
+            }),
+            _ => Ok(Event::Other),
+        }
     };
     read().map_err(|error: serde_json::Error| {
         // An error that came too late to be the answer's status.
@@ -194,7 +239,37 @@ fn event(line: &[u8]) -> Result<Event, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+
+    #[test]
+    fn an_event_is_too_long_in_whatever_pieces_it_comes() {
+        let line = |length: usize| [&vec![b' '; length - 2][..], b"{}\n"].concat();
+        for (length, too_long) in [(LONGEST_EVENT, false), (LONGEST_EVENT + 1, true)] {
+            for size in [usize::MAX, LONGEST_EVENT, 1 << 20] {
+                let (mut lines, line) = (Lines::default(), line(length));
+                let found = line.chunks(size).find_map(|piece| {
+                    lines.extend(piece);
+                    lines.next()
+                });
+                assert_eq!(matches!(found, Some(Err(Failure::TooLong(_)))), too_long, "{length} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_of_line_ends_takes_no_longer_than_another() {
+        let mut lines = Lines::default();
+        lines.extend(&vec![b'\n'; 4 << 20]);
+        let started = Instant::now();
+        assert!(lines.next().is_none());
+        // By moving the rest up for each it was minutes.
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        lines.extend(b"{\"type\": \"LATER\", \"object\": 1}\n");
+        assert!(matches!(lines.next(), Some(Ok(Event::Other))));
+        assert!(lines.next().is_none());
+    }
 
     #[test]
     fn an_event_is_what_its_type_says() {
@@ -215,6 +290,8 @@ mod tests {
             "annotations": {"k8s.io/initial-events-end": "true"}}, "spec": {"containers": null}}}"#;
         assert!(matches!(seen(all_shown), Ok(Event::AllShown)));
         assert!(matches!(seen(r#"{"type": "LATER", "object": 1}"#), Ok(Event::Other)));
+        let escaped = r#"{"type": "ADD\u0045D", "object": {"metadata": {"uid": "u"}}}"#;
+        assert!(matches!(seen(escaped), Ok(Event::Seen(_))));
         let status = r#"{"kind": "Status", "code": 504, "message": "late"}"#;
         assert!(matches!(seen(status), Err(Failure::Status(status, None)) if status.code == 504));
         for line in ["{}", "1", "<html>", r#"{"type": "ADDED", "object": 1}"#, r#"{"type": "ADDED"}"#] {

@@ -28,12 +28,15 @@ impl Message {
     /// Reads a line, its end included.
     #[must_use]
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let line = std::str::from_utf8(line).ok()?;
-        let mut parts = line.strip_suffix('\n')?.split(' ');
+        let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+        let mut parts = line.split(' ');
         let (QUIT, container, code, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next())
         else {
             return None;
         };
+        if line.contains('\n') {
+            return None;
+        }
         Some(Self { container: container.to_owned(), code: code.parse().ok()? })
     }
 }
@@ -64,17 +67,17 @@ pub struct Peers {
 
 /// The containers of the Pod in which somebody takes messages, as /proc/net/unix lists them (`proc_net(5)`). Names are
 /// bytes, and anybody may have bound one with a line's end in it: a line that makes no sense hides no other.
-pub(super) fn listening<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+pub fn listening<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
     names(sockets, uid).filter_map(|name| name.strip_suffix("/q"))
 }
 
 /// The containers in which proa runs in front of a main container's command that is not over.
-pub(super) fn mains<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+pub fn mains<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
     names(sockets, uid).filter_map(|name| name.strip_suffix("/m"))
 }
 
 /// The containers in which proa runs.
-pub(super) fn present<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
+pub fn present<'a>(sockets: &'a [u8], uid: &'a str) -> impl Iterator<Item = &'a str> {
     names(sockets, uid).filter(|name| !name.contains('/'))
 }
 
@@ -104,6 +107,7 @@ mod tests {
             "quit a 0 0\n",
             "QUIT a 0\n",
             "quit a 256\n",
+            "quit a\nb 0\n",
             "\0\n",
         ] {
             assert_eq!(Message::parse(text.as_bytes()), None, "{text:?}");

@@ -130,7 +130,8 @@ fn shown(value: &str) -> String {
 
 /// Reads the annotations of a Pod with these containers: what they say of each, and which say nothing usable. Keys without a
 /// dot are no settings of a container, and not read here.
-pub(super) fn read(
+#[must_use]
+pub fn read(
     annotations: Option<&BTreeMap<String, String>>,
     containers: &[&str],
 ) -> (BTreeMap<String, Annotated>, Vec<Malformed>) {

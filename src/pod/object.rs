@@ -12,6 +12,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, Unexpected, Visito
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default)]
 pub struct Pod {
+    #[serde(deserialize_with = "or_default")]
     pub(super) metadata: ObjectMeta,
     pub(super) spec: Option<PodSpec>,
     pub(super) status: Option<PodStatus>,
@@ -45,6 +46,7 @@ impl Bookmark {
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default)]
 pub struct PodNames {
+    #[serde(deserialize_with = "or_default")]
     metadata: ListMeta,
     items: Option<Vec<Named>>,
 }
@@ -67,6 +69,7 @@ impl PodNames {
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default)]
 struct Named {
+    #[serde(deserialize_with = "or_default")]
     metadata: NamedMeta,
 }
 
@@ -96,6 +99,7 @@ pub(super) struct ObjectMeta {
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct PodSpec {
+    #[serde(deserialize_with = "or_default")]
     pub(super) containers: Vec<Container>,
     pub(super) init_containers: Option<Vec<Container>>,
     pub(super) restart_policy: Option<String>,
@@ -108,6 +112,7 @@ pub(super) struct PodSpec {
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Container {
+    #[serde(deserialize_with = "or_default")]
     pub(super) name: String,
     pub(super) image: Option<String>,
     pub(super) command: Option<Vec<String>>,
@@ -126,6 +131,7 @@ pub(super) struct Container {
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct EnvVar {
+    #[serde(deserialize_with = "or_default")]
     pub(super) name: String,
     pub(super) value: Option<String>,
     pub(super) value_from: Option<IgnoredAny>,
@@ -135,6 +141,7 @@ pub(super) struct EnvVar {
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct ContainerPort {
     pub(super) name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) container_port: i32,
 }
 
@@ -152,6 +159,7 @@ pub(super) struct Probe {
 pub(super) struct HttpGetAction {
     #[serde(default)]
     pub(super) path: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) port: IntOrString,
 }
 
@@ -172,6 +180,7 @@ pub(super) struct ContainerRestartRule {
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct ExitCodes {
+    #[serde(deserialize_with = "or_default")]
     pub(super) operator: String,
     pub(super) values: Option<Vec<i32>>,
 }
@@ -188,7 +197,9 @@ pub(super) struct PodStatus {
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct PodCondition {
+    #[serde(deserialize_with = "or_default")]
     pub(super) r#type: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) status: String,
     pub(super) reason: Option<String>,
 }
@@ -196,8 +207,11 @@ pub(super) struct PodCondition {
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct ContainerStatus {
+    #[serde(deserialize_with = "or_default")]
     pub(super) name: String,
+    #[serde(deserialize_with = "or_default")]
     pub(super) ready: bool,
+    #[serde(deserialize_with = "or_default")]
     pub(super) restart_count: i32,
     #[serde(rename = "containerID")]
     pub(super) container_id: Option<String>,
@@ -232,6 +246,7 @@ pub(super) struct Running {
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Terminated {
+    #[serde(deserialize_with = "or_default")]
     pub(super) exit_code: i32,
     pub(super) reason: Option<String>,
 }
@@ -245,6 +260,19 @@ pub(super) struct Time(pub(super) SystemTime);
 pub(super) enum IntOrString {
     Int(i32),
     String(String),
+}
+
+impl Default for IntOrString {
+    fn default() -> Self {
+        Self::Int(0)
+    }
+}
+
+/// `null` is as good as nothing to the API, where a field must be there too.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl<'de> Deserialize<'de> for Time {
@@ -395,6 +423,19 @@ mod tests {
         let nothing = json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}});
         let read = |sent| serde_json::from_value::<Pod>(sent).unwrap();
         assert_eq!(read(null), read(nothing));
+        let null = json!({
+            "metadata": null,
+            "spec": {"containers": [{
+                "name": null, "env": [{"name": null}], "ports": [{"containerPort": null}], "livenessProbe": {"httpGet": {"port": null}},
+                "restartPolicyRules": [{"exitCodes": {"operator": null}}],
+            }]},
+            "status": {
+                "conditions": [{"type": null, "status": null}],
+                "containerStatuses": [{"name": null, "ready": null, "restartCount": null, "state": {"terminated": {"exitCode": null}}}],
+            },
+        });
+        assert_eq!(read(null.clone()), by_the_api(&null));
+        assert_eq!(read(json!({"spec": {"containers": null}})), read(json!({"spec": {}})));
         assert_eq!(read(json!({})), Pod::default());
     }
 

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use super::object::{Container, ContainerPort, IntOrString, Pod};
 use crate::known::{self, Recognised};
 
+/// How much variables may add to a word: a shell's script with all that it is about.
+const LONGEST_WORD: usize = 64 * 1024;
+
 pub(super) fn recognise(pod: &Pod, container: &Container) -> Option<Recognised> {
     let variables = variables(container);
     let words = words(container, &variables);
@@ -66,11 +69,20 @@ fn words(container: &Container, variables: &[(&str, &str)]) -> Vec<String> {
     words.flat_map(|word| word.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// A word of `command` or `args` with the container's own variables in it, as the kubelet expands `$(NAME)`.
+/// A word of `command` or `args` with the container's own variables in it, as the kubelet expands `$(NAME)`: a variable may
+/// refer to those before it. One that would make the word longer than anything that is looked for stays as it is, since some
+/// twenty that each refer twice to the one before come to gigabytes.
 fn expanded(word: &str, variables: &[(&str, &str)]) -> String {
     let mut word = word.to_owned();
-    for (name, value) in variables {
-        word = word.replace(&format!("$({name})"), value);
+    for (name, value) in variables.iter().rev() {
+        if !word.contains("$(") {
+            break;
+        }
+        let reference = format!("$({name})");
+        let references = word.matches(&reference).count();
+        if references > 0 && references.saturating_mul(value.len()) <= LONGEST_WORD {
+            word = word.replace(&reference, value);
+        }
     }
     word
 }
@@ -84,7 +96,7 @@ pub(super) fn port(container: &Container, port: &IntOrString) -> Option<u16> {
             container.ports.iter().flatten().find(named)?.container_port
         }
     };
-    u16::try_from(number).ok()
+    u16::try_from(number).ok().filter(|port| *port > 0)
 }
 
 #[cfg(test)]
@@ -105,6 +117,28 @@ spec:
         let containers = &pod.spec.as_ref().unwrap().containers;
         let disabled: Vec<_> = containers.iter().map(is_disabled).collect();
         assert_eq!(disabled, [true, true, false, false]);
+    }
+
+    #[test]
+    fn variables_are_expanded_in_their_order_and_in_bounded_memory() {
+        let variables =
+            [("PORT", "9191"), ("FLAG", "--admin-port=$(PORT)"), ("LATER", "$(LAST)"), ("LAST", "x")];
+        assert_eq!(expanded("$(FLAG) $(LATER) $(NONE)", &variables), "--admin-port=9191 $(LAST) $(NONE)");
+        let names: Vec<_> = (0..64).map(|number| format!("V{number}")).collect();
+        let values: Vec<_> = names.iter().map(|name| format!("$({name})$({name})")).collect();
+        let variables: Vec<_> =
+            names[1..].iter().zip(&values).map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert!(expanded("$(V63)", &variables).len() < 1 << 20);
+    }
+
+    #[test]
+    fn nothing_listens_on_port_0() {
+        let container = Container::default();
+        for (number, expected) in
+            [(0, None), (1, Some(1)), (65_535, Some(65_535)), (65_536, None), (-1, None)]
+        {
+            assert_eq!(port(&container, &IntOrString::Int(number)), expected);
+        }
     }
 
     #[test]

@@ -109,15 +109,19 @@ impl fmt::Display for Failure {
 
 /// What follows from an attempt.
 #[derive(Debug, PartialEq, Eq)]
-enum Next {
+pub enum Next {
+    /// The sidecar is going to exit.
     Done(Done),
+    /// It is worth another attempt.
     Retry(Failure),
+    /// It is not.
     GiveUp(Failure),
 }
 
 /// Decides what follows. `reached`: whether an earlier attempt got through to the sidecar, so that a
 /// refused connection now means that it has ended.
-fn next(answer: Answer, reached: bool) -> Next {
+#[must_use]
+pub fn next(answer: Answer, reached: bool) -> Next {
     match answer {
         Answer::Status(status @ 200..=299, _) => Next::Done(Done::Accepted(status)),
         Answer::Status(status @ (408 | 425 | 429 | 500..=599), location) => {
