@@ -452,13 +452,19 @@ fn no_code_depends_on_a_stdout_that_can_be_written() {
 #[test]
 fn an_argument_list_that_is_too_long_is_wrong_usage() {
     let world = World::alone();
-    // One string may have 128 KiB, all together a quarter of the stack's limit, and never more than 6 MiB (execve(2)).
-    let one = format!("A={}\n", "x".repeat(200_000));
-    let together: Vec<_> = (0..80).map(|number| format!("A{number}={}\n", "x".repeat(100_000))).collect();
-    for variables in [one, together.concat()] {
-        let file = world.dir.join("variables");
-        fs::write(&file, variables).unwrap();
-        let proa = world.proa().flag(format!("--env-file={}", file.display()));
+    // One string may have 128 KiB with its name and its end, all together a quarter of the stack's limit, and never more than
+    // 6 MiB (execve(2)). Each file here is one that proa reads.
+    let one = vec![format!("A={}\n", "x".repeat(128 * 1024))];
+    let half =
+        |from| (from..from + 35).map(|number| format!("A{number}={}\n", "x".repeat(100_000))).collect();
+    let together: Vec<String> = vec![half(0), half(35)];
+    for files in [one, together] {
+        let mut proa = world.proa();
+        for (number, variables) in files.into_iter().enumerate() {
+            let file = world.dir.join(&number.to_string());
+            fs::write(&file, variables).unwrap();
+            proa = proa.flag(format!("--env-file={}", file.display()));
+        }
         proa.run(["echo", "never"]).expect(2, &["rgument list"]);
         assert!(world.termination_message().contains("rgument list"), "{}", world.termination_message());
     }
