@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from onenode import build, install
-from onenode.components import pause_reference
+from onenode.containerd import PAUSE
 from onenode.layout import CACHE, E2E
 
 from . import dockerfile
@@ -60,7 +60,7 @@ def _busybox():
 
 def pause():
     """The sandbox container. catatonit reaps as well, which matters when Pods share their process namespace."""
-    name, tag = pause_reference().rsplit("/", 1)[-1].split(":")
+    name, tag = PAUSE.rsplit("/", 1)[-1].split(":")
     return Image(name, {"/pause": _program("catatonit")}, {"Entrypoint": ["/pause", "-P"]}, tag).pack()
 
 

@@ -11,21 +11,29 @@ from pathlib import Path
 
 from images import archive, catalogue, load
 
-from . import build, components, install, node, pki, wait
+from . import build, choice, components, containerd, install, node, pki, wait
+from .choice import Choice
 from .layout import E2E, KUBECONFIG, LOGS, STATE
 
 
-def up(_):
+def up(arguments):
     started = time.monotonic()
     install.packages()
-    binaries = build.binaries()
+    binaries = build.binaries(arguments.kubernetes)
+    runtime = build.containerd() if arguments.runtime == "newest" else None
+    wanted = Choice.of(arguments)
+    if node.init_pid() is not None and (there := Choice.load()) != wanted:
+        sys.exit(f"error: found a cluster that is up with {there}, expected {wanted}; `e2e/cluster down` ends it")
     if node.init_pid() is None:
         # What a crash or a reboot left behind.
         node.destroy()
         node.remove_state()
         # Last, since a node with an init is taken for a prepared one.
         pki.create()
+        wanted.save()
         (STATE / "binaries").symlink_to(binaries)
+        if runtime:
+            containerd.PROGRAMS.symlink_to(runtime)
         node.create(binaries)
     for name in ("etcd", "containerd", "apiserver"):
         components.start(name)
@@ -74,11 +82,13 @@ def status(_):
     return 1 if broken else 0
 
 
-def do_install(_):
+def do_install(arguments):
     install.packages()
     install.envoy()
     install.nginx()
-    build.binaries()
+    build.binaries(arguments.kubernetes)
+    if arguments.runtime == "newest":
+        build.containerd()
     build.sidecars()
 
 
@@ -125,11 +135,13 @@ def main(argv):
         added.set_defaults(function=function, changes=changes)
         return added
 
-    command("up", up, "install, compile and start what is missing; prints the path of the kubeconfig", changes=True)
+    added = command("up", up, "install, compile and start what is missing; prints the path of the kubeconfig", changes=True)
+    choice.add_all(added.add_argument)
     added = command("down", down, "end everything and remove every trace of it", changes=True)
     added.add_argument("--keep-logs", metavar="DIR", help="copy the daemons' logs there first")
     command("status", status, "what runs; exit code 0 only if all of it is ready")
-    command("install", do_install, "install packages and compile, but start nothing", changes=True)
+    added = command("install", do_install, "install packages and compile, but start nothing", changes=True)
+    choice.add_compiled(added.add_argument)
     for name, function, text in (
         ("start", start, "start daemons and wait until they are ready"),
         ("stop", stop, "stop daemons and wait until they are gone"),

@@ -7,7 +7,8 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import node, wait
+from . import containerd, node, wait
+from .choice import Choice
 from .layout import (
     CGROUP,
     CONTAINERD_SOCKET,
@@ -77,47 +78,10 @@ def _etcd_ready():
 # containerd --------------------------------------------------------------------------------------------------------
 
 
-def pause_reference():
-    """The sandbox image. A fixed name, so that containerd's configuration does not change with the image's content."""
-    return "proa-e2e/pause:sandbox"
-
-
 def _containerd_prepare():
     (STATE / "tmp").mkdir(exist_ok=True)
     (STATE / "cni").mkdir(exist_ok=True)
-    (STATE / "containerd.toml").write_text(
-        f"""\
-version = 2
-root = "{STATE}/containerd"
-state = "/run/containerd"
-# These find no such file system here, and say so at length.
-disabled_plugins = [
-  "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.zfs",
-]
-
-[grpc]
-address = "{CONTAINERD_SOCKET}"
-
-# The default is /opt/containerd, which would outlive the node.
-[plugins."io.containerd.internal.v1.opt"]
-path = "{STATE}/containerd/opt"
-
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{pause_reference()}"
-# Where this process may not lower an oom_score_adj, containers get the lowest that it may set instead of failing.
-restrict_oom_score_adj = true
-
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
-conf_dir = "{STATE}/cni"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-"""
-    )
+    (STATE / "containerd.toml").write_text(containerd.configuration(Choice.load().runtime))
     # No masquerading: Pods speak to one another and to the node, and nothing else exists for them.
     (STATE / "cni" / "10-bridge.conflist").write_text(
         json.dumps(
@@ -145,11 +109,11 @@ runtime_type = "io.containerd.runc.v2"
 
 
 def _containerd():
-    return ["containerd", "--config", STATE / "containerd.toml"]
+    return [containerd.program("containerd"), "--config", STATE / "containerd.toml"]
 
 
 def ctr(*arguments, **options):
-    return node.run(["ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", *arguments], **options)
+    return node.run([containerd.program("ctr"), "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", *arguments], **options)
 
 
 def _containerd_ready():
@@ -157,6 +121,15 @@ def _containerd_ready():
 
 
 # Kubernetes --------------------------------------------------------------------------------------------------------
+
+
+# Beta features that are off by default, and what is alpha still and changes what proa sees.
+_FEATURES = {"AllBeta": True, "ContainerStopSignals": True}
+
+
+def _gates():
+    listed = ",".join(f"{name}={str(on).lower()}" for name, on in _FEATURES.items())
+    return [f"--feature-gates={listed}"] if Choice.load().beta else []
 
 
 def _apiserver():
@@ -186,6 +159,8 @@ def _apiserver():
         "--allow-privileged=true",
         # Without it a graceful stop leaves watches open, and waits for them until --request-timeout (60s) has passed.
         "--shutdown-watch-termination-grace-period=1s",
+        *_gates(),
+        *(["--runtime-config=api/beta=true"] if Choice.load().beta else []),
     ]
 
 
@@ -202,6 +177,7 @@ def _controller_manager():
         f"--flex-volume-plugin-dir={FLEX_VOLUMES}",
         # Alone on the node: waiting for a predecessor's lease to expire would only delay restarts.
         "--leader-elect=false",
+        *_gates(),
     ]
 
 
@@ -213,6 +189,7 @@ def _scheduler():
         f"--authentication-kubeconfig={config}",
         f"--authorization-kubeconfig={config}",
         "--leader-elect=false",
+        *_gates(),
     ]
 
 
@@ -249,6 +226,8 @@ def _kubelet_prepare():
                 "resolvConf": f"{STATE}/resolv.conf",
                 "volumePluginDir": FLEX_VOLUMES,
                 "maxPods": 200,
+                # Switched on or left alone: false would switch those off that are on by default.
+                "featureGates": _FEATURES if Choice.load().beta else {},
             },
             indent=2,
         )

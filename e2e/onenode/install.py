@@ -14,6 +14,7 @@ from .layout import CACHE
 NEEDED = {
     "containerd": "containerd",
     "runc": "runc",
+    "crun": "crun",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
     "iptables": "iptables",
     "xtables-legacy-multi": "iptables",

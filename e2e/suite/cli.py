@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 
+from onenode import choice
 from onenode.layout import E2E
 
 from . import scenario, scenarios
@@ -26,6 +27,7 @@ def main(argv):
     add("--jobs", type=int, default=6, metavar="N", help="how many run side by side (default: 6)")
     add("--repeat", type=int, default=1, metavar="N", help="run each N times")
     add("--proa", default=os.environ.get("PROA_BINARY"), metavar="PATH", help="the static binary (default: build it)")
+    choice.add_all(add)
     add("--artefacts", default=E2E / "artefacts", metavar="DIR", help="where failures leave their logs and manifests")
     add("--keep", action="store_true", help="leave the namespaces in the cluster")
     arguments = parser.parse_args(argv)
@@ -45,7 +47,7 @@ def main(argv):
         sys.exit("error: no scenario has such a name or promise; `e2e/run --list` lists them")
 
     if "KUBECONFIG" not in os.environ:
-        subprocess.run([E2E / "cluster", "up"], check=True, stdout=sys.stderr)
+        subprocess.run([E2E / "cluster", "up", *choice.Choice.of(arguments).flags()], check=True, stdout=sys.stderr)
     kubectl = Kubectl.of_environment()
     runner = Runner(kubectl, Images(kubectl, arguments.proa), arguments.artefacts, arguments.keep)
     results = runner.run(chosen * arguments.repeat, arguments.jobs)

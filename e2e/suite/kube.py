@@ -20,8 +20,10 @@ class Kubectl:
     def of_environment(cls):
         kubeconfig = os.environ.get("KUBECONFIG", str(layout.KUBECONFIG))
         own = kubeconfig == str(layout.KUBECONFIG)
+        # A client and a server of releases far apart need not understand each other.
+        directory = (layout.STATE / "binaries").resolve() if own else None
         found = None if own else shutil.which("kubectl")
-        return cls(found or str(build.binaries() / "kubectl"), kubeconfig)
+        return cls(found or str((directory or build.binaries()) / "kubectl"), kubeconfig)
 
     def within(self, namespace):
         return Kubectl(self.binary, self.kubeconfig, namespace)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onenode import layout, wait
+from onenode.choice import Choice
 
 from .scenario import T
 
@@ -22,12 +23,20 @@ class Result:
     why: str = ""
 
 
+def _release(text):
+    """`1.36` as what can be compared; nothing is older than all."""
+    return tuple(int(part) for part in text.split(".") if part)
+
+
 class Runner:
     def __init__(self, kubectl, images, artefacts, keep=False):
         self.kubectl, self.images, self.artefacts, self.keep = kubectl, images, Path(artefacts), keep
         self.own = kubectl.kubeconfig == str(layout.KUBECONFIG)
         self.run_id = format(time.time_ns() // 1_000_000 % 36**6, "x")
         self.printing = threading.Lock()
+        server = json.loads(kubectl("version", "-o", "json"))["serverVersion"]
+        # Some providers write `36+`.
+        self.release = _release(f"{server['major']}.{server['minor'].rstrip('+')}")
 
     def run(self, scenarios, jobs):
         """Results in the order in which they came."""
@@ -47,8 +56,8 @@ class Runner:
 
     def _one(self, scenario, number):
         started = time.monotonic()
-        if scenario.one_node and not self.own:
-            return self._report(Result(scenario, 0, "skip", "needs the cluster of e2e/cluster"))
+        if why := self._skipped(scenario):
+            return self._report(Result(scenario, 0, "skip", why))
         name = scenario.name.replace("_", "-")[:40].strip("-")
         t = T(self.kubectl, f"proa-{self.run_id}-{number}-{name}", self.images)
         try:
@@ -66,6 +75,16 @@ class Runner:
             if not self.keep:
                 self.kubectl.run("delete", "namespace", t.namespace, "--wait=false")
         return self._report(result)
+
+    def _skipped(self, scenario):
+        """Why this cluster cannot show it, or None."""
+        if scenario.one_node and not self.own:
+            return "needs the cluster of e2e/cluster"
+        if _release(scenario.since) > self.release:
+            return f"needs Kubernetes {scenario.since}"
+        if missing := set(scenario.needs.split()) - (set(Choice.load().flags()) if self.own else set()):
+            return f"needs the cluster of `e2e/cluster up {' '.join(sorted(missing))}`"
+        return None
 
     def _report(self, result):
         with self.printing:

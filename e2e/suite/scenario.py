@@ -23,19 +23,23 @@ class Scenario:
     function: Callable
     alone: bool
     one_node: bool
+    since: str
+    needs: str
 
 
-def scenario(function=None, *, alone=False, one_node=False):
+def scenario(function=None, *, alone=False, one_node=False, since="", needs=""):
     """Register a function `(t) -> None`. Its docstring's first line is the promise that is printed; an AssertionError
     breaks it.
 
     `alone`: after all others and by itself, because it disturbs the cluster.
     `one_node`: uses `t.node`, so it is skipped on any cluster but the one of e2e/cluster. (It should then also be `alone`.)
+    `since`: the Kubernetes release, such as "1.36", that has what it is about by default. On older ones it is skipped.
+    `needs`: flags of e2e/cluster, without which it is skipped.
     """
 
     def register(function):
         promise = function.__doc__.strip().splitlines()[0].rstrip(".")
-        ALL.append(Scenario(function.__name__, promise, function, alone, one_node))
+        ALL.append(Scenario(function.__name__, promise, function, alone, one_node, since, needs))
         return function
 
     return register(function) if function else register

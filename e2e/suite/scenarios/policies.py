@@ -96,7 +96,7 @@ def _allow(t):
     t.kubectl("apply", "-f", "-", stdin=text)
 
 
-@scenario
+@scenario(since="1.36")
 def an_unedited_job_whose_sidecar_becomes_native(t):
     """The policy `native`: an unedited Job with a slow, ordinary Envoy completes without proa in it, its command started once Envoy was ready."""
     work = job("work", shell("main", LIVE), late(ENVOY, 5))
@@ -136,7 +136,7 @@ def _natively(t, work):
     assert _native(_admitted(t, plain, "default")) == [], "a namespace that is not opted in"
 
 
-@scenario
+@scenario(since="1.36")
 def an_unedited_pod_that_waits_for_its_native_sidecar(t):
     """The policy `gate`: an unedited Pod without any right starts its command only once a slow native Envoy is ready, by its probe's named port."""
     named = NATIVE.replace("port: 9901}", "port: admin}").rstrip() + "\n  ports: [{name: admin, containerPort: 9901}]\n"
@@ -180,7 +180,7 @@ def _gated(t, slow):
         assert "proa-wait" not in str(_all(_admitted(t, pod("kept", shell("main", LIVE), initContainers=before(sidecar))))), name
 
 
-@scenario
+@scenario(since="1.36")
 def an_unedited_job_that_is_wrapped(t):
     """The policy `wrap`: an unedited Job whose sidecar cannot be native waits for it and completes with the Role; without it the command starts all the same."""
     with _in_force(t, _wrap_policy(t)):
@@ -227,7 +227,7 @@ def an_unedited_job_that_is_wrapped(t):
     wait.until("the policy to be gone", lambda: "proa-install" not in _all(_admitted(t, RULES)), 60, every=0.5)
 
 
-@scenario
+@scenario(since="1.36")
 def quit_endpoints_that_a_policy_switches_on(t):
     """The policy `annotations`: Vault's, OpenBao's and Linkerd's quit endpoints are switched on before their injectors run, and what is set stays."""
     linkerd = "config.linkerd.io/proxy-admin-shutdown"
@@ -274,7 +274,7 @@ spec:
 """
 
 
-@scenario
+@scenario(since="1.36")
 def a_cron_job_of_a_chart_that_nobody_edits(t):
     """All policies together: an unedited CronJob with an Istio-style and a Cloud SQL sidecar completes after one label, its command started once both were ready."""
     with _in_force(t, _annotations_policy(t), _native_policy(t), _gate_policy(t), _wrap_policy(t)):
@@ -288,7 +288,7 @@ def a_cron_job_of_a_chart_that_nobody_edits(t):
         assert _all(spec) == ["migrate", "istio-proxy", "cloud-sql-proxy", "report"], spec
 
 
-@scenario
+@scenario(since="1.36")
 def every_way_to_make_a_pod(t):
     """The policy `gate` changes Pods of a Deployment, a StatefulSet, a Job and bare ones with a generated name, and no Pod that is there already."""
     sidecar = late(NATIVE, 2)
@@ -372,7 +372,7 @@ def _certificate(address):
         return certificate.read_text(), key.read_text()
 
 
-@scenario
+@scenario(since="1.36")
 def a_sidecar_that_a_webhook_adds(t):
     """A mesh's webhook adds its sidecar after the policies ran: they run again, make it native, and the unedited Job completes."""
     envoy = {

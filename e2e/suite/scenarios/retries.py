@@ -41,7 +41,7 @@ def a_restart_rule_for_another_exit_code(t):
     assert found.exit_codes() == {"envoy": 0, "main": 42}, found
 
 
-@scenario
+@scenario(since="1.36")
 def a_rule_that_restarts_the_whole_pod(t):
     """With the rule RestartAllContainers every container starts anew, and the second run completes."""
     t.grant("watch")

@@ -93,6 +93,29 @@ def a_stop_signal_that_the_pod_does_not_show(t):
         assert t.gone(name).container("main").exit_code == 0, t.history(name)[-1]
 
 
+@scenario(needs="--beta --runtime=newest")
+def a_stop_signal_of_the_pods_own(t):
+    """The stop signal that the Pod sets for a container reaches the command, ends a wait, and stops a wrapped sidecar."""
+    t.grant("watch")
+    usr1 = "lifecycle: {stopSignal: SIGUSR1}"
+    spec = {"os": "{name: linux}", "terminationGracePeriodSeconds": "10"}
+    works = main(f"trap 'exit 0' USR1; {WORKS}", more=usr1)
+    serves = wrapped(f"trap 'exit 0' TERM; {WORKS}", "--hold-term=0s", more=usr1)
+    t.apply(pod("working", shell("web", UNTIL_TERM, usr1.replace("USR1", "TERM")), works, **spec))
+    t.apply(pod("waiting", shell("web", UNTIL_TERM, READY_FILE), main("echo never", more=usr1), **spec))
+    t.apply(pod("wrapped", serves, shell("main", UNTIL_TERM), **spec))
+    t.logged("working", "main", "working")
+    t.logged("waiting", "main", "waiting for web")
+    t.logged("wrapped", "web", "working")
+    for name in ("working", "waiting", "wrapped"):
+        t.delete(name)
+    for name, container, code in [("working", "main", 0), ("waiting", "main", 128 + 10), ("wrapped", "web", 0)]:
+        found = t.gone(name)
+        status = next(one for one in found.raw["status"]["containerStatuses"] if one["name"] == container)
+        assert status.get("stopSignal") == "SIGUSR1", status
+        assert found.container(container).exit_code == code, found
+
+
 @scenario
 def a_liveness_probe_with_a_grace_period_of_its_own(t):
     """A liveness probe with a terminationGracePeriodSeconds of its own, shorter than the Pod's: the command's code survives."""
@@ -186,7 +209,7 @@ def _starts_after_the_sidecar(t, name, begin_again):
     return found
 
 
-@scenario
+@scenario(since="1.36")
 def a_second_round_of_all_containers(t):
     """After RestartAllContainers the command starts once the sidecar is ready anew, whatever the first round's status says."""
     t.grant("watch")
@@ -215,7 +238,7 @@ def _second_round(t, web, first, second):
     assert found.exit_codes() == {"web": 0, "main": 0, "trigger": 0}, found
 
 
-@scenario
+@scenario(since="1.36")
 def a_wrapped_sidecar_in_a_second_round(t):
     """After RestartAllContainers a wrapped sidecar runs until main ends in that round: main's success in the first is none."""
     # In the first round it is still busy ending when all begins anew.
@@ -224,7 +247,7 @@ def a_wrapped_sidecar_in_a_second_round(t):
     _second_round(t, web, "until wget -qO- localhost:7000; do sleep 0.1; done; exit 0", "wget -qO- localhost:7000 || exit 9; exit 0")
 
 
-@scenario
+@scenario(since="1.36")
 def a_wrapped_sidecar_after_a_failure_in_the_first_round(t):
     """After RestartAllContainers a wrapped sidecar ends with main's success in that round: main's failure in the first is none."""
     _second_round(t, wrapped(SERVES, "--until-exit-success=main"), "exit 3", "exit 0")
