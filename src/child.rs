@@ -9,7 +9,6 @@ use std::fmt;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process;
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as NixSignal, killpg};
@@ -18,6 +17,7 @@ use tracing::{debug, warn};
 
 use crate::budget::StopRequests;
 use crate::crash::Progress;
+use crate::deadline::now;
 use crate::policy::ForwardTo;
 use crate::signal::origin::Origin;
 use crate::signal::send::{Target, send, suspend_self};
@@ -225,7 +225,7 @@ impl Child {
             Reaction::Reap => return self.collect(),
             Reaction::Forward => {
                 if received.is_stop(stop) {
-                    asked.note(Instant::now(), received.sender);
+                    asked.note(now(), received.sender);
                 }
                 self.forward(received.signal);
             }

@@ -20,6 +20,7 @@ use kube::core::params::{ListParams, WatchParams};
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
+use crate::deadline::{elapsed, now};
 use crate::identity::{Identity, PodName};
 use crate::pod::Snapshot;
 use crate::pod::object::{Pod, PodNames};
@@ -203,10 +204,10 @@ impl Watcher {
                 Err(trouble) => {
                     debug!(%trouble, "watch failed");
                     self.events = None;
-                    if self.opened.take().is_some_and(|(opened, _)| opened.elapsed() > LAST_PAUSE) {
+                    if self.opened.take().is_some_and(|(opened, _)| elapsed(opened) > LAST_PAUSE) {
                         self.pause.after_a_good_watch();
                     }
-                    self.pause.after(&trouble, Instant::now());
+                    self.pause.after(&trouble, now());
                     return Observation::Trouble(trouble);
                 }
             }
@@ -217,7 +218,7 @@ impl Watcher {
     async fn open(&mut self) -> Result<Option<Observation>, Trouble> {
         // A watch that lived for a while was a good one.
         match self.opened.take() {
-            Some((opened, _)) if opened.elapsed() > LAST_PAUSE => self.pause.after_a_good_watch(),
+            Some((opened, _)) if elapsed(opened) > LAST_PAUSE => self.pause.after_a_good_watch(),
             Some(_) => self.pause.grow(),
             None => {}
         }
@@ -249,7 +250,7 @@ impl Watcher {
             Ok(answer) => answer.map_err(|failure| self.trouble(Verb::Watch, &failure))?,
         };
         self.answer = ANSWER;
-        let opened = Instant::now();
+        let opened = now();
         self.opened = Some((opened, opened + self.first_event));
         self.shown = false;
         self.events = Some(Events::new(body));
@@ -258,7 +259,7 @@ impl Watcher {
 
     /// The next event of the open watch; the watch is kept unless it has come to its end.
     async fn read(&mut self, mut events: Events) -> Result<Option<Observation>, Trouble> {
-        let by = self.opened.map_or_else(Instant::now, |(_, by)| by);
+        let by = self.opened.map_or_else(now, |(_, by)| by);
         match timeout_at(by.into(), events.next()).await {
             // Silent for longer than the server lets a watch live.
             Err(_) if self.shown => Ok(None),

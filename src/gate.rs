@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::cluster::Observation;
 use crate::cluster::trouble::{Refused, Trouble};
-use crate::deadline::{seconds, until};
+use crate::deadline::{now, seconds, until};
 use crate::endpoint::{DirectWait, HttpUrl};
 use crate::known::Known;
 use crate::peer::handover::Sockets;
@@ -204,7 +204,7 @@ pub async fn pass(
     board: &Board,
     inspect: &dyn Fn(&Snapshot),
 ) -> Result<Opened, Closed> {
-    let started = Instant::now();
+    let started = now();
     // What is later than the clock can tell never comes.
     let deadline = gate.timeout.and_then(|timeout| started.checked_add(timeout));
     let mut report = interval_at((started + REPORT).into(), REPORT);
@@ -401,7 +401,7 @@ impl<'a> Wait<'a> {
         };
         let alone = waiting.direct.is_empty() && unseen && self.snapshot.is_none();
         self.going_without = (alone && self.is_dispensable())
-            .then(|| self.going_without.unwrap_or_else(|| Instant::now() + self.out_of_reach()));
+            .then(|| self.going_without.unwrap_or_else(|| now() + self.out_of_reach()));
         self.say(waiting);
         Step::On
     }
@@ -448,7 +448,7 @@ impl<'a> Wait<'a> {
     }
 
     fn judge(&mut self, mut snapshot: Snapshot) -> Step {
-        if self.clocks.settle(&mut snapshot, Instant::now()) {
+        if self.clocks.settle(&mut snapshot, now()) {
             warn!(
                 "the Pod's status calls this container running from before it was started; believed after {}, since the \
                  clocks of node and container seem to differ",
@@ -471,7 +471,7 @@ impl<'a> Wait<'a> {
             Verdict::Wait(unready) => PodWait::Sidecars(unready),
         };
         let waits = matches!(self.pod, PodWait::Sidecars(_));
-        self.look_around_at = Instant::now().checked_add(LOOK_AROUND).filter(|_| waits);
+        self.look_around_at = now().checked_add(LOOK_AROUND).filter(|_| waits);
         self.next()
     }
 
@@ -485,7 +485,7 @@ impl<'a> Wait<'a> {
 
     /// Looks for main containers that have started since the Pod was last seen.
     fn look_around(&mut self) -> Step {
-        self.look_around_at = Instant::now().checked_add(LOOK_AROUND);
+        self.look_around_at = now().checked_add(LOOK_AROUND);
         let Some(snapshot) = &mut self.snapshot else { return Step::On };
         if !self.mains.see(Sockets::of(&snapshot.uid).mains) {
             return Step::On;
@@ -542,7 +542,7 @@ impl<'a> Wait<'a> {
     }
 
     fn trouble(&mut self, trouble: Trouble) -> Step {
-        let now = Instant::now();
+        let now = now();
         // One look that fails tells nothing of the next: a start-up probe that has passed is never asked again.
         let enough = if self.gate.looks.once {
             trouble.is_denial()

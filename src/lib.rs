@@ -24,7 +24,7 @@
 //! - [`exit`] turns how it ended into an exit code and a termination message; [`report`] delivers them.
 //! - [`warnings`] says as soon as the Pod is seen what will go wrong later.
 //!
-//! What all of them share: [`budget`] reckons how long anything at a container's end may take, and nothing else does;
+//! What all of them share: [`deadline`] has the one clock; [`budget`] reckons how long anything at a container's end may take, and nothing else does;
 //! [`pod`] says what is true of the Pod, [`pod::mains`] of its main containers, [`pod::annotations`] what it says of its sidecars
 //! itself, [`pod::run`] whether what is seen is of this run at all; [`known`] what is true of well-known sidecars; [`peer`] is how
 //! the proas of one Pod know of one another; [`signal`] has every signal from the first instruction on; [`status`] shows over

@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 pub use crate::budget::Need;
 use crate::budget::{LEAST, ShutdownBudget, StopRequests};
-use crate::deadline::{before, until};
+use crate::deadline::{before, now, until};
 use crate::peer::{Message, Peer, Peers, Reply};
 use crate::pod::{Snapshot, State, list};
 use crate::policy::ShutdownAuto;
@@ -181,7 +181,7 @@ impl Ending<'_, '_> {
         let results = RefCell::new(vec![None; tasks.len()]);
         let snapshot = self.sight.snapshot.as_ref();
         let (board, by, spared) = (self.board, self.time.by, self.shutdown.spared);
-        let least = Instant::now().checked_add(LEAST);
+        let least = now().checked_add(LEAST);
         {
             let mut work = Box::pin(join_all(tasks.iter().enumerate().map(|(place, task)| {
                 let results = &results;
@@ -302,7 +302,7 @@ impl Ending<'_, '_> {
     /// The container is asked to stop: what it was going to do at its leisure it has no time for any more.
     fn interrupt(&mut self, received: Received, waiting: &str) {
         let signal = received.signal;
-        self.asked.note(Instant::now(), received.sender);
+        self.asked.note(now(), received.sender);
         self.extent = match self.extent {
             Extent::All => {
                 info!(%signal, "asked to stop: {waiting} for the sidecars to exit");

@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use super::{announce_disabled, appear, collect_orphans, own_pod, runtime};
 use crate::cluster::trouble::{Refused, Trouble};
 use crate::cluster::{Looked, Observation, OwnPod};
-use crate::deadline::until;
+use crate::deadline::{now, until};
 use crate::exit::Outcome;
 use crate::gate::waiting::{PodWait, Waiting};
 use crate::gate::{self, Api, Cause, Closed, Opened};
@@ -188,13 +188,13 @@ impl<'a> Companion<'a> {
             let mut snapshot = match observation {
                 Observation::Seen(snapshot) => snapshot,
                 Observation::Gone => return Mains::Gone,
-                Observation::Trouble(trouble) if refused.is_final(&trouble, Instant::now()) => {
+                Observation::Trouble(trouble) if refused.is_final(&trouble, now()) => {
                     return Mains::Unseen(trouble);
                 }
                 Observation::Trouble(_) => continue,
             };
             refused.pod_seen();
-            clocks.settle(&mut snapshot, Instant::now());
+            clocks.settle(&mut snapshot, now());
             self.stop_signal.set(snapshot.own.stop_signal);
             if mains.is_none() {
                 match self.find_mains(&mut search, &mut snapshot) {
@@ -253,7 +253,7 @@ impl<'a> Companion<'a> {
         let mut mains = self.mains.borrow_mut();
         mains.see(Sockets::of(&snapshot.uid).mains);
         mains.settle(snapshot);
-        let found = search.over(mains::find(snapshot, &self.plan.mains), Instant::now())?;
+        let found = search.over(mains::find(snapshot, &self.plan.mains), now())?;
         mains.add(found.as_deref().unwrap_or_default());
         mains.settle(snapshot);
         Ok(found)
@@ -283,7 +283,7 @@ impl<'a> Companion<'a> {
     ) -> Option<Mains> {
         let snapshot = match own_pod.named(&seen.name).look(CONFIRM, false).await {
             Looked::Seen(mut snapshot) => {
-                clocks.settle(&mut snapshot, Instant::now());
+                clocks.settle(&mut snapshot, now());
                 snapshot
             }
             Looked::Gone => return Some(Mains::Gone),

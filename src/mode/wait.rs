@@ -1,14 +1,12 @@
 //! `proa wait`: the gate alone, for init containers and probes. It takes nobody's place: it may run beside a proa in the same
 //! container, so it announces nothing and shuts nothing down.
 
-use std::time::Instant;
-
 use anyhow::Context;
 use tracing::info;
 
 use super::inspector::Inspector;
 use super::{own_pod, ready_file, runtime};
-use crate::deadline::until;
+use crate::deadline::{now, until};
 use crate::env_file;
 use crate::exit::Outcome;
 use crate::gate::verdict::Unready;
@@ -60,7 +58,7 @@ pub fn run(plan: &WaitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
 async fn opened(plan: &WaitPlan, api: Api, mut signals: Listener<'_>, board: &Board) -> Result<(), Outcome> {
     // A look has one limit for all that it looks at.
     let limit = plan.gate.timeout.filter(|_| plan.gate.looks.once);
-    let by = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let by = limit.and_then(|limit| now().checked_add(limit));
     let inspector = Inspector::new(plan.asked());
     let inspect = |pod: &Snapshot| inspector.look(pod);
     let opened = gate::pass(&plan.gate, api, &mut signals, board, &inspect).await;

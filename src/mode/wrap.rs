@@ -20,6 +20,7 @@ use crate::budget::StopRequests;
 use crate::child::{self, Variables};
 use crate::cluster::OwnPod;
 use crate::crash::Progress;
+use crate::deadline::now;
 use crate::env_file;
 use crate::exit::{Conclusion, Outcome};
 use crate::gate::{self, Api, Cause, Closed, Opened};
@@ -43,7 +44,7 @@ use last::Last;
 /// Carries the plan out.
 #[must_use]
 pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
-    let started = Instant::now();
+    let started = now();
     let presence = if plan.disabled {
         announce_disabled();
         collect_orphans();
@@ -130,7 +131,7 @@ impl End {
         match cause {
             Cause::Stopped(received) => {
                 let mut asked = StopRequests::default();
-                asked.note(Instant::now(), received.sender);
+                asked.note(now(), received.sender);
                 Self { outcome: cause.into(), snapshot, after: After::EarlyStop, asked }
             }
             Cause::Refused(_) | Cause::Failed(_) => Self::of(cause.into(), snapshot),

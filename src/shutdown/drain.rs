@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::awaited::{Asked, Awaited, DENIED, Drain, Pointless, SILENCE, Seen, Trace, drain};
 use crate::cluster::{Observation, OwnPod};
-use crate::deadline::{seconds, until};
+use crate::deadline::{elapsed, now, seconds, until};
 use crate::endpoint::Address;
 use crate::pod::mains::Mains;
 use crate::pod::run::Run;
@@ -116,7 +116,7 @@ pub(super) async fn wait(
     if awaited.is_empty() {
         return Drained::Exited;
     }
-    let started = Instant::now();
+    let started = now();
     let mut observations = own_pod.map(OwnPod::watch);
     let mut traces: FuturesUnordered<_> = (0..awaited.len())
         .filter_map(|place| {
@@ -132,8 +132,8 @@ pub(super) async fn wait(
     let (mut lost_since, mut denied_since) = (None, None);
     let mut in_sight = own_pod.is_some();
     loop {
-        seen.no_connection = lost_since.map(|since: Instant| since.elapsed());
-        seen.denied = denied_since.map(|since: Instant| since.elapsed());
+        seen.no_connection = lost_since.map(elapsed);
+        seen.denied = denied_since.map(elapsed);
         let waiting = match drain(awaited, &seen) {
             Drain::Waiting(waiting) => waiting,
             Drain::Done => {
@@ -191,8 +191,8 @@ pub(super) async fn wait(
                     debug!(%trouble, "cannot see the sidecars exit");
                     in_sight = false;
                     // An answer, whatever it says, is a connection.
-                    lost_since = trouble.is_no_connection().then(|| lost_since.unwrap_or_else(Instant::now));
-                    denied_since = trouble.is_denial().then(|| denied_since.unwrap_or_else(Instant::now));
+                    lost_since = trouble.is_no_connection().then(|| lost_since.unwrap_or_else(now));
+                    denied_since = trouble.is_denial().then(|| denied_since.unwrap_or_else(now));
                 }
             },
             // The status says more; without it this has to do.
@@ -217,7 +217,7 @@ pub(super) async fn wait(
 
 /// When something has lasted for so long, unless that is over.
 fn verdict_at(since: Option<Instant>, lasting: Duration) -> Option<Instant> {
-    since?.checked_add(lasting).filter(|at| *at > Instant::now())
+    since?.checked_add(lasting).filter(|at| *at > now())
 }
 
 fn names(awaited: &[Awaited], places: &[usize]) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::deadline::before;
+use crate::deadline::{before, elapsed, now};
 use crate::endpoint::Request;
 use crate::http::{Answer, Client};
 
@@ -147,7 +147,7 @@ pub async fn ask(request: &Request, by: Option<Instant>) -> Result<Done, Failure
 /// Asks until there is an end to it. `last` is how the attempt before failed, for whoever cuts this short.
 async fn persist(request: &Request, last: &mut Failure) -> Result<Done, Failure> {
     let client = Client::new(request.clone()).map_err(Failure::NoAnswer)?;
-    let started = Instant::now();
+    let started = now();
     let mut reached = false;
     let mut pauses = PAUSES.into_iter();
     loop {
@@ -158,7 +158,7 @@ async fn persist(request: &Request, last: &mut Failure) -> Result<Done, Failure>
             Next::Done(done) => return Ok(done),
             Next::GiveUp(failure) => return Err(failure),
             Next::Retry(failure) => match pauses.next() {
-                Some(pause) if started.elapsed() + pause < LAST_START => {
+                Some(pause) if elapsed(started) + pause < LAST_START => {
                     *last = failure;
                     sleep(pause).await;
                 }

@@ -8,6 +8,7 @@ use super::stopped;
 use crate::budget::{Budget, Need, Now, StopRequests, budget};
 use crate::cluster::trouble::Trouble;
 use crate::cluster::{Looked, OwnPod};
+use crate::deadline::now;
 use crate::pod::mains::Mains;
 use crate::pod::{Life, Snapshot, Termination};
 use crate::policy::Limit;
@@ -52,7 +53,7 @@ impl Sight {
         let current = self.fresh && !asked_since;
         let life =
             self.snapshot.as_ref().map(|seen| seen.life).filter(|life| current || *life != Life::Active);
-        budget(&termination, life, asked, Now { instant: Instant::now(), wall: SystemTime::now() })
+        budget(&termination, life, asked, Now { instant: now(), wall: SystemTime::now() })
     }
 }
 
@@ -78,7 +79,7 @@ pub async fn look(
         received = stopped(signals, stop) => {
             // There is less time than there was.
             info!(signal = %received.signal, "asked to stop");
-            asked.note(Instant::now(), received.sender);
+            asked.note(now(), received.sender);
             let limit = sight.budget(asked, false).look(seen, need);
             own_pod.look(limit, !seen).await
         }

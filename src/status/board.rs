@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::deadline::{elapsed, now};
+
 /// What proa is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -35,15 +37,15 @@ struct Span {
 
 impl Span {
     fn now() -> Self {
-        Self { begun: Instant::now(), lasted: None }
+        Self { begun: now(), lasted: None }
     }
 
     fn end(&mut self) {
-        self.lasted.get_or_insert_with(|| self.begun.elapsed());
+        self.lasted.get_or_insert_with(|| elapsed(self.begun));
     }
 
     fn length(&self) -> Duration {
-        self.lasted.unwrap_or_else(|| self.begun.elapsed())
+        self.lasted.unwrap_or_else(|| elapsed(self.begun))
     }
 }
 

@@ -455,8 +455,12 @@ fn an_argument_list_that_is_too_long_is_wrong_usage() {
     // One string may have 128 KiB with its name and its end, all together a quarter of the stack's limit, and never more than
     // 6 MiB (execve(2)). Each file here is one that proa reads.
     let one = vec![format!("A={}\n", "x".repeat(128 * 1024))];
-    let half =
-        |from| (from..from + 35).map(|number| format!("A{number}={}\n", "x".repeat(100_000))).collect();
+    let half = |from| {
+        (from..from + 35)
+            .map(|number| format!("A{number}={}\n", "x".repeat(100_000)))
+            .collect::<Vec<_>>()
+            .concat()
+    };
     let together: Vec<String> = vec![half(0), half(35)];
     for files in [one, together] {
         let mut proa = world.proa();

@@ -43,12 +43,13 @@ const MODES: [&str; 6] =
     ["mode/wrap", "mode/sidecar", "mode/helper", "mode/wait", "mode/quit", "mode/install"];
 
 /// What nothing pure may touch: a clock, the environment, files, the network, a runtime, the log.
-const EFFECTS: [&str; 9] = [
+const EFFECTS: [&str; 10] = [
     "std::fs",
     "std::env",
     "std::net::Tcp",
     "std::process",
     "Instant::now",
+    "crate::deadline",
     "SystemTime::now",
     "tokio::",
     "tracing::",
@@ -220,6 +221,20 @@ fn nothing_pure_touches_the_world() {
     };
     let calm = files.iter().filter(|file| is_pure(&file.name) || ENDS.contains(&&*file.name));
     none("decisions are over values", &calm.flat_map(touched).collect::<Vec<_>>());
+}
+
+#[test]
+fn there_is_one_clock() {
+    // A second one would run on where time stands still, as it does in the soak of 30 days.
+    let files = sources();
+    let read = |file: &File| -> Vec<_> {
+        let found = ["Instant::now", ".elapsed("].into_iter().filter(|read| file.text.contains(read));
+        found.map(|read| format!("{} has {read}", file.name)).collect()
+    };
+    let others: Vec<_> = files.iter().filter(|file| file.name != "deadline").flat_map(read).collect();
+    none("deadline.rs alone asks what the time is", &others);
+    let clock = files.iter().find(|file| file.name == "deadline").expect("the clock");
+    assert_eq!(read(clock), ["deadline has Instant::now"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::budget::{Budget, Now, StopRequests, budget};
 use crate::child::{Child, Ended};
 use crate::cluster::trouble::Refused;
 use crate::cluster::{Looked, Observation, OwnPod};
-use crate::deadline::until;
+use crate::deadline::{elapsed, now, until};
 use crate::exit::Outcome;
 use crate::gate::Refusal;
 use crate::mode::companion::{CONFIRM, Companion, Search, announce};
@@ -231,7 +231,7 @@ impl Watch<'_, '_> {
     }
 
     fn asked_to_stop(&mut self, received: Received) {
-        let (now, signal) = (Instant::now(), received.signal);
+        let (now, signal) = (now(), received.signal);
         self.asked.note(now, received.sender);
         self.keep_time();
         let Stage::Running = self.stage else {
@@ -273,7 +273,7 @@ impl Watch<'_, '_> {
         let termination = snapshot.map_or_else(Termination::default, |snapshot| snapshot.termination);
         // That the Pod goes is never undone; that it stays may have changed since it was seen.
         let life = snapshot.map(|snapshot| snapshot.life).filter(|life| *life != Life::Active);
-        budget(&termination, life, &self.asked, Now { instant: Instant::now(), wall: SystemTime::now() })
+        budget(&termination, life, &self.asked, Now { instant: now(), wall: SystemTime::now() })
     }
 
     /// Moves the moments that follow from what is known.
@@ -323,7 +323,7 @@ impl Watch<'_, '_> {
         match observation {
             Observation::Seen(snapshot) => self.seen(snapshot),
             // The watch goes on: rights may come late, and what was allowed may be allowed again.
-            Observation::Trouble(trouble) if self.refused.is_final(&trouble, Instant::now()) => {
+            Observation::Trouble(trouble) if self.refused.is_final(&trouble, now()) => {
                 if self.companion.plan.api.ask == AskApi::Require {
                     self.give_up(Outcome::Refused(Refusal::Api(trouble)));
                 } else if !self.warned {
@@ -340,7 +340,7 @@ impl Watch<'_, '_> {
 
     fn seen(&mut self, mut snapshot: Snapshot) {
         self.refused.pod_seen();
-        self.clocks.settle(&mut snapshot, Instant::now());
+        self.clocks.settle(&mut snapshot, now());
         self.companion.stop_signal.set(snapshot.own.stop_signal);
         if self.mains.is_none() {
             match self.companion.find_mains(&mut self.search, &mut snapshot) {
@@ -387,7 +387,7 @@ impl Watch<'_, '_> {
         self.confirming = None;
         match looked {
             Looked::Seen(mut snapshot) => {
-                self.clocks.settle(&mut snapshot, Instant::now());
+                self.clocks.settle(&mut snapshot, now());
                 self.snapshot = Some(snapshot);
             }
             // What was seen is all there is.
@@ -462,9 +462,9 @@ async fn leaving(own_pod: OwnPod, asked_at: Instant) -> Option<Snapshot> {
         match own_pod.look(LOOK, false).await {
             Looked::Seen(snapshot) if snapshot.life != Life::Active => return Some(snapshot),
             // Seen when it would have shown.
-            Looked::Seen(snapshot) if asked_at.elapsed() >= SETTLED => return Some(snapshot),
+            Looked::Seen(snapshot) if elapsed(asked_at) >= SETTLED => return Some(snapshot),
             Looked::Gone => return None,
-            Looked::Not(_) if asked_at.elapsed() >= SETTLED * 2 => return None,
+            Looked::Not(_) if elapsed(asked_at) >= SETTLED * 2 => return None,
             Looked::Seen(_) | Looked::Not(_) => {}
         }
         sleep(LOOK_AGAIN).await;

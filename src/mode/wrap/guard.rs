@@ -1,7 +1,7 @@
 //! While the command runs: whether a sidecar has exited for good (`--on-sidecar-exit=stop`).
 
 use std::future::pending;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use futures::stream::StreamExt;
 use tracing::{debug, info, warn};
@@ -10,7 +10,7 @@ use super::Run;
 use crate::budget::{Now, StopRequests, budget};
 use crate::child::{Child, Ended};
 use crate::cluster::{Looked, Observation};
-use crate::deadline::until;
+use crate::deadline::{now, until};
 use crate::exit::Outcome;
 use crate::gate::verdict::{Reason, Verdict, verdict};
 use crate::peer::handover::Sockets;
@@ -60,7 +60,7 @@ impl Run<'_> {
                 news = &mut losing, if lost.is_none() => {
                     let Lost { name, exit, pod } = &news;
                     warn!(container = name.as_str(), exit_code = exit.code, "sidecar `{name}` exited for good ({exit}): stopping the command (--on-sidecar-exit=stop)");
-                    let now = Now { instant: Instant::now(), wall: SystemTime::now() };
+                    let now = Now { instant: now(), wall: SystemTime::now() };
                     let budget = budget(&pod.termination, Some(pod.life), &asked, now);
                     kill_at = budget.command(Limit::Default);
                     child.forward(pod.own.stop_signal.or(stop).unwrap_or(Signal::TERM));
@@ -126,7 +126,7 @@ impl Run<'_> {
 fn settle(mains: &mut Mains, clocks: &mut Clocks, snapshot: &mut Snapshot) {
     mains.see(Sockets::of(&snapshot.uid).mains);
     mains.settle(snapshot);
-    clocks.settle(snapshot, Instant::now());
+    clocks.settle(snapshot, now());
 }
 
 fn over(ended: Ended, lost: Option<Lost>) -> Outcome {

@@ -8,7 +8,7 @@ use tracing::info;
 use crate::budget::StopRequests;
 use crate::cluster::trouble::Trouble;
 use crate::cluster::{Observation, OwnPod};
-use crate::deadline::until;
+use crate::deadline::{elapsed, now, until};
 use crate::peer::handover::{Handover, Sockets, hand_over};
 use crate::peer::{Message, Peer};
 use crate::pod::run::Clocks;
@@ -128,9 +128,8 @@ impl Last {
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         loop {
             let others = self.look_around(sight.snapshot.as_ref()).await;
-            let worth = |snapshot| match blind.is_lasting(Instant::now()) {
-                true => Worth::Blind,
-                false => self.worth(snapshot, sight.fresh),
+            let worth = |snapshot| {
+                if blind.is_lasting(now()) { Worth::Blind } else { self.worth(snapshot, sight.fresh) }
             };
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, worth(snapshot)));
             // One without proa waits for nobody.
@@ -181,13 +180,13 @@ impl Last {
                 Some(observation) = observation => match observation {
                     Observation::Seen(mut snapshot) => {
                         sight.mains.settle(&mut snapshot);
-                        clocks.settle(&mut snapshot, Instant::now());
+                        clocks.settle(&mut snapshot, now());
                         sight.snapshot = Some(snapshot);
                         sight.fresh = true;
                         blind = Blind::default();
                     }
                     Observation::Gone => return true,
-                    Observation::Trouble(trouble) => blind.note(&trouble, Instant::now()),
+                    Observation::Trouble(trouble) => blind.note(&trouble, now()),
                 },
                 () = until(over_by) => {
                     info!("not waiting any longer: this container is about to be killed");
@@ -229,7 +228,7 @@ impl Last {
     fn worth(&self, snapshot: &Snapshot, fresh: bool) -> Worth {
         if !fresh || snapshot.own.run.is_outdated() {
             Worth::Past
-        } else if self.started.elapsed() < REPORTED {
+        } else if elapsed(self.started) < REPORTED {
             Worth::Early
         } else {
             Worth::Current
@@ -239,7 +238,7 @@ impl Last {
 
 fn asked_to_stop(received: Received, asked: &mut StopRequests) {
     info!(signal = %received.signal, "asked to stop");
-    asked.note(Instant::now(), received.sender);
+    asked.note(now(), received.sender);
 }
 
 /// Whether the kubelet stops the sidecars itself.

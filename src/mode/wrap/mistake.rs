@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use futures::stream::StreamExt;
@@ -13,7 +13,7 @@ use super::Run;
 use crate::budget::StopRequests;
 use crate::cluster::trouble::Refused;
 use crate::cluster::{Observation, OwnPod};
-use crate::deadline::until;
+use crate::deadline::{now, until};
 use crate::exit::Outcome;
 use crate::identity::{Mounts, came_later};
 use crate::mode::inspector::Inspector;
@@ -46,7 +46,7 @@ pub fn end_sidecars(plan: &Plan, outcome: &Outcome, mounts: &Mounts, signals: &S
         return None;
     }
     // Another proa in this container ends them.
-    let started = Instant::now();
+    let started = now();
     let presence = appear(mounts, Part::Main).ok()?;
     // What proa wraps is found without sight of the Pod too.
     let own_pod = own_pod(&plan.claim, &plan.api, mounts, true).unwrap_or_default();
@@ -82,7 +82,7 @@ impl Run<'_> {
 
     async fn watch(&self, own_pod: &OwnPod, code: u8, seen: &mut Seen) -> anyhow::Result<()> {
         let mut signals = self.signals.listen().context("cannot listen for signals")?;
-        let started = Instant::now();
+        let started = now();
         let unseen_by = started.checked_add(UNSEEN);
         let deadline = self.plan.gate.timeout.and_then(|timeout| started.checked_add(timeout));
         let mut report = interval_at((started + REPORT).into(), REPORT);
@@ -98,7 +98,7 @@ impl Run<'_> {
                 received = signals.stop(Phase::Gate { stop }) => {
                     let received = received.context("cannot receive signals")?;
                     info!(signal = %received.signal, "asked to stop");
-                    seen.asked.note(Instant::now(), received.sender);
+                    seen.asked.note(now(), received.sender);
                     seen.after = After::EarlyStop;
                     return Ok(());
                 }
@@ -109,7 +109,7 @@ impl Run<'_> {
                         mains.settle(&mut snapshot);
                         seen.snapshot = Some(snapshot);
                     }
-                    Some(Observation::Trouble(trouble)) if !refused.is_final(&trouble, Instant::now()) => {
+                    Some(Observation::Trouble(trouble)) if !refused.is_final(&trouble, now()) => {
                         missing = trouble.to_string();
                     }
                     // What is to be said of it is said by the look that follows.
@@ -135,7 +135,7 @@ impl Run<'_> {
             let Some(snapshot) = &mut seen.snapshot else {
                 continue;
             };
-            clocks.settle(snapshot, Instant::now());
+            clocks.settle(snapshot, now());
             let late = yet_to_start(&self.plan.shutdown, snapshot);
             let stay = shutdown::decide(self.plan.shutdown.when, code, Origin::Inside, Some(snapshot))
                 != Decision::End;
