@@ -3,8 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use crate::pod::{Main, Snapshot, State};
+
+/// How long after our start the kubelet may not have reported what became of the containers that were started with ours.
+pub const REPORTED: Duration = Duration::from_secs(10);
 
 /// What the proas of the other main containers show of themselves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +33,23 @@ pub enum Worth {
     Past,
     /// The same, and the API server has been out of reach for so long that nothing will show a main container's end.
     Blind,
+}
+
+impl Worth {
+    /// What a snapshot is worth that was `fresh` when it came, to a proa that was started so long ago. `blind`: whether the API
+    /// server has shown nothing for long.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, fresh: bool, since_start: Duration, blind: bool) -> Self {
+        if blind {
+            Self::Blind
+        } else if !fresh || snapshot.own.run.is_outdated() {
+            Self::Past
+        } else if since_start < REPORTED {
+            Self::Early
+        } else {
+            Self::Current
+        }
+    }
 }
 
 /// The exit code of a process that SIGKILL ended: what is left of one that proa ran in, and runs no more.
@@ -108,6 +129,16 @@ pub fn turn(snapshot: Option<(&Snapshot, Worth)>, others: &Others) -> Turn {
     } else {
         Turn::Await(awaited)
     }
+}
+
+/// Whether a main container that the others cannot see leaves the sidecars to one of those that it would wait for: that one may
+/// be waiting likewise, and one of two goes first. One without proa waits for nobody.
+#[must_use]
+pub fn goes_first(awaited: &[Other], own: &str, snapshot: Option<&Snapshot>) -> bool {
+    let mains = snapshot.iter().flat_map(|seen| &seen.mains);
+    let bare = mains.filter(|main| !main.known_by.shuts_down()).map(|main| main.container.name.as_str());
+    let bare: BTreeSet<_> = bare.collect();
+    awaited.iter().any(|other| other.name.as_str() > own && !bare.contains(other.name.as_str()))
 }
 
 /// Why one whose proa does not listen may need the sidecars still.

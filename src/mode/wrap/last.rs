@@ -13,13 +13,11 @@ use crate::peer::handover::{Handover, Sockets, hand_over};
 use crate::peer::{Message, Peer};
 use crate::pod::run::Clocks;
 use crate::pod::{Life, Main, Snapshot};
-use crate::shutdown::turn::Other;
+use crate::shutdown::turn::{Other, goes_first};
 use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received};
 
-/// How long after our start the kubelet may not have reported what became of the containers that were started with ours.
-const REPORTED: Duration = Duration::from_secs(10);
 /// How often the other proas are looked at while main containers are waited for.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long main containers are waited for while the API server denies us: their end would never be seen.
@@ -128,24 +126,18 @@ impl Last {
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         loop {
             let others = self.look_around(sight.snapshot.as_ref()).await;
-            let worth = |snapshot| match blind.is_lasting(Instant::now()) {
-                true => Worth::Blind,
-                false => self.worth(snapshot, sight.fresh),
-            };
+            let (fresh, blind_for_long) = (sight.fresh, blind.is_lasting(Instant::now()));
+            let worth = |snapshot| Worth::of(snapshot, fresh, self.started.elapsed(), blind_for_long);
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, worth(snapshot)));
-            // One without proa waits for nobody.
-            let mains = sight.snapshot.iter().flat_map(|seen| &seen.mains);
-            let bare = mains.filter(|main| !main.known_by.shuts_down()).map(|main| &main.container.name);
-            let bare: Vec<_> = bare.collect();
-            let goes_first =
-                |other: &Other| !self.seen && other.name > self.own && !bare.contains(&&other.name);
             let awaited = match turn(seen, &others) {
                 Turn::Ours => return false,
                 Turn::Theirs(theirs) => {
                     announce(&theirs);
                     return true;
                 }
-                Turn::Await(awaited) if awaited.iter().any(goes_first) => {
+                Turn::Await(awaited)
+                    if !self.seen && goes_first(&awaited, &self.own, sight.snapshot.as_ref()) =>
+                {
                     announce(&awaited);
                     return true;
                 }
@@ -224,16 +216,6 @@ impl Last {
         let listening = hand_over(peers, &self.ended).await;
         let ended = self.ended.iter().map(|message| (message.container.clone(), message.code)).collect();
         Others { listening, present, ended }
-    }
-
-    fn worth(&self, snapshot: &Snapshot, fresh: bool) -> Worth {
-        if !fresh || snapshot.own.run.is_outdated() {
-            Worth::Past
-        } else if self.started.elapsed() < REPORTED {
-            Worth::Early
-        } else {
-            Worth::Current
-        }
     }
 }
 
