@@ -15,7 +15,7 @@ pub const REPORTED: Duration = Duration::from_secs(10);
 pub struct Others {
     /// Those that were left the sidecars just now: their commands have yet to start, or run.
     pub listening: BTreeSet<String>,
-    /// Those in which proa runs at all.
+    /// Those in which proa runs at all, before it was seen who listens and after.
     pub present: BTreeSet<String>,
     /// Those that have left the sidecars to this one, with their exit codes. One that does not see its restart policy does so
     /// before a restart too.
