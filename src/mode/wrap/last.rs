@@ -180,7 +180,11 @@ impl Last {
                         blind = Blind::default();
                     }
                     Observation::Gone => return true,
-                    Observation::Trouble(trouble) => blind.note(&trouble, Instant::now()),
+                    Observation::Trouble(trouble) => {
+                        // A main container may start and be killed meanwhile.
+                        sight.fresh = false;
+                        blind.note(&trouble, Instant::now());
+                    }
                 },
                 () = until(over_by) => {
                     info!("not waiting any longer: this container is about to be killed");
