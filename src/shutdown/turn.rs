@@ -150,9 +150,10 @@ fn needs(main: &Main, others: &Others, worth: Worth) -> Option<Why> {
         _ if others.present.contains(&container.name) => None,
         State::Waiting(_) if container.has_yet_to_start() => Some(Why::YetToStart),
         State::Waiting(_) => Some(Why::StartsAgain),
-        // Its proa is gone, which the API would show sooner or later.
+        // Its proa is gone, which the API would show sooner or later. Where it may have been killed to be started again, it is
+        // waited for all the same: it shows itself then.
         State::Running if worth == Worth::Blind && main.known_by.shuts_down() => {
-            container.restart.after(KILLED).then_some(Why::StartsAgain)
+            container.restart.after(KILLED).then_some(Why::Runs)
         }
         State::Running => Some(Why::Runs),
     }
@@ -286,7 +287,8 @@ status:
     #[test]
     fn one_whose_proa_is_gone_is_not_waited_for_by_who_sees_nothing_more() {
         assert_eq!(decided("Never", RUNNING, Worth::Blind), Turn::Ours);
-        assert_eq!(decided("OnFailure", RUNNING, Worth::Blind), theirs(Why::StartsAgain));
+        // Killed, it is started again, and shows itself then; or it has ended with 0, and nobody else is left.
+        assert_eq!(decided("OnFailure", RUNNING, Worth::Blind), awaited(Why::Runs));
         assert_eq!(decided("Never", WAITING, Worth::Blind), awaited(Why::YetToStart));
         let mut bare = pod("Never", RUNNING);
         bare.mains[0].known_by = KnownBy::Flag;
