@@ -93,7 +93,8 @@ enum End {
     /// The whole Pod is deleted, every sidecar with it.
     WholePod(Instant),
     /// The container was asked to stop, and what happens to the Pod is unknown; or the kubelet ends the Pod on its own
-    /// account, for which it may have a grace period of its own (eviction, the node's shutdown).
+    /// account, for which it may have a grace period of its own (eviction, the node's shutdown); or it stops this container alone,
+    /// after a preStop hook that has taken nobody knows how long.
     Unconfirmed {
         /// When it was asked.
         asked_at: Instant,
@@ -153,8 +154,11 @@ pub fn budget(termination: &Termination, life: Option<Life>, asked: &StopRequest
         None => End::AtLeisure,
         Some((asked_at, kill_at)) => match life {
             Some(Life::Deleting) => End::WholePod(kill_at),
-            Some(Life::Active) => End::Alone(kill_at),
-            Some(Life::Finished) | None => End::Unconfirmed { asked_at, kill_at },
+            // For a probe, as far as the runtime asked: when a hook began before that nothing tells.
+            Some(Life::Active) if termination.countdown == Countdown::FromSignal || !asked.by_runtime => {
+                End::Alone(kill_at)
+            }
+            Some(Life::Active | Life::Finished) | None => End::Unconfirmed { asked_at, kill_at },
         },
     };
     Budget { now: now.instant, grace: termination.grace, own_grace: grace, end }
@@ -486,6 +490,21 @@ mod tests {
         let long = Termination { grace: seconds(45), ..probed };
         let leisure = budget(&long, Some(Life::Active), &never(), now).shutdown(Limit::Default);
         assert_eq!(leisure.by, Some(now.instant + seconds(45)), "at leisure no probe ends it");
+    }
+
+    #[test]
+    fn how_long_a_hook_took_before_a_probes_kill_is_unknown() {
+        let now = now();
+        let hooked = Termination { countdown: Countdown::Earlier, ..pod(seconds(30)) };
+        let probed = budget(&hooked, Some(Life::Active), &once(now.instant), now).shutdown(Limit::Default);
+        assert_eq!((probed.by, probed.waits), (Some(now.instant + seconds(1)), false));
+        let inside = StopRequests { by_runtime: false, ..once(now.instant) };
+        let asked = budget(&hooked, Some(Life::Active), &inside, now).shutdown(Limit::Default);
+        assert_eq!(
+            (asked.by, asked.waits),
+            (Some(now.instant + seconds(29)), true),
+            "no hook runs before that"
+        );
     }
 
     #[test]
