@@ -139,12 +139,15 @@ pub fn budget(termination: &Termination, life: Option<Life>, asked: &StopRequest
         Some(probe) if !leaving => termination.grace.min(probe),
         _ => termination.grace,
     };
-    let mut kills = asked
-        .at
-        .iter()
-        .filter_map(|asked_at| Some((*asked_at, kill_at(grace, termination, *asked_at, now)?)));
+    // Which of the two it is nothing tells.
+    let graces = [Some(termination.grace), termination.probe_grace.filter(|_| !leaving)];
+    let kills = asked.at.iter().flat_map(|asked_at| {
+        let graces = graces.iter().flatten();
+        graces.filter_map(|grace| Some((*asked_at, kill_at(*grace, termination, *asked_at, now)?)))
+    });
     // The earliest that can still come: being alive past the others proves that they do not.
-    let kill = kills.find(|(_, kill_at)| !is_past(*kill_at, now.instant)).or_else(|| {
+    let still_to_come = kills.filter(|(_, kill_at)| !is_past(*kill_at, now.instant));
+    let kill = still_to_come.min_by_key(|(_, kill_at)| *kill_at).or_else(|| {
         // A Pod that goes is killed for certain: the signal is still to come, or the clocks or a shorter grace period that
         // came later have misled us.
         let kill_at = within(gone_by(termination, now), now.instant, LEAST_GRACE, grace)?;
@@ -487,6 +490,14 @@ mod tests {
         let kill_in =
             |life| budget(&probed, Some(life), &once(now.instant), now).kill_at().unwrap() - now.instant;
         assert_eq!((kill_in(Life::Active), kill_in(Life::Deleting)), (seconds(3), seconds(30)));
+        // Whichever of the two it was: one is past, and the other is still to come.
+        let slow = Termination { probe_grace: Some(seconds(60)), ..pod(seconds(5)) };
+        let late = budget(&slow, Some(Life::Active), &once(before(now, 20)), now);
+        assert_eq!(late.kill_at(), Some(now.instant + seconds(40)));
+        assert_eq!(
+            budget(&slow, Some(Life::Active), &once(now.instant), now).kill_at(),
+            Some(now.instant + seconds(5))
+        );
         let long = Termination { grace: seconds(45), ..probed };
         let leisure = budget(&long, Some(Life::Active), &never(), now).shutdown(Limit::Default);
         assert_eq!(leisure.by, Some(now.instant + seconds(45)), "at leisure no probe ends it");
