@@ -93,7 +93,8 @@ enum End {
     /// The whole Pod is deleted, every sidecar with it.
     WholePod(Instant),
     /// The container was asked to stop, and what happens to the Pod is unknown; or the kubelet ends the Pod on its own
-    /// account, for which it may have a grace period of its own (eviction, the node's shutdown).
+    /// account, for which it may have a grace period of its own (eviction, the node's shutdown); or it stops this container alone,
+    /// after a preStop hook that has taken nobody knows how long.
     Unconfirmed {
         /// When it was asked.
         asked_at: Instant,
@@ -138,12 +139,15 @@ pub fn budget(termination: &Termination, life: Option<Life>, asked: &StopRequest
         Some(probe) if !leaving => termination.grace.min(probe),
         _ => termination.grace,
     };
-    let mut kills = asked
-        .at
-        .iter()
-        .filter_map(|asked_at| Some((*asked_at, kill_at(grace, termination, *asked_at, now)?)));
+    // Which of the two it is nothing tells.
+    let graces = [Some(termination.grace), termination.probe_grace.filter(|_| !leaving)];
+    let kills = asked.at.iter().flat_map(|asked_at| {
+        let graces = graces.iter().flatten();
+        graces.filter_map(|grace| Some((*asked_at, kill_at(*grace, termination, *asked_at, now)?)))
+    });
     // The earliest that can still come: being alive past the others proves that they do not.
-    let kill = kills.find(|(_, kill_at)| !is_past(*kill_at, now.instant)).or_else(|| {
+    let still_to_come = kills.filter(|(_, kill_at)| !is_past(*kill_at, now.instant));
+    let kill = still_to_come.min_by_key(|(_, kill_at)| *kill_at).or_else(|| {
         // A Pod that goes is killed for certain: the signal is still to come, or the clocks or a shorter grace period that
         // came later have misled us.
         let kill_at = within(gone_by(termination, now), now.instant, LEAST_GRACE, grace)?;
@@ -153,8 +157,11 @@ pub fn budget(termination: &Termination, life: Option<Life>, asked: &StopRequest
         None => End::AtLeisure,
         Some((asked_at, kill_at)) => match life {
             Some(Life::Deleting) => End::WholePod(kill_at),
-            Some(Life::Active) => End::Alone(kill_at),
-            Some(Life::Finished) | None => End::Unconfirmed { asked_at, kill_at },
+            // For a probe, as far as the runtime asked: when a hook began before that nothing tells.
+            Some(Life::Active) if termination.countdown == Countdown::FromSignal || !asked.by_runtime => {
+                End::Alone(kill_at)
+            }
+            Some(Life::Active | Life::Finished) | None => End::Unconfirmed { asked_at, kill_at },
         },
     };
     Budget { now: now.instant, grace: termination.grace, own_grace: grace, end }
@@ -483,9 +490,32 @@ mod tests {
         let kill_in =
             |life| budget(&probed, Some(life), &once(now.instant), now).kill_at().unwrap() - now.instant;
         assert_eq!((kill_in(Life::Active), kill_in(Life::Deleting)), (seconds(3), seconds(30)));
+        // Whichever of the two it was: one is past, and the other is still to come.
+        let slow = Termination { probe_grace: Some(seconds(60)), ..pod(seconds(5)) };
+        let late = budget(&slow, Some(Life::Active), &once(before(now, 20)), now);
+        assert_eq!(late.kill_at(), Some(now.instant + seconds(40)));
+        assert_eq!(
+            budget(&slow, Some(Life::Active), &once(now.instant), now).kill_at(),
+            Some(now.instant + seconds(5))
+        );
         let long = Termination { grace: seconds(45), ..probed };
         let leisure = budget(&long, Some(Life::Active), &never(), now).shutdown(Limit::Default);
         assert_eq!(leisure.by, Some(now.instant + seconds(45)), "at leisure no probe ends it");
+    }
+
+    #[test]
+    fn how_long_a_hook_took_before_a_probes_kill_is_unknown() {
+        let now = now();
+        let hooked = Termination { countdown: Countdown::Earlier, ..pod(seconds(30)) };
+        let probed = budget(&hooked, Some(Life::Active), &once(now.instant), now).shutdown(Limit::Default);
+        assert_eq!((probed.by, probed.waits), (Some(now.instant + seconds(1)), false));
+        let inside = StopRequests { by_runtime: false, ..once(now.instant) };
+        let asked = budget(&hooked, Some(Life::Active), &inside, now).shutdown(Limit::Default);
+        assert_eq!(
+            (asked.by, asked.waits),
+            (Some(now.instant + seconds(29)), true),
+            "no hook runs before that"
+        );
     }
 
     #[test]

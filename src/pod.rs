@@ -287,10 +287,10 @@ impl Restart {
         self.policy != RestartPolicy::Never
     }
 
-    /// Whether the container is started again whatever its exit code.
+    /// Whether the container is started again whatever its exit code: by its policy, or because its rules leave out none.
     #[must_use]
     pub fn always(&self) -> bool {
-        self.policy == RestartPolicy::Always
+        (0..=i32::from(u8::MAX)).all(|code| self.after(code))
     }
 
     fn of(container: &Container, pod: RestartPolicy) -> Self {
@@ -917,5 +917,23 @@ spec:
         };
         assert_eq!(after(&restart("Never", &rule("In"))), [false, false, true]);
         assert_eq!(after(&restart("Never", &rule("NotIn"))), [true, true, false]);
+    }
+
+    #[test]
+    fn rules_may_leave_no_exit_code_that_ends_a_container() {
+        let always = |policy: &str, rules: &str| {
+            let yaml = format!(
+                "spec: {{containers: [{{name: main, image: a, restartPolicy: {policy}, restartPolicyRules: [{rules}]}}]}}"
+            );
+            snapshot(&yaml).own.restart.always()
+        };
+        let rule = |operator: &str, value: i32| {
+            format!("{{action: Restart, exitCodes: {{operator: {operator}, values: [{value}]}}}}")
+        };
+        assert!(always("OnFailure", &rule("In", 0)));
+        assert!(always("OnFailure", &rule("NotIn", 42)));
+        assert!(always("Never", &format!("{}, {}", rule("NotIn", 42), rule("In", 42))));
+        assert!(!always("Never", &rule("NotIn", 42)));
+        assert!(!always("OnFailure", &rule("In", 42)));
     }
 }

@@ -31,7 +31,7 @@ use crate::signal::{Phase, Received, Signal};
 use crate::status::board::{ActionResult, Board};
 pub use actions::{Action, Processes, Shutdown, Spared};
 use again::DoneTask;
-use awaited::{Pointless, Scope, Seen, TaskResult, awaited, carrier_leaves, unattributed_traces};
+use awaited::{Pointless, Rounds, Scope, Seen, TaskResult, awaited, carrier_leaves, unattributed_traces};
 pub use decision::{Decision, Keep, Origin, decide};
 pub use drain::{Drained, Shown};
 use drain::{Latest, Named, Terms};
@@ -221,8 +221,9 @@ impl Ending<'_, '_> {
             let visible = self.sight.snapshot.as_ref().filter(|_| own_pod.is_some());
             let (ignore, spared) = (&self.shutdown.ignore, self.shutdown.spared);
             let awaited = awaited(&self.done, visible, scope, ignore, &self.wrapped, spared);
+            let rounds = Rounds::told_by(self.sight.snapshot.as_ref().filter(|_| self.sight.fresh));
             if self.extent != Extent::All {
-                return drain::unseen(&awaited, self.latest.as_ref().or(visible));
+                return drain::unseen(&awaited, self.latest.as_ref().or(visible), rounds);
             }
             if !self.time.waits {
                 info!("not waiting for the sidecars to exit: {}", Pointless::Leaving);
@@ -233,6 +234,7 @@ impl Ending<'_, '_> {
                 // Those that carry the others' traffic have yet to be asked.
                 carrier_leaves: scope == Scope::All && carrier_leaves(&self.done),
                 stopping: self.sight.is_kill_to_come(&self.asked),
+                rounds,
                 ..Seen::default()
             };
             let terms = self.terms(scope);

@@ -349,7 +349,7 @@ impl fmt::Display for Fix<'_> {
         match self.why {
             Why::Restarted => write!(
                 f,
-                "its restartPolicy is Always, so the kubelet starts it again after every exit; expected a native sidecar \
+                "by its restart policy the kubelet starts it again after every exit; expected a native sidecar \
                  (an init container with restartPolicy: Always), or another policy"
             ),
             Why::Off(needs) => write!(f, "its quit endpoint is switched off; expected {needs}"),

@@ -89,7 +89,7 @@ impl fmt::Display for Reason {
             Self::NeverExits(name) => write!(
                 f,
                 "--wait-exit names `{name}`, which never exits for good: the kubelet starts it again after every exit \
-                 (restartPolicy: Always); expected another policy"
+                 (restartPolicy: Always, or its rules); expected another policy"
             ),
             Self::UnknownSidecar { flag, name, found } if found.is_empty() => {
                 write!(f, "{flag} names `{name}`, but no container runs beside this one")

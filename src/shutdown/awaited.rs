@@ -86,14 +86,45 @@ impl Awaited {
 
     /// Whether the Pod's status shows that it has exited for good.
     #[must_use]
-    pub fn has_ended(&self, snapshot: Option<&Snapshot>) -> bool {
+    pub fn has_ended(&self, snapshot: Option<&Snapshot>, rounds: Rounds) -> bool {
         let ShownBy::Status(_) = self.shown_by else {
             return false;
         };
-        // What is of an earlier round of the Pod says nothing of this one.
-        let present = snapshot.into_iter().filter(|snapshot| snapshot.own.run != Run::Over);
+        let present = snapshot.into_iter().filter(|snapshot| rounds.is_this_one(snapshot));
         let sidecars = present.flat_map(|snapshot| &snapshot.sidecars);
         sidecars.filter(|sidecar| sidecar.name == self.name).any(|sidecar| sidecar.ended_for_good().is_some())
+    }
+}
+
+/// How a report of an earlier round of the Pod is told, which says nothing of this one: a watch may begin with one, where the API
+/// server's cache lags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rounds {
+    /// It calls our own container one that runs no more, or older than its process.
+    #[default]
+    ByStart,
+    /// It calls our own container one that runs no more. By the last look, which is as new as the API server's store, it is older
+    /// than its process too, so that the clocks differ; or there was no such look.
+    ByEnd,
+}
+
+impl Rounds {
+    /// By the last look at the Pod, if it is of now.
+    #[must_use]
+    pub fn told_by(look: Option<&Snapshot>) -> Self {
+        match look {
+            Some(look) if look.own.run != Run::Older => Self::ByStart,
+            _ => Self::ByEnd,
+        }
+    }
+
+    /// Whether this one is of the present round.
+    #[must_use]
+    pub fn is_this_one(self, snapshot: &Snapshot) -> bool {
+        match self {
+            Self::ByStart => !snapshot.own.run.is_outdated(),
+            Self::ByEnd => snapshot.own.run != Run::Over,
+        }
     }
 }
 
@@ -221,6 +252,8 @@ pub struct Seen {
     pub carrier_leaves: bool,
     /// Whether this container was asked to stop.
     pub stopping: bool,
+    /// What tells a report of an earlier round.
+    pub rounds: Rounds,
 }
 
 /// Whether there is still a sidecar to wait for.
@@ -267,8 +300,9 @@ pub fn drain(awaited: &[Awaited], seen: &Seen) -> Drain {
     if seen.snapshot.as_ref().is_some_and(|snapshot| snapshot.life != Life::Active) {
         return Drain::Pointless(Pointless::Leaving);
     }
+    let has_ended = |awaited: &Awaited| awaited.has_ended(seen.snapshot.as_ref(), seen.rounds);
     let remaining: Vec<_> = (0..awaited.len())
-        .filter(|place| !seen.gone.contains(place) && !awaited[*place].has_ended(seen.snapshot.as_ref()))
+        .filter(|place| !seen.gone.contains(place) && !has_ended(&awaited[*place]))
         .collect();
     let silent = seen.no_connection.is_some_and(|lasted| lasted >= SILENCE);
     if remaining.is_empty() {
@@ -458,6 +492,19 @@ status:
         assert_eq!(drain(&web(), &seen("Never", failed)), Drain::Done);
         assert_eq!(drain(&web(), &seen("OnFailure", failed)), Drain::Waiting(vec![0]));
         assert_eq!(drain(&web(), &seen("OnFailure", "terminated: {exitCode: 0}")), Drain::Done);
+    }
+
+    #[test]
+    fn a_late_report_of_an_earlier_round_ends_no_wait() {
+        let mut older = seen("Never", "terminated: {exitCode: 0}");
+        older.snapshot.as_mut().unwrap().own.run = Run::Older;
+        assert_eq!(drain(&web(), &older), Drain::Waiting(vec![0]));
+        // As the look at the end did: the clocks differ.
+        older.rounds = Rounds::told_by(older.snapshot.as_ref());
+        assert_eq!(drain(&web(), &older), Drain::Done);
+        older.snapshot.as_mut().unwrap().own.run = Run::Over;
+        assert_eq!(drain(&web(), &older), Drain::Waiting(vec![0]));
+        assert_eq!(Rounds::told_by(Some(&pod("Never", "running: {}"))), Rounds::ByStart);
     }
 
     #[test]

@@ -9,13 +9,13 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::awaited::{Asked, Awaited, DENIED, Drain, Pointless, SILENCE, Seen, Trace, drain};
+use super::awaited::{Asked, Awaited, DENIED, Drain, Pointless, Rounds, SILENCE, Seen, Trace, drain};
 use crate::cluster::{Observation, OwnPod};
 use crate::deadline::{elapsed, now, seconds, until};
 use crate::endpoint::Address;
 use crate::pod::mains::Mains;
 use crate::pod::run::Run;
-use crate::pod::{Snapshot, State, list};
+use crate::pod::{Life, Snapshot, State, list};
 use crate::tcp::{Answer, probe};
 
 /// The pause between looks at an endpoint at first; doubles up to [`LAST_PAUSE`].
@@ -64,6 +64,16 @@ pub enum Shown {
     Listening,
     /// Nothing: it may have.
     Unseen,
+}
+
+impl Shown {
+    fn by(own_pod: Option<&OwnPod>, in_sight: bool) -> Self {
+        match (own_pod, in_sight) {
+            (None, _) => Self::Listening,
+            (Some(_), true) => Self::Running,
+            (Some(_), false) => Self::Unseen,
+        }
+    }
 }
 
 impl Drained {
@@ -153,7 +163,11 @@ pub(super) async fn wait(
             Drain::Pointless(why) => {
                 info!("not waiting for the sidecars to exit: {why}");
                 let blind = matches!(why, Pointless::OutOfSight | Pointless::Denied);
-                return if blind { unseen(awaited, latest.borrow().as_ref()) } else { Drained::Leaving };
+                return if blind {
+                    unseen(awaited, latest.borrow().as_ref(), seen.rounds)
+                } else {
+                    Drained::Leaving
+                };
             }
         };
         let known = own_pod.is_none() || seen.snapshot.is_some();
@@ -181,8 +195,12 @@ pub(super) async fn wait(
             Some(observation) = observation => match observation {
                 Observation::Gone => return Drained::Leaving,
                 Observation::Seen(mut snapshot) => {
-                    mains.settle(&mut snapshot);
                     (in_sight, lost_since, denied_since) = (true, None, None);
+                    // A newer one follows.
+                    if snapshot.life == Life::Active && !seen.rounds.is_this_one(&snapshot) {
+                        continue;
+                    }
+                    mains.settle(&mut snapshot);
                     named.name_failures(&snapshot);
                     latest.replace(Some(snapshot.clone()));
                     seen.snapshot = Some(snapshot);
@@ -204,12 +222,7 @@ pub(super) async fn wait(
             () = until(verdict_at(lost_since, SILENCE)) => {}
             () = until(verdict_at(denied_since, DENIED)) => {}
             () = until(by) => {
-                let shown = match (own_pod, known && in_sight) {
-                    (None, _) => Shown::Listening,
-                    (Some(_), true) => Shown::Running,
-                    (Some(_), false) => Shown::Unseen,
-                };
-                return remaining(shown, awaited, &waiting, &asked);
+                return remaining(Shown::by(own_pod, known && in_sight), awaited, &waiting, &asked);
             }
         }
     }
@@ -238,8 +251,8 @@ fn remaining(shown: Shown, awaited: &[Awaited], waiting: &[usize], asked: &[usiz
 }
 
 /// Of these it is not known whether they have exited. `latest`: the Pod as it was last seen.
-pub(super) fn unseen(awaited: &[Awaited], latest: Option<&Snapshot>) -> Drained {
-    let left: Vec<_> = awaited.iter().filter(|awaited| !awaited.has_ended(latest)).collect();
+pub(super) fn unseen(awaited: &[Awaited], latest: Option<&Snapshot>, rounds: Rounds) -> Drained {
+    let left: Vec<_> = awaited.iter().filter(|awaited| !awaited.has_ended(latest, rounds)).collect();
     let names = left.iter().map(|awaited| awaited.name.clone()).collect();
     let asked = left.iter().filter(|awaited| awaited.asked != Asked::No).map(|awaited| awaited.name.clone());
     Drained::Remaining { shown: Shown::Unseen, names, asked: asked.collect() }

@@ -3,15 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use crate::pod::{Main, Snapshot, State};
+
+/// How long after our start the kubelet may not have reported what became of the containers that were started with ours.
+pub const REPORTED: Duration = Duration::from_secs(10);
 
 /// What the proas of the other main containers show of themselves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Others {
     /// Those that were left the sidecars just now: their commands have yet to start, or run.
     pub listening: BTreeSet<String>,
-    /// Those in which proa runs at all.
+    /// Those in which proa runs at all, before it was seen who listens and after.
     pub present: BTreeSet<String>,
     /// Those that have left the sidecars to this one, with their exit codes. One that does not see its restart policy does so
     /// before a restart too.
@@ -29,6 +33,23 @@ pub enum Worth {
     Past,
     /// The same, and the API server has been out of reach for so long that nothing will show a main container's end.
     Blind,
+}
+
+impl Worth {
+    /// What a snapshot is worth that was `fresh` when it came, to a proa that was started so long ago. `blind`: whether the API
+    /// server has shown nothing for long.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, fresh: bool, since_start: Duration, blind: bool) -> Self {
+        if blind {
+            Self::Blind
+        } else if !fresh || snapshot.own.run.is_outdated() {
+            Self::Past
+        } else if since_start < REPORTED {
+            Self::Early
+        } else {
+            Self::Current
+        }
+    }
 }
 
 /// The exit code of a process that SIGKILL ended: what is left of one that proa ran in, and runs no more.
@@ -110,6 +131,16 @@ pub fn turn(snapshot: Option<(&Snapshot, Worth)>, others: &Others) -> Turn {
     }
 }
 
+/// Whether a main container that the others cannot see leaves the sidecars to one of those that it would wait for: that one may
+/// be waiting likewise, and one of two goes first. One without proa waits for nobody.
+#[must_use]
+pub fn goes_first(awaited: &[Other], own: &str, snapshot: Option<&Snapshot>) -> bool {
+    let mains = snapshot.iter().flat_map(|seen| &seen.mains);
+    let bare = mains.filter(|main| !main.known_by.shuts_down()).map(|main| main.container.name.as_str());
+    let bare: BTreeSet<_> = bare.collect();
+    awaited.iter().any(|other| other.name.as_str() > own && !bare.contains(other.name.as_str()))
+}
+
 /// Why one whose proa does not listen may need the sidecars still.
 fn needs(main: &Main, others: &Others, worth: Worth) -> Option<Why> {
     let container = &main.container;
@@ -119,9 +150,10 @@ fn needs(main: &Main, others: &Others, worth: Worth) -> Option<Why> {
         _ if others.present.contains(&container.name) => None,
         State::Waiting(_) if container.has_yet_to_start() => Some(Why::YetToStart),
         State::Waiting(_) => Some(Why::StartsAgain),
-        // Its proa is gone, which the API would show sooner or later.
+        // Its proa is gone, which the API would show sooner or later. Where it may have been killed to be started again, it is
+        // waited for all the same: it shows itself then.
         State::Running if worth == Worth::Blind && main.known_by.shuts_down() => {
-            container.restart.after(KILLED).then_some(Why::StartsAgain)
+            container.restart.after(KILLED).then_some(Why::Runs)
         }
         State::Running => Some(Why::Runs),
     }
@@ -255,7 +287,8 @@ status:
     #[test]
     fn one_whose_proa_is_gone_is_not_waited_for_by_who_sees_nothing_more() {
         assert_eq!(decided("Never", RUNNING, Worth::Blind), Turn::Ours);
-        assert_eq!(decided("OnFailure", RUNNING, Worth::Blind), theirs(Why::StartsAgain));
+        // Killed, it is started again, and shows itself then; or it has ended with 0, and nobody else is left.
+        assert_eq!(decided("OnFailure", RUNNING, Worth::Blind), awaited(Why::Runs));
         assert_eq!(decided("Never", WAITING, Worth::Blind), awaited(Why::YetToStart));
         let mut bare = pod("Never", RUNNING);
         bare.mains[0].known_by = KnownBy::Flag;

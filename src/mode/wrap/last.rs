@@ -1,5 +1,6 @@
 //! Whether this is the last main container, which shuts the sidecars down.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::stream::StreamExt;
@@ -13,13 +14,11 @@ use crate::peer::handover::{Handover, Sockets, hand_over};
 use crate::peer::{Message, Peer};
 use crate::pod::run::Clocks;
 use crate::pod::{Life, Main, Snapshot};
-use crate::shutdown::turn::Other;
+use crate::shutdown::turn::{Other, goes_first};
 use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received};
 
-/// How long after our start the kubelet may not have reported what became of the containers that were started with ours.
-const REPORTED: Duration = Duration::from_secs(10);
 /// How often the other proas are looked at while main containers are waited for.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long main containers are waited for while the API server denies us: their end would never be seen.
@@ -128,23 +127,18 @@ impl Last {
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         loop {
             let others = self.look_around(sight.snapshot.as_ref()).await;
-            let worth = |snapshot| {
-                if blind.is_lasting(now()) { Worth::Blind } else { self.worth(snapshot, sight.fresh) }
-            };
+            let (fresh, blind_for_long) = (sight.fresh, blind.is_lasting(now()));
+            let worth = |snapshot| Worth::of(snapshot, fresh, elapsed(self.started), blind_for_long);
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, worth(snapshot)));
-            // One without proa waits for nobody.
-            let mains = sight.snapshot.iter().flat_map(|seen| &seen.mains);
-            let bare = mains.filter(|main| !main.known_by.shuts_down()).map(|main| &main.container.name);
-            let bare: Vec<_> = bare.collect();
-            let goes_first =
-                |other: &Other| !self.seen && other.name > self.own && !bare.contains(&&other.name);
             let awaited = match turn(seen, &others) {
                 Turn::Ours => return false,
                 Turn::Theirs(theirs) => {
                     announce(&theirs);
                     return true;
                 }
-                Turn::Await(awaited) if awaited.iter().any(goes_first) => {
+                Turn::Await(awaited)
+                    if !self.seen && goes_first(&awaited, &self.own, sight.snapshot.as_ref()) =>
+                {
                     announce(&awaited);
                     return true;
                 }
@@ -186,7 +180,11 @@ impl Last {
                         blind = Blind::default();
                     }
                     Observation::Gone => return true,
-                    Observation::Trouble(trouble) => blind.note(&trouble, now()),
+                    Observation::Trouble(trouble) => {
+                        // A main container may start and be killed meanwhile.
+                        sight.fresh = false;
+                        blind.note(&trouble, now());
+                    }
                 },
                 () = until(over_by) => {
                     info!("not waiting any longer: this container is about to be killed");
@@ -203,36 +201,34 @@ impl Last {
 
     /// What the other proas of the Pod show; those that still listen are left the sidecars thereby.
     async fn look_around(&self, snapshot: Option<&Snapshot>) -> Others {
-        let Sockets { mut present, mut mains } = Sockets::of(&self.uid);
+        let known = snapshot.into_iter().flat_map(|snapshot| &snapshot.mains);
+        let known: BTreeSet<_> = known.map(|Main { container, .. }| container.name.clone()).collect();
+        let Sockets { present, mut mains } = self.sockets(&known).await;
         // Anybody may have bound a name: one that is no container of the Pod ends nothing.
         mains.retain(|name| snapshot.is_none_or(|seen| seen.beside().any(|beside| beside.name == *name)));
-        // Where the system does not list them.
-        let known = snapshot.into_iter().flat_map(|snapshot| &snapshot.mains);
-        let known = known.map(|Main { container, .. }| container.name.clone());
-        if self.seen && !present.contains(&self.own) {
-            for container in known.clone() {
-                let peer = Peer { uid: self.uid.clone(), container };
-                if peer.is_there().await {
-                    present.insert(peer.container);
-                }
-            }
-        }
-        mains.extend(known);
+        mains.extend(known.iter().cloned());
         let peers = mains.into_iter().filter(|name| *name != self.own);
         let peers = peers.map(|container| Peer { uid: self.uid.clone(), container }).collect();
         let listening = hand_over(peers, &self.ended).await;
+        // One that exits just now, to be started again, listens to nobody either, and is not over for that.
+        let stayed = self.sockets(&known).await.present;
+        let present = present.into_iter().filter(|name| stayed.contains(name)).collect();
         let ended = self.ended.iter().map(|message| (message.container.clone(), message.code)).collect();
         Others { listening, present, ended }
     }
 
-    fn worth(&self, snapshot: &Snapshot, fresh: bool) -> Worth {
-        if !fresh || snapshot.own.run.is_outdated() {
-            Worth::Past
-        } else if elapsed(self.started) < REPORTED {
-            Worth::Early
-        } else {
-            Worth::Current
+    /// The other proas that there are. `known`: those that are asked where the system does not list them.
+    async fn sockets(&self, known: &BTreeSet<String>) -> Sockets {
+        let mut sockets = Sockets::of(&self.uid);
+        if self.seen && !sockets.present.contains(&self.own) {
+            for container in known.iter().cloned() {
+                let peer = Peer { uid: self.uid.clone(), container };
+                if peer.is_there().await {
+                    sockets.present.insert(peer.container);
+                }
+            }
         }
+        sockets
     }
 }
 
@@ -260,12 +256,57 @@ fn names(others: &[Other]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use tokio::net::UnixStream;
+
     use super::*;
+    use crate::peer::Part;
+    use crate::pod::tests::snapshot;
+
+    /// It is over once its proa has withdrawn, and stays. One that is about to be restarted does neither.
+    #[test]
+    fn one_that_exits_while_it_is_looked_at_is_not_taken_for_over() {
+        let uid = format!("last-{}", std::process::id());
+        let there = Peer { uid: uid.clone(), container: "other".into() }.announce(Part::Main).unwrap();
+        let snapshot = snapshot(
+            "
+spec:
+  restartPolicy: OnFailure
+  containers: [{name: main, image: m}, {name: other, image: o, command: [/proa, --, other]}]
+status:
+  containerStatuses:
+  - {name: other, image: o, imageID: o, ready: false, restartCount: 0, state: {running: {}}}
+",
+        );
+        let message = Message { container: "main".into(), code: 0 };
+        let last =
+            Last { uid: uid.clone(), own: "main".into(), ended: vec![message], seen: true, started: now() };
+        // While its queue is full it is tried again.
+        let handover = format!("\0proa/{uid}/other/m");
+        let mut crowd = Vec::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            while let Ok(stream) = UnixStream::connect(&handover).await {
+                crowd.push(stream);
+            }
+            let mut looking = pin!(last.look_around(Some(&snapshot)));
+            let begun = poll_fn(|context| Poll::Ready(looking.as_mut().poll(context))).await;
+            assert!(begun.is_pending());
+            drop(there);
+            let others = looking.await;
+            assert!(others.listening.is_empty() && others.ended == BTreeMap::from([("main".to_owned(), 0)]));
+            assert_ne!(turn(Some((&snapshot, Worth::Current)), &others), Turn::Ours, "{others:?}");
+        });
+    }
 
     #[test]
     fn a_denial_before_an_outage_is_no_lasting_denial() {
         let (denied, away) = (Trouble::Unauthorized("x".into()), Trouble::NoConnection("x".into()));
-        let start = Instant::now();
+        let start = now();
         let mut blind = Blind::default();
         blind.note(&denied, start);
         blind.note(&denied, start + Duration::from_secs(5));
