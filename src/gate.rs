@@ -477,7 +477,8 @@ impl<'a> Wait<'a> {
 
     fn find_mains(&mut self, snapshot: &mut Snapshot) {
         // What is recognised is none, and needs no look.
-        if snapshot.sidecars.iter().any(|sidecar| !sidecar.native && sidecar.known.is_none()) {
+        let may_be_one = |sidecar: &Sidecar| !sidecar.native && sidecar.known.is_none();
+        if !snapshot.mains.is_empty() || snapshot.sidecars.iter().any(may_be_one) {
             self.mains.see(Sockets::of(&snapshot.uid).mains);
         }
         self.mains.settle(snapshot);

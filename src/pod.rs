@@ -184,6 +184,8 @@ pub struct Main {
     pub container: Sidecar,
     /// What shows that it is one.
     pub known_by: KnownBy,
+    /// Whether its proa has been seen, so that one that is there no more has been and gone.
+    pub seen: bool,
 }
 
 /// What shows that a container is a main one.
@@ -291,6 +293,12 @@ impl Restart {
     #[must_use]
     pub fn always(&self) -> bool {
         (0..=i32::from(u8::MAX)).all(|code| self.after(code))
+    }
+
+    /// Whether the container is never started again, whatever its exit code.
+    #[must_use]
+    pub fn never(&self) -> bool {
+        !self.after_probe() && !(0..=i32::from(u8::MAX)).any(|code| self.after(code))
     }
 
     fn of(container: &Container, pod: RestartPolicy) -> Self {
@@ -659,6 +667,7 @@ fn beside(
     let main = main.into_iter().map(|container| Main {
         container: sidecar(pod, container, false, policy, annotated(container)),
         known_by: if is_disabled(container) { KnownBy::Disabled } else { KnownBy::Command },
+        seen: false,
     });
     let sidecars = sidecars.into_iter().map(|container| (container, false));
     let all = native.chain(sidecars).filter(|(container, _)| container.name != own.name);
@@ -935,5 +944,17 @@ spec:
         assert!(always("Never", &format!("{}, {}", rule("NotIn", 42), rule("In", 42))));
         assert!(!always("Never", &rule("NotIn", 42)));
         assert!(!always("OnFailure", &rule("In", 42)));
+    }
+
+    #[test]
+    fn a_rule_takes_the_end_from_never() {
+        let never = |fields: &str| {
+            let yaml = format!("spec: {{containers: [{{name: main, image: a, restartPolicy: {fields}}}]}}");
+            snapshot(&yaml).own.restart.never()
+        };
+        assert!(never("Never"));
+        assert!(!never("OnFailure") && !never("Always"));
+        let rule = "restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]";
+        assert!(!never(&format!("Never, {rule}")));
     }
 }

@@ -28,8 +28,8 @@ use crate::identity::Mounts;
 use crate::memory;
 use crate::peer::{Message, Part, Peer, Peers, Presence};
 use crate::plan::Plan;
+use crate::pod::Snapshot;
 use crate::pod::mains::Mains;
-use crate::pod::{KnownBy, Main, Snapshot};
 use crate::policy::{OnSidecarExit, ShutdownAuto, ShutdownWhen};
 use crate::shutdown::stages::yet_to_start;
 use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight};
@@ -304,7 +304,7 @@ impl Run<'_> {
             sight = shutdown::look(own_pod, sight.snapshot, sight.mains, need, &mut asked, signals).await;
         }
         let mut peers = Peers::default();
-        if let Some(last) = last {
+        if let Some(mut last) = last {
             if last.is_left_to_others(&mut sight, &mut asked, signals).await {
                 return None;
             }
@@ -324,9 +324,8 @@ impl Run<'_> {
     /// was there.
     fn mains(&self, before: Option<&Snapshot>) -> Mains {
         let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
-        let present = |main: &&Main| main.known_by == KnownBy::Presence;
-        let seen_present = before.into_iter().flat_map(|seen| &seen.mains).filter(present);
-        mains.see(seen_present.map(|main| main.container.name.clone()));
+        let seen = before.into_iter().flat_map(|before| &before.mains).filter(|main| main.seen);
+        mains.see(seen.map(|main| main.container.name.clone()));
         mains
     }
 

@@ -46,8 +46,12 @@ impl Mains {
             }
         };
         let mains = snapshot.sidecars.extract_if(.., |sidecar| known_by(sidecar).is_some());
-        let mains = mains.filter_map(|container| Some(Main { known_by: known_by(&container)?, container }));
+        let mains = mains
+            .filter_map(|container| Some(Main { known_by: known_by(&container)?, container, seen: false }));
         snapshot.mains.extend(mains);
+        for main in &mut snapshot.mains {
+            main.seen |= self.present.contains(&main.container.name);
+        }
     }
 }
 

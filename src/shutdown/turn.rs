@@ -31,7 +31,7 @@ pub enum Worth {
     Early,
     /// It shows the Pod as it was some time ago.
     Past,
-    /// The same, and the API server has been out of reach for so long that nothing will show a main container's end.
+    /// The same, and the API server has shown nothing for long: what else shows a main container's end has to do.
     Blind,
 }
 
@@ -51,9 +51,6 @@ impl Worth {
         }
     }
 }
-
-/// The exit code of a process that SIGKILL ended: what is left of one that proa ran in, and runs no more.
-const KILLED: i32 = 137;
 
 /// Whose turn it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,16 +144,25 @@ fn needs(main: &Main, others: &Others, worth: Worth) -> Option<Why> {
     match &container.state {
         State::Terminated(exit) => container.restart.after(exit.code).then_some(Why::StartsAgain),
         // Its command is over, and this is not restarted: else its proa would listen until its own end.
-        _ if others.present.contains(&container.name) => None,
+        _ if others.present.contains(&container.name) || is_killed(main, others, worth) => None,
         State::Waiting(_) if container.has_yet_to_start() => Some(Why::YetToStart),
         State::Waiting(_) => Some(Why::StartsAgain),
-        // Its proa is gone, which the API would show sooner or later. Where it may have been killed to be started again, it is
-        // waited for all the same: it shows itself then.
-        State::Running if worth == Worth::Blind && main.known_by.shuts_down() => {
-            container.restart.after(KILLED).then_some(Why::Runs)
-        }
         State::Running => Some(Why::Runs),
     }
+}
+
+/// Whether it is over, and nothing but its proa's absence shows it: that was seen, and has been killed, since it left the sidecars to
+/// nobody. One that was never seen may have yet to start, behind an entrypoint that takes its time, or be switched off by a
+/// variable that the manifest does not show. One that may be started again shows itself then.
+#[must_use]
+pub fn is_killed(main: &Main, others: &Others, worth: Worth) -> bool {
+    let name = &main.container.name;
+    let is_silent = ![&others.listening, &others.present].into_iter().any(|shown| shown.contains(name));
+    worth == Worth::Blind
+        && main.seen
+        && main.container.restart.never()
+        && is_silent
+        && !others.ended.contains_key(name)
 }
 
 /// Whether it is certain that its proa will look whose turn it is, after we did.
@@ -164,9 +170,8 @@ fn is_certain(why: Why, worth: Worth) -> bool {
     match (why, worth) {
         // Not listening though running: proa is about to, or was killed, and the kubelet's report will tell. One that has yet to
         // start may have been started, and killed, since an early report.
-        (Why::Runs, _) | (_, Worth::Past) | (Why::YetToStart, Worth::Early | Worth::Blind) => false,
-        (Why::YetToStart, Worth::Current)
-        | (Why::StartsAgain, Worth::Current | Worth::Early | Worth::Blind) => true,
+        (Why::Runs, _) | (_, Worth::Past | Worth::Blind) | (Why::YetToStart, Worth::Early) => false,
+        (Why::YetToStart, Worth::Current) | (Why::StartsAgain, Worth::Current | Worth::Early) => true,
     }
 }
 
@@ -286,13 +291,52 @@ status:
 
     #[test]
     fn one_whose_proa_is_gone_is_not_waited_for_by_who_sees_nothing_more() {
-        assert_eq!(decided("Never", RUNNING, Worth::Blind), Turn::Ours);
-        // Killed, it is started again, and shows itself then; or it has ended with 0, and nobody else is left.
-        assert_eq!(decided("OnFailure", RUNNING, Worth::Blind), awaited(Why::Runs));
+        let decided = |pod: &mut Snapshot, worth: Worth, others: &Others| {
+            pod.mains[0].seen = true;
+            turn(Some((&*pod, worth)), others)
+        };
+        let nobody = Others::default();
+        assert_eq!(decided(&mut pod("Never", RUNNING), Worth::Blind, &nobody), Turn::Ours);
+        assert_eq!(decided(&mut pod("Never", RUNNING), Worth::Past, &nobody), awaited(Why::Runs));
+        assert_eq!(
+            decided(&mut pod("Never", WAITING), Worth::Blind, &nobody),
+            Turn::Ours,
+            "it was seen since"
+        );
+        // Killed, it is started again, and shows itself then.
+        assert_eq!(decided(&mut pod("OnFailure", RUNNING), Worth::Blind, &nobody), awaited(Why::Runs));
+        let mut ruled = pod("Never", RUNNING);
+        ruled.mains[0].container.restart = pod("OnFailure", RUNNING).own.restart;
+        assert_eq!(decided(&mut ruled, Worth::Blind, &nobody), awaited(Why::Runs));
+        let killed = pod("Never", RUNNING);
+        let killed = &Main { seen: true, ..killed.mains[0].clone() };
+        assert!(is_killed(killed, &nobody, Worth::Blind));
+        for others in [
+            Others { listening: names(&["other"]), ..Others::default() },
+            Others { present: names(&["other"]), ..Others::default() },
+            Others { ended: ended_with(0), ..Others::default() },
+        ] {
+            assert!(!is_killed(killed, &others, Worth::Blind), "{others:?}");
+        }
+    }
+
+    /// It may be behind an entrypoint that takes its time, or be switched off by a variable that the manifest does not show.
+    #[test]
+    fn one_whose_proa_was_never_seen_is_waited_for_by_who_sees_nothing_more() {
+        assert_eq!(decided("Never", RUNNING, Worth::Blind), awaited(Why::Runs));
         assert_eq!(decided("Never", WAITING, Worth::Blind), awaited(Why::YetToStart));
-        let mut bare = pod("Never", RUNNING);
-        bare.mains[0].known_by = KnownBy::Flag;
-        assert_eq!(turn(Some((&bare, Worth::Blind)), &Others::default()), awaited(Why::Runs));
+    }
+
+    /// It may have been restarted since, and be over.
+    #[test]
+    fn one_that_was_to_be_restarted_when_it_was_last_seen_is_not_left_the_sidecars() {
+        let failed = "terminated: {exitCode: 3}";
+        assert_eq!(decided("OnFailure", failed, Worth::Blind), awaited(Why::StartsAgain));
+        let message = Others { ended: ended_with(3), ..Others::default() };
+        assert_eq!(
+            turn(Some((&pod("OnFailure", RUNNING), Worth::Blind)), &message),
+            awaited(Why::StartsAgain)
+        );
     }
 
     #[test]

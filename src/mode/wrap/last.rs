@@ -14,11 +14,13 @@ use crate::peer::handover::{Handover, Sockets, hand_over};
 use crate::peer::{Message, Peer};
 use crate::pod::run::Clocks;
 use crate::pod::{Life, Main, Snapshot};
-use crate::shutdown::turn::{Other, goes_first};
+use crate::shutdown::turn::{Other, goes_first, is_killed};
 use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received};
 
+/// The exit code of a container whose process SIGKILL ended.
+const KILLED: u8 = 137;
 /// How often the other proas are looked at while main containers are waited for.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long main containers are waited for while the API server denies us: their end would never be seen.
@@ -115,7 +117,7 @@ impl Last {
     /// Whether the sidecars are left to others, once that is certain. Waits for main containers that may need the sidecars and
     /// shut nothing down themselves.
     pub(super) async fn is_left_to_others(
-        &self,
+        &mut self,
         sight: &mut Sight,
         asked: &mut StopRequests,
         signals: &mut Listener<'_>,
@@ -131,7 +133,10 @@ impl Last {
             let worth = |snapshot| Worth::of(snapshot, fresh, elapsed(self.started), blind_for_long);
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, worth(snapshot)));
             let awaited = match turn(seen, &others) {
-                Turn::Ours => return false,
+                Turn::Ours => {
+                    self.note_killed(seen, &others);
+                    return false;
+                }
                 Turn::Theirs(theirs) => {
                     announce(&theirs);
                     return true;
@@ -197,6 +202,14 @@ impl Last {
                 () = tokio::time::sleep(LOOK_AROUND) => {}
             }
         }
+    }
+
+    /// Wrapped sidecars hear of those too that could not say that they are over.
+    fn note_killed(&mut self, seen: Option<(&Snapshot, Worth)>, others: &Others) {
+        let Some((snapshot, worth)) = seen else { return };
+        let killed = snapshot.mains.iter().filter(|main| is_killed(main, others, worth));
+        self.ended
+            .extend(killed.map(|main| Message { container: main.container.name.clone(), code: KILLED }));
     }
 
     /// What the other proas of the Pod show; those that still listen are left the sidecars thereby.
