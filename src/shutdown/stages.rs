@@ -523,4 +523,27 @@ spec:
         assert_eq!(shown(&stages.first), ["POST http://localhost:8090/quitquitquit"]);
         assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
     }
+
+    #[test]
+    fn what_is_done_is_said_with_where_it_goes() {
+        let signal = |processes| Action::Kill(processes, Signal::TERM);
+        let actions = vec![signal(Processes::Named("nginx".into())), signal(Processes::All), post(QUIT)];
+        let wrapped = snapshot(
+            "spec: {containers: [{name: web, image: w, command: [/proa, sidecar, --, web]}, {name: main, image: m}]}",
+        );
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, actions), Some(&wrapped), &Peers::default());
+        let said: Vec<_> =
+            stages.first.iter().chain(&stages.last).map(|task| (task.to_string(), task.url())).collect();
+        let said: Vec<_> = said.iter().map(|(text, url)| (text.as_str(), url.as_deref())).collect();
+        assert_eq!(
+            said,
+            [
+                ("SIGTERM to processes named `nginx`", None),
+                ("SIGTERM to all other processes", None),
+                ("stop request to `web`", None),
+                ("POST http://localhost:15020/quitquitquit", Some(QUIT)),
+            ]
+        );
+        assert!(stages.first.iter().all(|task| task.needs().is_none()), "nobody doubts what a flag says");
+    }
 }
