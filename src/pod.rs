@@ -810,6 +810,7 @@ spec:
         let own = |yaml: &str| Snapshot::of(&pod(yaml), None, None).map(|snapshot| snapshot.own.name);
         let one = "spec: {containers: [{name: app, image: a}]}";
         assert_eq!(own(one), Ok("app".into()));
+        assert_eq!(own("spec: {containers: [{name: envoy, image: envoyproxy/envoy}]}"), Ok("envoy".into()));
         let two = "spec: {containers: [{name: proxy, image: a}, {name: app, image: a}]}";
         assert_eq!(own(two), Err(Unreadable::WhichContainer { found: vec!["proxy".into(), "app".into()] }));
         let annotated = format!("metadata: {{annotations: {{{DEFAULT_CONTAINER}: app}}}}\n{two}");

@@ -265,6 +265,8 @@ async fn refuses(address: &Address) {
 mod tests {
     use std::net::TcpListener;
 
+    use futures::FutureExt;
+
     use super::*;
     use crate::pod::tests::snapshot;
     use crate::shutdown::awaited::ShownBy;
@@ -329,32 +331,47 @@ status:
         assert_eq!(verdict_at(now.checked_sub(SILENCE * 2), SILENCE), None, "that is over");
     }
 
-    /// Waits for whoever listens at these ports, without the API server.
-    fn wait_for(ports: &[u16], by: Instant) -> Drained {
-        let at = |port: &u16| Awaited {
-            name: port.to_string(),
-            asked: Asked::Yes,
-            shown_by: ShownBy::Trace(Trace::Closed(format!("127.0.0.1:{port}").parse().unwrap())),
-        };
-        let awaited: Vec<_> = ports.iter().map(at).collect();
-        let (asked_by, unattributed) = (Some(by), Some(Vec::new()));
-        let terms = Terms { asked_by, unasked_by: None, unattributed, done: "all have exited" };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    fn closed_at(port: u16) -> Trace {
+        Trace::Closed(format!("127.0.0.1:{port}").parse().unwrap())
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    /// Waits without the API server.
+    fn wait_blindly(awaited: &[Awaited], unattributed: Option<Vec<Trace>>, by: Instant) -> Drained {
+        let terms = Terms { asked_by: Some(by), unasked_by: Some(by), unattributed, done: "all have exited" };
         let (latest, mut named) = (Latest::default(), Named::default());
         let mains = Mains::default();
-        runtime.block_on(wait(None, &awaited, terms, Seen::default(), &mains, &latest, &mut named))
+        block_on(wait(None, awaited, terms, Seen::default(), &mains, &latest, &mut named))
     }
 
     #[test]
     fn without_the_api_server_a_closed_endpoint_is_an_exit_and_an_open_one_is_none() {
-        let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-        let (open, closed) = (listener(), listener());
-        let ports = [port(&closed), port(&open)];
-        drop(closed);
-        assert_eq!(wait_for(&ports[..1], Instant::now() + Duration::from_secs(60)), Drained::Exited);
-        let left = ports[1].to_string();
-        let expected = remaining_ones(Shown::Listening, &[&left], &[&left]);
-        assert_eq!(wait_for(&ports[1..], Instant::now()), expected);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shown_by = ShownBy::Trace(closed_at(port));
+        let web = [Awaited { name: "web".into(), asked: Asked::Yes, shown_by }];
+        assert!(block_on(async { vanished(&closed_at(port)).now_or_never() }).is_none());
+        let expected = remaining_ones(Shown::Listening, &["web"], &["web"]);
+        assert_eq!(wait_blindly(&web, Some(Vec::new()), Instant::now()), expected);
+        drop(listener);
+        let late = Instant::now() + Duration::from_secs(60);
+        assert_eq!(wait_blindly(&web, Some(Vec::new()), late), Drained::Exited);
+    }
+
+    #[test]
+    fn one_that_may_have_been_asked_was_until_nobody_is_left_who_was() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let perhaps = [awaited("web", Asked::Perhaps), awaited("db", Asked::No)];
+        let asked = |unattributed, asked: &[&str]| {
+            let expected = remaining_ones(Shown::Listening, &["web", "db"], asked);
+            assert_eq!(wait_blindly(&perhaps, unattributed, Instant::now()), expected);
+        };
+        asked(None, &["web"]);
+        asked(Some(vec![closed_at(port)]), &["web"]);
+        asked(Some(Vec::new()), &[]);
     }
 }
