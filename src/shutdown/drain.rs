@@ -163,7 +163,7 @@ pub(super) async fn wait(
         }
         // Those that nobody asked may exit by themselves, and need not. One that we cannot name may be among them, until its
         // trace is gone.
-        let nameless_runs = terms.unattributed.is_none() || !nameless.is_empty();
+        let nameless_runs = terms.unattributed.as_ref().is_none_or(|_| !nameless.is_empty());
         let asked = |place: &&usize| match awaited[**place].asked {
             Asked::Yes => true,
             Asked::Perhaps => nameless_runs,
