@@ -377,7 +377,7 @@ spec:
     #[test]
     fn a_socket_tells_what_the_command_does_not() {
         let pod = snapshot(
-            "spec: {containers: [{name: web, image: w, command: [/entry]}, {name: main, image: m}]}",
+            "spec: {containers: [{name: web, image: w, command: [/entry]}, {name: db, image: d}, {name: main, image: m}]}",
         );
         let listening = ["web", "gone"].map(|name| Peer { uid: pod.uid.clone(), container: name.into() });
         let peers = Peers { listening: listening.into(), ..Peers::default() };
