@@ -421,7 +421,7 @@ mod tests {
             budget(&pod(seconds(10)), None, &once(asked_at), now)
         };
         assert!(asked(9).kill_at().is_some());
-        assert!(asked(11).kill_at().is_some(), "it may be late");
+        assert!(asked(12).kill_at().is_some(), "it may be late");
         assert_eq!(asked(13).kill_at(), None);
         assert_eq!(asked(13).shutdown(Limit::Default).by, Some(now.instant + seconds(30)));
     }
@@ -516,6 +516,40 @@ mod tests {
             (Some(now.instant + seconds(29)), true),
             "no hook runs before that"
         );
+    }
+
+    #[test]
+    fn who_asked_is_kept_and_a_second_later_it_is_another_request() {
+        let now = now().instant;
+        let mut asked = StopRequests::default();
+        assert!(asked.is_empty() && !asked.is_by_runtime());
+        asked.note(now, Sender::Inside);
+        assert!(!asked.is_empty() && !asked.is_by_runtime());
+        asked.note(now + BURST / 2, Sender::Outside);
+        assert!(asked.is_by_runtime());
+        asked.note(now + BURST, Sender::Inside);
+        assert!(asked.is_by_runtime(), "it was among them");
+        assert_eq!(asked.at, [now, now + BURST]);
+    }
+
+    #[test]
+    fn a_look_at_the_pod_is_shorter_the_less_time_there_is() {
+        let now = now();
+        let look = |grace, asked: &StopRequests, seen, need| {
+            budget(&pod(seconds(grace)), Some(Life::Active), asked, now).look(seen, need)
+        };
+        let stopped = once(now.instant);
+        for (grace, asked, seen, need, expected) in [
+            (30, &never(), true, Need::Usual, LOOK),
+            (30, &never(), true, Need::Urgent, LOOK),
+            (30, &never(), false, Need::Usual, FIRST_LOOK),
+            (45, &never(), false, Need::Urgent, seconds(45)),
+            (45, &stopped, false, Need::Urgent, HURRIED_LOOK),
+            (30, &stopped, true, Need::Usual, HURRIED_LOOK),
+            (2, &stopped, true, Need::Usual, Duration::from_millis(500)),
+        ] {
+            assert_eq!(look(grace, asked, seen, need), expected, "{grace} {asked:?} {seen} {need:?}");
+        }
     }
 
     #[test]

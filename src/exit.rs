@@ -316,4 +316,53 @@ mod tests {
             assert!(Conclusion::from(outcome).termination_message().is_some());
         }
     }
+
+    #[test]
+    fn the_api_server_is_retried_where_it_may_answer_later() {
+        let code = |trouble| Outcome::Refused(Refusal::Api(trouble)).code();
+        assert_eq!(code(Trouble::NoConnection("x".into())), 75);
+        assert_eq!(code(Trouble::ServerError("x".into(), None)), 75);
+        assert_eq!(code(Trouble::NoSuchPod("a/b".into())), 2);
+        let not_ready = |pod| Outcome::Refused(Refusal::NotReady(Waiting { pod, direct: Vec::new() })).code();
+        assert_eq!(not_ready(PodWait::Api(Trouble::NoConnection("x".into()))), 75);
+        assert_eq!(not_ready(PodWait::Api(Trouble::Unauthorized("x".into()))), 77);
+    }
+
+    #[test]
+    fn only_a_command_that_proa_did_not_let_run_was_refused() {
+        let exit = || Exit { code: 1, reason: "OOMKilled".into() };
+        for (outcome, refused) in [
+            (Outcome::Usage("x".into()), true),
+            (Outcome::Refused(Refusal::Pod(Reason::Deleting)), true),
+            (Outcome::NotStarted { program: "x".into(), why: NotStarted::TooLarge }, true),
+            (Outcome::Ended(Ended::Exited(1)), false),
+            (Outcome::Stopped(Signal::TERM), false),
+            (Outcome::LostSidecar { name: "web".into(), exit: exit() }, false),
+            (Outcome::Panicked(None), false),
+        ] {
+            assert_eq!(outcome.is_refusal(), refused, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn the_termination_message_says_what_failed_and_who_runs_on() {
+        let failed = || Outcome::Refused(Refusal::Pod(Reason::Finished));
+        let failure = "proa: the Pod has ended (evicted, or past its active deadline)\n";
+        assert_eq!(Conclusion::from(failed()).termination_message().as_deref(), Some(failure));
+        let remaining = || Some(Remaining { names: vec!["web".into()], because: Vec::new(), is_job: true });
+        let both = Conclusion { outcome: failed(), remaining: remaining() }.termination_message().unwrap();
+        let rest = both.strip_prefix(failure).expect("a line each");
+        assert!(rest.starts_with("proa: still running when --shutdown-timeout ran out: `web`"), "{rest}");
+        let alone = Conclusion { outcome: Outcome::Ended(Ended::Exited(0)), remaining: remaining() };
+        assert_eq!(alone.termination_message().as_deref(), Some(rest));
+    }
+
+    #[test]
+    fn quit_says_whom_it_did_not_shut_down() {
+        let not_shut_down = |names: &[&str]| {
+            Outcome::NotShutDown(names.iter().map(|name| (*name).to_owned()).collect()).to_string()
+        };
+        assert_eq!(not_shut_down(&["web", "db"]), "not shut down: web, db");
+        assert_eq!(not_shut_down(&[]), "no sidecar was shut down, since this Pod cannot be seen");
+    }
 }

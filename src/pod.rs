@@ -819,6 +819,7 @@ spec:
         let own = |yaml: &str| Snapshot::of(&pod(yaml), None, None).map(|snapshot| snapshot.own.name);
         let one = "spec: {containers: [{name: app, image: a}]}";
         assert_eq!(own(one), Ok("app".into()));
+        assert_eq!(own("spec: {containers: [{name: envoy, image: envoyproxy/envoy}]}"), Ok("envoy".into()));
         let two = "spec: {containers: [{name: proxy, image: a}, {name: app, image: a}]}";
         assert_eq!(own(two), Err(Unreadable::WhichContainer { found: vec!["proxy".into(), "app".into()] }));
         let annotated = format!("metadata: {{annotations: {{{DEFAULT_CONTAINER}: app}}}}\n{two}");
@@ -956,5 +957,183 @@ spec:
         assert!(!never("OnFailure") && !never("Always"));
         let rule = "restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]";
         assert!(!never(&format!("Never, {rule}")));
+    }
+
+    #[test]
+    fn whose_processes_are_seen_is_the_pods_to_say() {
+        let processes = |setting: &str| {
+            snapshot(&format!("spec: {{{setting}containers: [{{name: main, image: m}}]}}")).processes
+        };
+        assert_eq!(processes(""), ProcessNamespace::Container);
+        assert_eq!(processes("shareProcessNamespace: false, "), ProcessNamespace::Container);
+        assert_eq!(processes("shareProcessNamespace: true, "), ProcessNamespace::Pod);
+        assert_eq!(processes("hostPID: true, "), ProcessNamespace::Host);
+        assert_eq!(processes("hostPID: false, "), ProcessNamespace::Container);
+    }
+
+    #[test]
+    fn a_probe_may_fail_for_its_delay_and_all_its_attempts() {
+        let pod = snapshot(
+            "
+spec:
+  containers:
+  - name: main
+    image: m
+    ports: [{name: web, containerPort: 8080}]
+    startupProbe: {initialDelaySeconds: 5, periodSeconds: 7, failureThreshold: 4, httpGet: {port: web}}
+    livenessProbe: {exec: {command: [check]}}
+",
+        );
+        let startup = OwnProbe {
+            kind: ProbeKind::Startup,
+            allowance: Duration::from_secs(5 + 7 * 4),
+            get: Some((8080, "/".into())),
+        };
+        let liveness = OwnProbe { kind: ProbeKind::Liveness, allowance: Duration::from_secs(30), get: None };
+        assert_eq!(*pod.own.probes, [startup, liveness], "with the API's defaults where nothing is said");
+        let kinds = [ProbeKind::Startup, ProbeKind::Liveness];
+        assert_eq!(
+            kinds.map(|kind| kind.to_string()),
+            ["startupProbe", "livenessProbe"],
+            "as the manifest has it"
+        );
+    }
+
+    #[test]
+    fn only_the_kubelets_word_on_all_containers_ends_a_pod_that_runs() {
+        let life = |condition: &str| {
+            snapshot(&format!(
+                "
+spec: {{containers: [{{name: main, image: m}}]}}
+status: {{phase: Running, conditions: [{{{condition}}}]}}
+"
+            ))
+            .life
+        };
+        assert_eq!(life("type: ContainersReady, status: 'False', reason: PodFailed"), Life::Finished);
+        assert_eq!(life("type: Ready, status: 'False', reason: PodFailed"), Life::Active);
+        assert_eq!(life("type: ContainersReady, status: 'True', reason: PodFailed"), Life::Active);
+    }
+
+    #[test]
+    fn the_specs_stop_signal_counts_until_the_status_tells_another() {
+        let signal = |status: &str| {
+            let yaml = format!(
+                "
+spec: {{containers: [{{name: main, image: m, lifecycle: {{stopSignal: SIGQUIT}}}}]}}
+status: {{containerStatuses: [{{name: main, image: m, imageID: m, ready: false, restartCount: 0{status}}}]}}
+"
+            );
+            snapshot(&yaml).own.stop_signal
+        };
+        assert_eq!(signal(""), Some(Signal::QUIT));
+        assert_eq!(signal(", stopSignal: SIGINT"), Some(Signal::INT));
+    }
+
+    #[test]
+    fn what_a_sidecar_does_is_told_in_the_kubelets_words() {
+        let web = |state: &str| {
+            let yaml = format!(
+                "
+spec: {{restartPolicy: Never, containers: [{{name: main, image: m}}, {{name: web, image: w}}]}}
+status:
+  containerStatuses: [{{name: web, image: w, imageID: w, ready: false, restartCount: 0{state}}}]
+"
+            );
+            snapshot(&yaml).sidecars.remove(0)
+        };
+        let last = ", lastState: {terminated: {exitCode: 3, reason: Error}}";
+        for (state, why_not_ready, why_not_over) in [
+            ("", "not started", "not started"),
+            (", state: {waiting: {}}", "waiting", "waiting"),
+            (", state: {waiting: {reason: ErrImagePull}}", "ErrImagePull", "ErrImagePull"),
+            (", state: {running: {}}", "running, not ready", "running"),
+            (
+                &format!(", state: {{running: {{}}}}{last}"),
+                "running, not ready, before that exit code 3",
+                "running",
+            ),
+            (
+                &format!(", state: {{terminated: {{exitCode: 1, reason: OOMKilled}}}}{last}"),
+                "ended with exit code 1, OOMKilled",
+                "ended with exit code 1, OOMKilled, to be restarted",
+            ),
+        ] {
+            let web = web(state);
+            assert_eq!(
+                (&*web.why_not_ready(), &*web.why_not_over()),
+                (why_not_ready, why_not_over),
+                "{state}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_exit_says_no_more_than_its_code_where_the_reason_adds_nothing() {
+        let shown = |code, reason: &str| Exit { code, reason: reason.into() }.to_string();
+        assert_eq!(shown(0, "Completed"), "exit code 0");
+        assert_eq!(shown(1, "Error"), "exit code 1");
+        assert_eq!(shown(2, ""), "exit code 2");
+        assert_eq!(shown(137, "OOMKilled"), "exit code 137, OOMKilled");
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_read_says_which_containers_there_are() {
+        let found = || vec!["proxy".to_owned(), "app".to_owned()];
+        let missing = Unreadable::NoSuchContainer { name: "web".into(), found: found() }.to_string();
+        assert!(missing.starts_with("no container `web` in this Pod, which has `proxy`, `app`"), "{missing}");
+        let which = Unreadable::WhichContainer { found: found() }.to_string();
+        assert!(which.contains("the containers `proxy`, `app` is this one"), "{which}");
+        assert!(which.contains("set --container"), "{which}");
+    }
+
+    #[test]
+    fn what_annotations_say_of_a_sidecar_wins_over_what_is_known_of_it() {
+        let pod = snapshot(
+            "
+metadata:
+  annotations:
+    proa.ironcorelabs.com/envoy.shutdown: GET http://localhost:1/stop
+    proa.ironcorelabs.com/envoy.traffic: own
+    proa.ironcorelabs.com/envoy.ready: http://localhost:1/ready
+    proa.ironcorelabs.com/web.ready: http://localhost:2/ready
+    proa.ironcorelabs.com/fuse.shutdown: GET http://localhost:3/stop
+spec:
+  containers:
+  - {name: main, image: m}
+  - {name: envoy, image: envoyproxy/envoy, readinessProbe: {tcpSocket: {port: 9901}}}
+  - {name: web, image: w, startupProbe: {tcpSocket: {port: 80}}}
+  - {name: mesh, image: envoyproxy/envoy}
+  - {name: fuse, image: gcs-fuse-csi-driver-sidecar-mounter}
+  - {name: gke-gcsfuse-sidecar, image: g}
+  - {name: plain, image: p}
+",
+        );
+        let facts = pod.sidecars.iter().map(|sidecar| {
+            let quit = sidecar.quit().map_or("-".to_owned(), ToString::to_string);
+            let ready = sidecar.ready_at().map_or("-".to_owned(), ToString::to_string);
+            format!("{}: {:?}, {ready}, {quit}", sidecar.introduction(), sidecar.traffic())
+        });
+        assert_eq!(
+            facts.collect::<Vec<_>>(),
+            [
+                "`envoy` (Envoy): Own, http://localhost:1/ready, GET http://localhost:1/stop",
+                "`web`: Own, http://localhost:2/ready, -",
+                "`mesh` (Envoy): Pod, http://localhost:9901/ready, POST http://localhost:9901/quitquitquit",
+                "`fuse` (GKE Cloud Storage FUSE): Own, -, GET http://localhost:3/stop",
+                "`gke-gcsfuse-sidecar` (GKE Cloud Storage FUSE): Own, -, -",
+                "`plain`: Own, -, -",
+            ]
+        );
+        let names = |is: fn(&Sidecar) -> bool| {
+            let those = pod.sidecars.iter().filter(|sidecar| is(sidecar));
+            those.map(|sidecar| sidecar.name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(|sidecar| sidecar.is_probed), ["envoy", "web"]);
+        assert_eq!(names(Sidecar::leaves_last), ["gke-gcsfuse-sidecar"]);
+        assert_eq!(names(|sidecar| !sidecar.is_sidecar()), ["plain"]);
+        let envoy = crate::known::SIDECARS.iter().find(|known| known.name == "envoy").unwrap();
+        let recognised: Vec<_> = pod.recognised(envoy).map(|(sidecar, _)| sidecar.name.as_str()).collect();
+        assert_eq!(recognised, ["envoy", "mesh"]);
     }
 }

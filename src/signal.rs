@@ -257,6 +257,7 @@ mod tests {
         for signal in all {
             assert_eq!(signal.to_string().parse(), Ok(signal));
             assert_eq!(signal.number().to_string().parse(), Ok(signal));
+            assert_eq!(format!("{signal:?}"), signal.to_string());
             assert_eq!(signal.to_string().trim_start_matches("SIG").to_lowercase().parse(), Ok(signal));
         }
     }
@@ -264,18 +265,36 @@ mod tests {
     #[test]
     fn real_time_signals_count_from_both_ends() {
         assert_eq!("RTMIN+3".parse(), Ok(Signal(37)));
+        assert_eq!("RTMIN".parse(), Ok(Signal(34)));
         assert_eq!("SIGRTMAX-1".parse(), Ok(Signal(63)));
         assert_eq!("RTMAX".parse(), Ok(Signal(64)));
+        assert_eq!("POLL".parse(), Ok(Signal(libc::SIGIO)));
+        assert_eq!("RTMAX-30".parse(), Ok(Signal(34)));
+        assert_eq!([34, 37, 64].map(|n| Signal(n).to_string()), ["SIGRTMIN", "SIGRTMIN+3", "SIGRTMIN+30"]);
     }
 
     #[test]
     fn what_cannot_be_caught_is_no_signal() {
         for text in [
-            "", "KILL", "SIGSTOP", "9", "19", "0", "65", "33", "RTMIN+31", "RTMIN-1", "RTMIN++1", "NOPE",
+            "",
+            "KILL",
+            "SIGSTOP",
+            "9",
+            "19",
+            "0",
+            "65",
+            "33",
+            "RTMIN+31",
+            "RTMAX-31",
+            "RTMIN-1",
+            "RTMIN++1",
+            "RTMIN+2147483647",
+            "NOPE",
             "-15",
         ] {
             assert_eq!(text.parse::<Signal>(), Err(UnknownSignal), "{text:?}");
         }
+        assert!(UnknownSignal.to_string().contains("TERM, SIGTERM, 15 or RTMIN+3"));
     }
 
     #[test]
@@ -294,7 +313,18 @@ mod tests {
             assert_eq!(reaction(gate, inside(signal)) == Reaction::Stop, stops, "{signal}");
         }
         assert_eq!(reaction(gate, inside(Signal(libc::SIGUSR1))), Reaction::Drop);
-        assert_eq!(reaction(gate, inside(Signal(libc::SIGWINCH))), Reaction::Ignore);
+    }
+
+    #[test]
+    fn without_a_command_the_terminal_suspends_proa_and_news_of_it_are_ignored() {
+        for phase in [Phase::Gate { stop: None }, Phase::Shutdown { stop: None }] {
+            for signal in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
+                assert_eq!(reaction(phase, inside(signal)), Reaction::Suspend, "{signal}");
+            }
+            for signal in [Signal::CONT, Signal(libc::SIGWINCH), Signal(libc::SIGURG)] {
+                assert_eq!(reaction(phase, inside(signal)), Reaction::Ignore, "{signal}");
+            }
+        }
     }
 
     #[test]

@@ -338,6 +338,11 @@ status:
         let asked: Vec<_> = asked_instead(&running, &selection).collect();
         let url = HttpUrl::on_loopback(3501, "/v1.0/healthz/outbound");
         assert_eq!(asked, [Instead { name: "daprd".into(), url, why: Why::AfterApplication }]);
+        assert_eq!(
+            asked[0].to_string(),
+            "`daprd` is asked at http://localhost:3501/v1.0/healthz/outbound: Kubernetes would call it ready only once the \
+             application listens"
+        );
         let ended = verdict(&dapr("terminated: {exitCode: 1}"), &all());
         assert!(matches!(ended, Verdict::Refuse(Reason::SidecarEnded { .. })), "{ended:?}");
         let by_name = Selection { wait_for: vec!["daprd".into()], ..all() };
@@ -392,5 +397,111 @@ spec: {{containers: [{{name: web, image: w}}, {{name: main, image: m}}]}}
         let pulling = beside_web("Never", false, "waiting: {reason: ImagePullBackOff}");
         let Verdict::Wait(unready) = verdict(&pulling, &all()) else { panic!("should wait") };
         assert_eq!(unready[0].to_string(), "web (ImagePullBackOff)");
+    }
+
+    #[test]
+    fn one_that_is_to_exit_is_waited_for_until_it_has_for_good() {
+        let after = |policy: &str, state: &str, end| {
+            let wait_exit = vec![Awaited { name: "web".into(), end }];
+            let selection = Selection { wait_exit, ..all() };
+            verdict(&beside_web(policy, false, state), &selection)
+        };
+        let wait = |why: &str| Verdict::Wait(vec![Unready { name: "web".into(), why: why.into() }]);
+        let failed = "terminated: {exitCode: 3}";
+        let refused = Verdict::Refuse(Reason::NotSuccess {
+            name: "web".into(),
+            exit: Exit { code: 3, reason: String::new() },
+        });
+        for (policy, state, end, expected) in [
+            ("Never", "running: {}", End::ForGood, wait("running")),
+            ("Never", "terminated: {exitCode: 0}", End::Success, Verdict::Open),
+            ("Never", failed, End::ForGood, Verdict::Open),
+            ("Never", failed, End::Success, refused),
+            ("OnFailure", failed, End::Success, wait("ended with exit code 3, to be restarted")),
+            ("Always", "running: {}", End::ForGood, Verdict::Refuse(Reason::NeverExits("web".into()))),
+        ] {
+            assert_eq!(after(policy, state, end), expected, "{policy} {state} {end:?}");
+        }
+        let unknown = Awaited { name: "wbe".into(), end: End::ForGood };
+        let unknown = Selection { wait_exit: vec![unknown], ..all() };
+        let found = verdict(&beside_web("Never", true, "running: {}"), &unknown);
+        assert!(
+            matches!(found, Verdict::Refuse(Reason::UnknownSidecar { flag: "--wait-exit", .. })),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_native_sidecar_never_exits_before_the_command() {
+        let native = snapshot(
+            "
+spec:
+  restartPolicy: Never
+  initContainers: [{name: db, image: d, restartPolicy: Always}]
+  containers: [{name: main, image: m}]
+",
+        );
+        let selection =
+            Selection { wait_exit: vec![Awaited { name: "db".into(), end: End::ForGood }], ..all() };
+        assert_eq!(verdict(&native, &selection), Verdict::Refuse(Reason::NeverExits("db".into())));
+    }
+
+    #[test]
+    fn main_containers_do_not_wait_for_one_another_unless_one_is_asked_to() {
+        let pod = snapshot(
+            "
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: other, image: o, command: [/proa, --, other]}
+  - {name: third, image: t, command: [/proa, --, third]}
+  - {name: main, image: m}
+",
+        );
+        assert_eq!(verdict(&pod, &all()), Verdict::Open);
+        let asked_to = Selection { wait_for: vec!["other".into()], ..all() };
+        let expected = vec![Unready { name: "other".into(), why: "not started".into() }];
+        assert_eq!(verdict(&pod, &asked_to), Verdict::Wait(expected));
+    }
+
+    #[test]
+    fn a_main_container_whose_name_is_mistyped_is_refused() {
+        let mains = |names: &[&str]| {
+            let mains = names.iter().map(|name| (*name).to_owned()).collect();
+            verdict(&beside_web("Never", true, "running: {}"), &Selection { mains, ..all() })
+        };
+        assert_eq!(mains(&["web", "main"]), Verdict::Open, "our own may be among them");
+        let expected =
+            Reason::UnknownSidecar { flag: "--main", name: "mian".into(), found: vec!["web".into()] };
+        assert_eq!(mains(&["web", "mian"]), Verdict::Refuse(expected));
+    }
+
+    #[test]
+    fn a_refusal_names_the_container_and_what_changes_it() {
+        let exit = || Exit { code: 3, reason: "Error".into() };
+        let unknown = |found: &[&str]| Reason::UnknownSidecar {
+            flag: "--wait-for",
+            name: "wbe".into(),
+            found: found.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let cases: [(_, &[&str]); 7] = [
+            (
+                Reason::SidecarEnded { name: "web".into(), exit: exit() },
+                &["`web`", "exit code 3", "--ignore=web"],
+            ),
+            (
+                Reason::NotSuccess { name: "web".into(), exit: exit() },
+                &["`web`", "exit code 3", "--wait-exit=web takes every exit code"],
+            ),
+            (Reason::NeverExits("web".into()), &["--wait-exit", "`web`", "restartPolicy: Always"]),
+            (Reason::Deleting, &["the Pod is being deleted"]),
+            (Reason::Finished, &["the Pod has ended"]),
+            (unknown(&["web", "db"]), &["--wait-for", "`wbe`", "there are `web`, `db`"]),
+            (unknown(&[]), &["--wait-for", "`wbe`", "no container runs beside this one"]),
+        ];
+        for (reason, says) in cases {
+            let text = reason.to_string();
+            assert!(says.iter().all(|part| text.contains(part)), "{text}");
+        }
     }
 }

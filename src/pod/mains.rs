@@ -254,7 +254,7 @@ pub fn progress(snapshot: &Snapshot, mains: &[Awaited]) -> Progress {
             None => running.push(main.name.clone()),
         }
     }
-    if running.is_empty() && !mains.is_empty() { Progress::Ended(worst) } else { Progress::Running(running) }
+    if running.is_empty() { Progress::Ended(worst) } else { Progress::Running(running) }
 }
 
 #[cfg(test)]
@@ -412,5 +412,76 @@ spec: {containers: [{name: own, image: o}, {name: web, image: w}, {name: app, im
     #[test]
     fn nothing_to_wait_for_has_no_end() {
         assert_eq!(progress(&seen_by("native", "Never", "running: {}"), &[]), Progress::Endless);
+    }
+
+    #[test]
+    fn an_end_is_read_from_a_name_and_perhaps_success() {
+        let read = |text: &str| text.parse::<Awaited>();
+        let awaited = |end| Ok(Awaited { name: "app".into(), end });
+        assert_eq!(read("app"), awaited(End::ForGood));
+        assert_eq!(read("app=success"), awaited(End::Success));
+        for text in ["", "=success", "app=", "app=failure", "app=success=success"] {
+            assert_eq!(read(text), Err(NoExit), "{text:?}");
+        }
+        assert_eq!(NoExit.to_string(), "expected the name of a container, or NAME=success");
+    }
+
+    #[test]
+    fn of_several_that_might_be_the_main_one_all_over_is_the_end() {
+        let pod = |second: &str| {
+            let yaml = format!(
+                "
+spec:
+  restartPolicy: OnFailure
+  containers:
+  - {{name: own, image: o}}
+  - {{name: first, image: a}}
+  - {{name: second, image: b}}
+status:
+  containerStatuses:
+  - {{name: first, image: a, imageID: a, ready: false, restartCount: 0, state: {{terminated: {{exitCode: 0}}}}}}
+  - {{name: second, image: b, imageID: b, ready: false, restartCount: 0, state: {{{second}}}}}
+"
+            );
+            find(&Snapshot::of(&pod(&yaml), Some("own"), None).unwrap(), &[])
+        };
+        let both = vec!["first".to_owned(), "second".to_owned()];
+        assert_eq!(pod("terminated: {exitCode: 0}"), Ok(Some(named(&["first", "second"], End::ForGood))));
+        assert_eq!(pod("running: {}"), Err(Misplaced::WhichMain(both.clone())));
+        assert_eq!(pod("terminated: {exitCode: 1}"), Err(Misplaced::WhichMain(both)), "to be restarted");
+    }
+
+    #[test]
+    fn main_containers_that_were_found_are_called_so_from_then_on() {
+        let mut mains = Mains::named(vec!["app".into()]);
+        mains.add(&named(&["app", "web"], End::ForGood));
+        assert_eq!(mains, Mains::named(vec!["app".into(), "web".into()]));
+    }
+
+    #[test]
+    fn a_sidecar_out_of_place_is_told_what_was_expected() {
+        for (misplaced, says) in [
+            (
+                Misplaced::NoSuchMain { name: "ap".into(), found: vec!["app".into(), "web".into()] },
+                "--until-exit names `ap`, which is no container beside this one; there are `app`, `web`",
+            ),
+            (
+                Misplaced::WhichMain(vec!["app".into(), "web".into()]),
+                "`app`, `web` is the main one; set --until-exit",
+            ),
+            (
+                Misplaced::NoMain("web".into()),
+                "`web` has no main container beside it; expected `proa sidecar`",
+            ),
+            (Misplaced::Itself("web".into()), "--until-exit names `web`, which is this container; expected"),
+            (
+                Misplaced::Init,
+                "in an init container, and the Pod would wait for ever for it to exit; expected",
+            ),
+            (Misplaced::Native, "leave out --until-exit, or make it a regular container"),
+        ] {
+            let text = misplaced.to_string();
+            assert!(text.contains(says), "{text}");
+        }
     }
 }

@@ -61,7 +61,7 @@ mod tests {
     fn pod(id: &str, state: &str) -> Snapshot {
         snapshot(&format!(
             "
-spec: {{restartPolicy: OnFailure, containers: [{{name: web, image: w}}, {{name: main, image: m}}]}}
+spec: {{restartPolicy: OnFailure, containers: [{{name: db, image: d}}, {{name: web, image: w}}, {{name: main, image: m}}]}}
 status:
   containerStatuses:
   - {{name: web, image: w, imageID: w, ready: false, restartCount: 0, containerID: 'containerd://{id}', state: {{{state}}}}}

@@ -548,4 +548,16 @@ status:
         assert!(leaves(http("http://localhost:1/quit", None, Traffic::Own), TaskResult::Accepted));
         assert!(!leaves(http("http://localhost:1/quit", Some("web"), Traffic::Own), TaskResult::Accepted));
     }
+
+    #[test]
+    fn it_is_said_why_nobody_is_waited_for_any_longer() {
+        for (why, says) in [
+            (Pointless::Leaving, "the Pod is being deleted"),
+            (Pointless::CarrierGone, "may carry this container's traffic was shut down"),
+            (Pointless::Denied, "no longer lets this container see its Pod"),
+            (Pointless::OutOfSight, "was asked to stop, and the API server cannot be reached"),
+        ] {
+            assert!(why.to_string().contains(says), "{why}");
+        }
+    }
 }

@@ -135,4 +135,38 @@ mod tests {
             Decision::Keep(Keep::InitContainer)
         );
     }
+
+    #[test]
+    fn one_that_is_started_again_has_not_ended_whatever_keeps_the_sidecars() {
+        let decided = |when, code, pod: &Snapshot| decide(when, code, Origin::Inside, Some(pod));
+        let (always, never) = (pod("Always"), pod("Never"));
+        let init =
+            snapshot("spec: {initContainers: [{name: main, image: m}], containers: [{name: app, image: a}]}");
+        for (when, code, pod, kept) in [
+            (ShutdownWhen::Never, 0, &always, Some(Keep::Restart)),
+            (ShutdownWhen::Never, 0, &never, Some(Keep::Never)),
+            (ShutdownWhen::Never, 1, &init, Some(Keep::Never)),
+            (ShutdownWhen::Success, 1, &always, Some(Keep::Restart)),
+            (ShutdownWhen::Success, 1, &never, Some(Keep::NoSuccess)),
+            (ShutdownWhen::Success, 0, &always, None),
+        ] {
+            let expected = kept.map_or(Decision::End, Decision::Keep);
+            assert_eq!(decided(when, code, pod), expected, "{when:?} {code} {kept:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_said_why_the_sidecars_stay() {
+        let said =
+            [Keep::Never, Keep::NoSuccess, Keep::Restart, Keep::InitContainer].map(|keep| keep.to_string());
+        assert_eq!(
+            said,
+            [
+                "--shutdown-when=never",
+                "--shutdown-when=success, and the exit code is not 0",
+                "the restart policy will start this container again, which needs them then",
+                "this is an init container",
+            ]
+        );
+    }
 }

@@ -177,7 +177,7 @@ pub(super) async fn wait(
         }
         // Those that nobody asked may exit by themselves, and need not. One that we cannot name may be among them, until its
         // trace is gone.
-        let nameless_runs = terms.unattributed.is_none() || !nameless.is_empty();
+        let nameless_runs = terms.unattributed.as_ref().is_none_or(|_| !nameless.is_empty());
         let asked = |place: &&usize| match awaited[**place].asked {
             Asked::Yes => true,
             Asked::Perhaps => nameless_runs,
@@ -271,5 +271,120 @@ async fn refuses(address: &Address) {
     while probe(address, LAST_PAUSE).await != Answer::Refused {
         sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::pod::tests::snapshot;
+    use crate::shutdown::awaited::ShownBy;
+
+    fn pod(web: &str) -> Snapshot {
+        snapshot(&format!(
+            "
+spec: {{restartPolicy: Never, containers: [{{name: web, image: w}}, {{name: db, image: d}}, {{name: main, image: m}}]}}
+status:
+  containerStatuses:
+  - {{name: web, image: w, imageID: w, ready: false, restartCount: 0, state: {{{web}}}}}
+  - {{name: db, image: d, imageID: d, ready: true, restartCount: 0, state: {{running: {{}}}}}}
+"
+        ))
+    }
+
+    fn awaited(name: &str, asked: Asked) -> Awaited {
+        Awaited { name: name.into(), asked, shown_by: ShownBy::Status(None) }
+    }
+
+    fn remaining_ones(shown: Shown, names: &[&str], asked: &[&str]) -> Drained {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Drained::Remaining { shown, names: owned(names), asked: owned(asked) }
+    }
+
+    #[test]
+    fn a_failure_is_named_once_and_only_of_this_run() {
+        let mut named = Named::default();
+        named.name_failures(&pod("running: {}"));
+        named.name_failures(&pod("terminated: {exitCode: 0}"));
+        let mut earlier = pod("terminated: {exitCode: 3}");
+        earlier.own.run = Run::Over;
+        named.name_failures(&earlier);
+        assert!(named.0.is_empty(), "{named:?}");
+        named.name_failures(&pod("terminated: {exitCode: 3}"));
+        assert_eq!(named.0, BTreeSet::from(["web".to_owned()]));
+    }
+
+    #[test]
+    fn only_what_the_pods_status_shows_is_said_to_be_running() {
+        assert_eq!(
+            remaining_ones(Shown::Running, &["web"], &[]).running(),
+            Some(["web".to_owned()].as_slice())
+        );
+        assert_eq!(remaining_ones(Shown::Unseen, &["web"], &[]).running(), None);
+        assert_eq!(Drained::Exited.running(), None);
+    }
+
+    #[test]
+    fn out_of_sight_those_remain_whose_exit_was_not_seen() {
+        let both = [awaited("web", Asked::No), awaited("db", Asked::Perhaps)];
+        let expected = remaining_ones(Shown::Unseen, &["db"], &["db"]);
+        assert_eq!(unseen(&both, Some(&pod("terminated: {exitCode: 0}"))), expected);
+        assert_eq!(unseen(&both, None), remaining_ones(Shown::Unseen, &["web", "db"], &["db"]));
+    }
+
+    #[test]
+    fn a_sign_is_looked_at_again_when_it_has_lasted_and_not_before() {
+        let now = Instant::now();
+        assert_eq!(verdict_at(None, SILENCE), None);
+        assert_eq!(verdict_at(Some(now), DENIED), Some(now + DENIED));
+        assert_eq!(verdict_at(now.checked_sub(SILENCE * 2), SILENCE), None, "that is over");
+    }
+
+    fn closed_at(port: u16) -> Trace {
+        Trace::Closed(format!("127.0.0.1:{port}").parse().unwrap())
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    /// Waits without the API server.
+    fn wait_blindly(awaited: &[Awaited], unattributed: Option<Vec<Trace>>, by: Instant) -> Drained {
+        let terms = Terms { asked_by: Some(by), unasked_by: Some(by), unattributed, done: "all have exited" };
+        let (latest, mut named) = (Latest::default(), Named::default());
+        let mains = Mains::default();
+        block_on(wait(None, awaited, terms, Seen::default(), &mains, &latest, &mut named))
+    }
+
+    #[test]
+    fn without_the_api_server_a_closed_endpoint_is_an_exit_and_an_open_one_is_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shown_by = ShownBy::Trace(closed_at(port));
+        let web = [Awaited { name: "web".into(), asked: Asked::Yes, shown_by }];
+        assert!(block_on(async { vanished(&closed_at(port)).now_or_never() }).is_none());
+        let expected = remaining_ones(Shown::Listening, &["web"], &["web"]);
+        assert_eq!(wait_blindly(&web, Some(Vec::new()), Instant::now()), expected);
+        drop(listener);
+        let late = Instant::now() + Duration::from_secs(60);
+        assert_eq!(wait_blindly(&web, Some(Vec::new()), late), Drained::Exited);
+    }
+
+    #[test]
+    fn one_that_may_have_been_asked_was_until_nobody_is_left_who_was() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let perhaps = [awaited("web", Asked::Perhaps), awaited("db", Asked::No)];
+        let asked = |unattributed, asked: &[&str]| {
+            let expected = remaining_ones(Shown::Listening, &["web", "db"], asked);
+            assert_eq!(wait_blindly(&perhaps, unattributed, Instant::now()), expected);
+        };
+        asked(None, &["web"]);
+        asked(Some(vec![closed_at(port)]), &["web"]);
+        asked(Some(Vec::new()), &[]);
     }
 }

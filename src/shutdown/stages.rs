@@ -377,7 +377,7 @@ spec:
     #[test]
     fn a_socket_tells_what_the_command_does_not() {
         let pod = snapshot(
-            "spec: {containers: [{name: web, image: w, command: [/entry]}, {name: main, image: m}]}",
+            "spec: {containers: [{name: web, image: w, command: [/entry]}, {name: db, image: d}, {name: main, image: m}]}",
         );
         let listening = ["web", "gone"].map(|name| Peer { uid: pod.uid.clone(), container: name.into() });
         let peers = Peers { listening: listening.into(), ..Peers::default() };
@@ -522,5 +522,28 @@ spec:
         let stages = stages(&shutdown(ShutdownAuto::Otherwise, given), None, &Peers::default());
         assert_eq!(shown(&stages.first), ["POST http://localhost:8090/quitquitquit"]);
         assert_eq!(shown(&stages.last), [format!("POST {QUIT}")]);
+    }
+
+    #[test]
+    fn what_is_done_is_said_with_where_it_goes() {
+        let signal = |processes| Action::Kill(processes, Signal::TERM);
+        let actions = vec![signal(Processes::Named("nginx".into())), signal(Processes::All), post(QUIT)];
+        let wrapped = snapshot(
+            "spec: {containers: [{name: web, image: w, command: [/proa, sidecar, --, web]}, {name: main, image: m}]}",
+        );
+        let stages = stages(&shutdown(ShutdownAuto::Otherwise, actions), Some(&wrapped), &Peers::default());
+        let said: Vec<_> =
+            stages.first.iter().chain(&stages.last).map(|task| (task.to_string(), task.url())).collect();
+        let said: Vec<_> = said.iter().map(|(text, url)| (text.as_str(), url.as_deref())).collect();
+        assert_eq!(
+            said,
+            [
+                ("SIGTERM to processes named `nginx`", None),
+                ("SIGTERM to all other processes", None),
+                ("stop request to `web`", None),
+                ("POST http://localhost:15020/quitquitquit", Some(QUIT)),
+            ]
+        );
+        assert!(stages.first.iter().all(|task| task.needs().is_none()), "nobody doubts what a flag says");
     }
 }

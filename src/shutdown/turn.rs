@@ -362,4 +362,11 @@ status:
         let decided = turn(Some((&pod, Worth::Current)), &Others::default());
         assert_eq!(decided, Turn::Await(vec![Other { name: "plain".into(), why: Why::StartsAgain }]));
     }
+
+    #[test]
+    fn it_is_said_who_may_need_the_sidecars_still_and_why() {
+        let said = [Why::Runs, Why::YetToStart, Why::StartsAgain]
+            .map(|why| Other { name: "other".into(), why }.to_string());
+        assert_eq!(said, ["`other` (running)", "`other` (not started yet)", "`other` (to be restarted)"]);
+    }
 }

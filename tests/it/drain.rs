@@ -44,7 +44,8 @@ fn a_sidecar_that_is_started_again_has_not_ended() {
     running.wait_stderr("sidecar `web` ended with exit code 1");
     world.set_state("web", "running: {}");
     world.set_state("web", "terminated: {exitCode: 0}");
-    running.finish().expect(0, &["every sidecar has exited"]);
+    let finished = running.finish().expect(0, &["every sidecar has exited"]);
+    assert_eq!(finished.stderr.matches("waiting for `web` to exit").count(), 1, "{}", finished.stderr);
 }
 
 #[test]

@@ -289,6 +289,30 @@ fn the_lists_name_rooms_that_there_are() {
     }
 }
 
+/// cargo-mutants says nothing of a file that is not there, nor of an exception for a function that is gone.
+#[test]
+fn what_mutants_are_made_of_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let config = fs::read_to_string(root.join(".cargo/mutants.toml")).unwrap();
+    let entries: Vec<_> = config.lines().map(|line| line.trim().trim_end_matches(',')).collect();
+    let quoted = |mark: char| {
+        let entries = entries.iter().filter_map(move |entry| entry.strip_prefix(mark)?.strip_suffix(mark));
+        entries.map(|entry| entry.replace('\\', "")).collect::<Vec<_>>()
+    };
+    let changed = quoted('"');
+    assert!(changed.len() > 10, "{changed:?}");
+    for file in &changed {
+        assert!(root.join(file).is_file(), "{file}");
+    }
+    for accepted in quoted('\'') {
+        let (file, _) = accepted.split_once(".*").expect("a file");
+        let function = accepted.rsplit(' ').next().expect("a function").trim_end_matches('$');
+        assert!(changed.iter().any(|changed| changed == file), "{accepted}");
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        assert!(text.contains(&format!("fn {function}(")), "{accepted}");
+    }
+}
+
 #[test]
 fn a_use_line_is_understood() {
     let names = ["gate", "gate/verdict", "pod", "pod/run", "mode/wrap", "mode"].map(str::to_owned);
