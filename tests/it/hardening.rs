@@ -96,7 +96,8 @@ fn trusting(world: &World, level: &str) -> Proa {
 #[test]
 fn no_request_that_fails_shows_the_secrets_of_its_url() {
     let (world, failing) = (World::alone(), Failing::everywhere());
-    for (flag, level) in [("--shutdown-http-post", "proa=info"), ("--shutdown-http-get", "trace")] {
+    for (flag, level) in [("--shutdown-http-post", "proa=info"), ("--shutdown-http-get", "trace,proa=trace")]
+    {
         // Enough for an attempt that gets no answer.
         let proa = trusting(&world, level).flag("--shutdown-timeout=7s").flags(failing.flags(flag));
         let finished = proa.run(["true"]).expect(0, &[]);
@@ -108,7 +109,7 @@ fn no_request_that_fails_shows_the_secrets_of_its_url() {
 #[test]
 fn no_wait_that_is_in_vain_shows_the_secrets_of_its_url() {
     let (world, failing) = (World::alone(), Failing::everywhere());
-    for level in ["proa=info", "trace"] {
+    for level in ["proa=info", "trace,proa=trace"] {
         let proa = trusting(&world, level).flag("--ready-timeout=3s").flags(failing.flags("--wait-http-get"));
         let finished = proa.run(["true"]).expect(75, &[]);
         failing.assert_named_in(&finished.stderr);
@@ -455,8 +456,12 @@ fn an_argument_list_that_is_too_long_is_wrong_usage() {
     // One string may have 128 KiB with its name and its end, all together a quarter of the stack's limit, and never more than
     // 6 MiB (execve(2)). Each file here is one that proa reads.
     let one = vec![format!("A={}\n", "x".repeat(128 * 1024))];
-    let half =
-        |from| (from..from + 35).map(|number| format!("A{number}={}\n", "x".repeat(100_000))).collect();
+    let half = |from| {
+        (from..from + 35)
+            .map(|number| format!("A{number}={}\n", "x".repeat(100_000)))
+            .collect::<Vec<_>>()
+            .concat()
+    };
     let together: Vec<String> = vec![half(0), half(35)];
     for files in [one, together] {
         let mut proa = world.proa();

@@ -128,9 +128,12 @@ impl Last {
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         loop {
             let others = self.look_around(sight.snapshot.as_ref()).await;
-            let worth = |snapshot| match blind.is_lasting(Instant::now()) {
-                true => Worth::Blind,
-                false => self.worth(snapshot, sight.fresh),
+            let worth = |snapshot| {
+                if blind.is_lasting(Instant::now()) {
+                    Worth::Blind
+                } else {
+                    self.worth(snapshot, sight.fresh)
+                }
             };
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, worth(snapshot)));
             // One without proa waits for nobody.
