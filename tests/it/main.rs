@@ -27,6 +27,7 @@ mod mains;
 mod mistakes;
 mod order;
 mod quit;
+mod security;
 mod shutdown;
 mod sidecar;
 mod signals;
