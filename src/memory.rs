@@ -1,5 +1,6 @@
-//! What proa holds while the command runs, which may be for weeks: as little as it can.
+//! What proa holds while the command runs, which may be for weeks: as little as it can, and nothing of what it has let go.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 
 use nix::libc;
@@ -8,6 +9,33 @@ use nix::unistd::{SysconfVar, sysconf};
 /// How much of the stack below its present end may have been in use: less than the kernel leaves free below a stack
 /// (`stack_guard_gap`, 256 pages), so that nothing else lies there.
 const STACK: usize = 512 * 1024;
+
+/// The system's allocator, which clears what is freed: a token passes through buffers of several libraries, and would stay in each of
+/// them, for a core dump to show.
+#[derive(Debug, Clone, Copy)]
+pub struct Clearing;
+
+// SAFETY: memory comes from the system's allocator and goes back to it, as it asks for; what is cleared before is freed. To grow an
+// allocation is left to the trait, which takes a new one and frees the old.
+#[expect(unsafe_code, reason = "an allocator is unsafe to write")]
+unsafe impl GlobalAlloc for Clearing {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller owns so many bytes there. No compiler leaves this call out, as it may a plain write (explicit_bzero(3)).
+        unsafe { libc::explicit_bzero(start.cast(), layout.size()) };
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(start, layout) };
+    }
+}
 
 /// Returns to the system what is not in use: freed memory, which the C library keeps; the stack's pages below its present end; and the
 /// program's own pages, which come back from the page cache as they are executed and read.
