@@ -9,6 +9,7 @@ mod again;
 mod annotations;
 mod bad_input;
 mod demo;
+mod dependencies;
 mod direct;
 mod docs;
 mod drain;
