@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
@@ -10,13 +11,24 @@ use nix::unistd::{SysconfVar, sysconf};
 /// (`stack_guard_gap`, 256 pages), so that nothing else lies there.
 const STACK: usize = 512 * 1024;
 
-/// The system's allocator, which clears what is freed: a token passes through buffers of several libraries, and would stay in each of
-/// them, for a core dump to show.
+/// Whether what is freed is cleared.
+static CLEARS: AtomicBool = AtomicBool::new(false);
+
+/// Has all that is freed from now on cleared: a token passes through buffers of several libraries, and would stay in each of them, for a
+/// core dump to show. To be called before a secret is read; nothing else makes up for what it costs to parse a command line that way.
+pub fn clear_what_is_freed() {
+    CLEARS.store(true, Ordering::Relaxed);
+}
+
+fn clears() -> bool {
+    CLEARS.load(Ordering::Relaxed)
+}
+
+/// The system's allocator, which clears what is freed once that is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Clearing;
 
-// SAFETY: memory comes from the system's allocator and goes back to it, as it asks for; what is cleared before is freed. To grow an
-// allocation is left to the trait, which takes a new one and frees the old.
+// SAFETY: memory comes from the system's allocator and goes back to it, as it asks for.
 #[expect(unsafe_code, reason = "an allocator is unsafe to write")]
 unsafe impl GlobalAlloc for Clearing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -30,10 +42,32 @@ unsafe impl GlobalAlloc for Clearing {
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the caller owns so many bytes there. No compiler leaves this call out, as it may a plain write (explicit_bzero(3)).
-        unsafe { libc::explicit_bzero(start.cast(), layout.size()) };
+        if clears() {
+            // SAFETY: the caller owns so many bytes there. No compiler leaves this call out, as it may a plain write
+            // (explicit_bzero(3)).
+            unsafe { libc::explicit_bzero(start.cast(), layout.size()) };
+        }
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(start, layout) };
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !clears() {
+            // SAFETY: the caller's promise.
+            return unsafe { System.realloc(start, layout, size) };
+        }
+        // The system would leave a copy behind where it moves.
+        // SAFETY: the caller's promise: a size that is not zero and, rounded up to the alignment, no overflow.
+        let grown = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        // SAFETY: of that layout.
+        let moved = unsafe { self.alloc(grown) };
+        if !moved.is_null() {
+            // SAFETY: both have so many bytes, and they are two allocations.
+            unsafe { ptr::copy_nonoverlapping(start, moved, layout.size().min(size)) };
+            // SAFETY: the caller's promise; nobody uses it any more.
+            unsafe { self.dealloc(start, layout) };
+        }
+        moved
     }
 }
 
