@@ -10,8 +10,10 @@ COPY localpod localpod
 COPY examples examples
 COPY benches benches
 COPY tests tests
+# The list of crates goes into the binary, for scanners of images: docs/security.md.
+RUN cargo install cargo-auditable --version '^0.7' --locked
 # A target that is named keeps the flag away from procedural macros, which are libraries. What the flag is for: docs/performance.md.
-RUN RUSTFLAGS="-C relocation-model=static" cargo build --release --locked --package proa --bin proa \
+RUN RUSTFLAGS="-C relocation-model=static" cargo auditable build --release --locked --package proa --bin proa \
       --target "$(rustc --print host-tuple)" \
  && cp target/*/release/proa /proa/proa
 

@@ -13,6 +13,7 @@ use dotenvy::Iter;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::memory;
 use crate::policy::Precedence;
 
 /// How long files may take to be read.
@@ -82,6 +83,8 @@ pub async fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
     let Some(first) = files.paths.first() else {
         return Ok(Variables::new());
     };
+    // Before anything of them is read.
+    memory::clear_what_is_freed();
     let copy = files.clone();
     let failed = |why| Err(Unusable::Unread(first.clone(), why));
     match timeout(LIMIT, spawn_blocking(move || read_all(&copy))).await {

@@ -10,6 +10,7 @@ use proa::cli::{self, Answer, Cli, QuitCli, SidecarCli, Task, WaitCli};
 use proa::crash::{self, Progress};
 use proa::exit::{Code, Conclusion, Outcome};
 use proa::identity::Mounts;
+use proa::memory::Clearing;
 use proa::mode::sidecar::CommandDuty;
 use proa::mode::wrap::{mistake, resumed};
 use proa::mode::{helper, install, quit, sidecar, wait, wrap};
@@ -34,6 +35,9 @@ static CONSTRUCTOR: extern "C" fn() = {
     }
     constructor
 };
+
+#[global_allocator]
+static ALLOCATOR: Clearing = Clearing;
 
 fn main() -> ExitCode {
     let panicked = crash::prepare(Code::Internal as u8);

@@ -1,6 +1,8 @@
-//! What proa holds while the command runs, which may be for weeks: as little as it can.
+//! What proa holds while the command runs, which may be for weeks: as little as it can, and nothing of what it has let go.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
@@ -8,6 +10,66 @@ use nix::unistd::{SysconfVar, sysconf};
 /// How much of the stack below its present end may have been in use: less than the kernel leaves free below a stack
 /// (`stack_guard_gap`, 256 pages), so that nothing else lies there.
 const STACK: usize = 512 * 1024;
+
+/// Whether what is freed is cleared.
+static CLEARS: AtomicBool = AtomicBool::new(false);
+
+/// Has all that is freed from now on cleared: a token passes through buffers of several libraries, and would stay in each of them, for a
+/// core dump to show. To be called before a secret is read; nothing else makes up for what it costs to parse a command line that way.
+pub fn clear_what_is_freed() {
+    CLEARS.store(true, Ordering::Relaxed);
+}
+
+fn clears() -> bool {
+    CLEARS.load(Ordering::Relaxed)
+}
+
+/// The system's allocator, which clears what is freed once that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Clearing;
+
+// SAFETY: memory comes from the system's allocator and goes back to it, as it asks for.
+#[expect(unsafe_code, reason = "an allocator is unsafe to write")]
+unsafe impl GlobalAlloc for Clearing {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        if clears() {
+            // SAFETY: the caller owns so many bytes there. No compiler leaves this call out, as it may a plain write
+            // (explicit_bzero(3)).
+            unsafe { libc::explicit_bzero(start.cast(), layout.size()) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(start, layout) };
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !clears() {
+            // SAFETY: the caller's promise.
+            return unsafe { System.realloc(start, layout, size) };
+        }
+        // The system would leave a copy behind where it moves.
+        // SAFETY: the caller's promise: a size that is not zero and, rounded up to the alignment, no overflow.
+        let grown = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        // SAFETY: of that layout.
+        let moved = unsafe { self.alloc(grown) };
+        if !moved.is_null() {
+            // SAFETY: both have so many bytes, and they are two allocations.
+            unsafe { ptr::copy_nonoverlapping(start, moved, layout.size().min(size)) };
+            // SAFETY: the caller's promise; nobody uses it any more.
+            unsafe { self.dealloc(start, layout) };
+        }
+        moved
+    }
+}
 
 /// Returns to the system what is not in use: freed memory, which the C library keeps; the stack's pages below its present end; and the
 /// program's own pages, which come back from the page cache as they are executed and read.

@@ -16,7 +16,7 @@ mod sender;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
@@ -47,12 +47,14 @@ const DONE: &[u8] = b"done\n";
 const WAIT: &[u8] = b"wait\n";
 /// The longest line to expect: a container's name has 63 characters at most (RFC 1123, DNS label).
 const LONGEST: u64 = 128;
+/// The most that is read of the list of sockets: a line each for tens of thousands, more than a busy node has. Anybody may make more.
+const LONGEST_LIST: u64 = 8 * 1024 * 1024;
 
 impl Peers {
     /// Looks around in this container. Finds nobody where the system does not tell (`proc_net(5)`, /proc/net/unix).
     #[must_use]
     pub fn beside(uid: &str, container: &str, ended: Vec<Message>) -> Self {
-        let sockets = fs::read("/proc/net/unix").unwrap_or_default();
+        let sockets = sockets();
         // A socket is listed once for itself and once for each connection that waits for it.
         let names: BTreeSet<_> =
             message::listening(&sockets, uid).filter(|name| *name != container).collect();
@@ -185,6 +187,17 @@ async fn closed(stream: &mut UnixStream) -> bool {
 async fn connect(name: &str) -> io::Result<UnixStream> {
     // A null byte first stands for an abstract name.
     UnixStream::connect(format!("\0{name}")).await
+}
+
+/// The sockets of our network namespace (`proc_net(5)`); none where the system does not list them.
+fn sockets() -> Vec<u8> {
+    let mut list = Vec::new();
+    let read =
+        fs::File::open("/proc/net/unix").and_then(|file| file.take(LONGEST_LIST).read_to_end(&mut list));
+    if let Err(error) = read {
+        debug!(%error, "cannot list the sockets of this network namespace");
+    }
+    list
 }
 
 fn listen(name: &str) -> io::Result<StdListener> {

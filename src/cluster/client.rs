@@ -18,6 +18,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::answer::{Failure, accepted};
 use super::{SERVICE_HOST, SERVICE_PORT};
+use crate::memory;
 use crate::policy::AskApi;
 use crate::transport;
 
@@ -142,6 +143,7 @@ impl Cluster {
     }
 
     fn token(&self) -> Result<HeaderValue, NoApi> {
+        memory::clear_what_is_freed();
         let text = fs::read_to_string(self.file("token")).map_err(|error| self.unusable("token", &error))?;
         let mut header = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
             .map_err(|error| self.unusable("token", &error))?;

@@ -313,11 +313,18 @@ impl<'a> Companion<'a> {
         self.own_pod.is_some() && matches!(self.plan.duty, Duty::Help { .. })
     }
 
-    /// Waits until all main containers have notified us, their proas are gone, and nothing has shown their exit for a while.
+    /// Waits until all main containers have notified us, their proas are gone, and nothing has shown their exit for a while. Anybody
+    /// in the network namespace can say that they have ended: while the Pod shows that they run, they run.
     async fn abandoned(&self, listener: &MessageListener) {
         let (senders, complete) = (RefCell::new(BTreeSet::new()), Notify::new());
         let note = |message: &Message| {
-            senders.borrow_mut().insert(message.container.clone());
+            let awaited = match self.plan.mains.as_slice() {
+                [] => senders.borrow().is_empty(),
+                named => named.iter().any(|main| main.name == message.container),
+            };
+            if awaited {
+                senders.borrow_mut().insert(message.container.clone());
+            }
             if self.is_enough(message) {
                 complete.notify_one();
             }
@@ -330,11 +337,30 @@ impl<'a> Companion<'a> {
             let peers: Vec<_> =
                 senders.into_iter().map(|container| Peer { uid: uid.clone(), container }).collect();
             join_all(peers.iter().map(Peer::gone)).await;
-            sleep(ABANDONED).await;
+            loop {
+                sleep(ABANDONED).await;
+                if !self.shows_running_mains().await {
+                    return;
+                }
+            }
         };
         tokio::select! {
             () = listener.asked(note) => {}
             () = gone => {}
+        }
+    }
+
+    /// Whether the Pod can be seen, and shows that a main container runs.
+    async fn shows_running_mains(&self) -> bool {
+        let Some(own_pod) = &self.own_pod else {
+            return false;
+        };
+        let Looked::Seen(mut snapshot) = own_pod.look(CONFIRM, true).await else {
+            return false;
+        };
+        match self.find_mains(&mut Search::default(), &mut snapshot) {
+            Ok(Some(mains)) => matches!(mains::progress(&snapshot, &mains), Progress::Running(_)),
+            Ok(None) | Err(_) => false,
         }
     }
 

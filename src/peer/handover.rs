@@ -2,8 +2,8 @@
 //! command is over stops listening, and looks only then who still listens: of two that end in the same instant at least one
 //! finds nobody left.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener as StdListener;
@@ -11,20 +11,22 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use nix::sys::socket::{Shutdown, shutdown};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::message::{self, Message, Peer};
 use super::sender::Sender;
-use super::{LIMIT, connect, listen};
+use super::{LIMIT, LONGEST, connect, listen, sockets};
 
 /// How often a main container whose queue is full is tried, and the pause between.
 const ATTEMPTS: usize = 5;
 const AGAIN: Duration = Duration::from_millis(50);
-/// The most that is read of what another main container left.
-const LONGEST: u64 = 64 * 1024;
+/// The most that is read of what another main container left: a line for each of dozens.
+const LONGEST_TEXT: u64 = 4 * 1024;
+/// How many main containers can have left the sidecars to one. Anybody may say so of any name, and the kernel queues up thousands who do.
+const MOST: usize = 256;
 
 /// Takes what other main containers leave to this one. They never wait for that: the kernel queues their connections up, and
 /// nobody reads them before this one's command is over.
@@ -53,17 +55,40 @@ impl Handover {
             let _ = stream.set_nonblocking(true);
             left.extend(UnixStream::from_std(stream).ok());
         }
-        // Side by side: nobody who is silent takes more time than one.
+        // Side by side: nobody who is silent takes more time than one. Of each no more is kept than a line, and of all of them what is
+        // new: who floods us must not have the kernel kill us for want of memory, and the exit code be lost.
+        let found = RefCell::new(BTreeMap::new());
         let read = left.into_iter().map(async |stream| {
             if Sender::of(&stream).is_of_another_pod(&self.uid) {
                 debug!("a process of another Pod is not heeded");
-                return Vec::new();
+                return;
             }
-            let mut text = Vec::new();
-            let _ = timeout(LIMIT, stream.take(LONGEST).read_to_end(&mut text)).await;
-            text.split_inclusive(|byte| *byte == b'\n').filter_map(Message::parse).collect()
+            let _ =
+                timeout(LIMIT, read_lines(stream, |message| note(&mut found.borrow_mut(), message))).await;
         });
-        join_all(read).await.concat()
+        join_all(read).await;
+        found.into_inner().into_iter().map(|(container, code)| Message { container, code }).collect()
+    }
+}
+
+/// Takes one message a line, until there are no more or one line is longer than any.
+async fn read_lines(stream: UnixStream, mut take: impl FnMut(Message)) {
+    let size = usize::try_from(LONGEST).unwrap_or(usize::MAX);
+    let mut stream = BufReader::with_capacity(size, stream.take(LONGEST_TEXT));
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut stream).take(LONGEST).read_until(b'\n', &mut line).await {
+            Ok(1..) if line.ends_with(b"\n") => Message::parse(&line).into_iter().for_each(&mut take),
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+/// The last word on a container counts: it may have been started again.
+fn note(found: &mut BTreeMap<String, u8>, Message { container, code }: Message) {
+    if found.len() < MOST || found.contains_key(&container) {
+        found.insert(container, code);
     }
 }
 
@@ -109,7 +134,7 @@ impl Sockets {
     /// Looks.
     #[must_use]
     pub fn of(uid: &str) -> Self {
-        let sockets = fs::read("/proc/net/unix").unwrap_or_default();
+        let sockets = sockets();
         let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
         Self {
             present: owned(message::present(&sockets, uid).collect()),

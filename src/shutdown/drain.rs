@@ -332,8 +332,11 @@ status:
     fn out_of_sight_those_remain_whose_exit_was_not_seen() {
         let both = [awaited("web", Asked::No), awaited("db", Asked::Perhaps)];
         let expected = remaining_ones(Shown::Unseen, &["db"], &["db"]);
-        assert_eq!(unseen(&both, Some(&pod("terminated: {exitCode: 0}"))), expected);
-        assert_eq!(unseen(&both, None), remaining_ones(Shown::Unseen, &["web", "db"], &["db"]));
+        assert_eq!(unseen(&both, Some(&pod("terminated: {exitCode: 0}")), Rounds::default()), expected);
+        assert_eq!(
+            unseen(&both, None, Rounds::default()),
+            remaining_ones(Shown::Unseen, &["web", "db"], &["db"])
+        );
     }
 
     #[test]

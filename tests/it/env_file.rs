@@ -76,8 +76,11 @@ fn what_cannot_be_used_refuses_with_its_place_and_without_a_value() {
         (write(&world, "binary", "\nSECRET=\0hunter2\n"), vec!["binary, line 2"]),
     ] {
         let quit = Endpoint::ok();
-        let finished =
-            world.proa().flags([&flag, "-p", &quit.url()]).env("RUST_LOG", "trace").run(["echo", "up"]);
+        let finished = world
+            .proa()
+            .flags([&flag, "-p", &quit.url()])
+            .env("RUST_LOG", "trace,proa=trace")
+            .run(["echo", "up"]);
         let finished = finished.expect(2, &said);
         assert_eq!(finished.stdout, "", "{flag}");
         assert!(!finished.stderr.contains("hunter"), "{flag}: {}", finished.stderr);

@@ -96,7 +96,8 @@ fn trusting(world: &World, level: &str) -> Proa {
 #[test]
 fn no_request_that_fails_shows_the_secrets_of_its_url() {
     let (world, failing) = (World::alone(), Failing::everywhere());
-    for (flag, level) in [("--shutdown-http-post", "proa=info"), ("--shutdown-http-get", "trace")] {
+    for (flag, level) in [("--shutdown-http-post", "proa=info"), ("--shutdown-http-get", "trace,proa=trace")]
+    {
         // Enough for an attempt that gets no answer.
         let proa = trusting(&world, level).flag("--shutdown-timeout=7s").flags(failing.flags(flag));
         let finished = proa.run(["true"]).expect(0, &[]);
@@ -108,7 +109,7 @@ fn no_request_that_fails_shows_the_secrets_of_its_url() {
 #[test]
 fn no_wait_that_is_in_vain_shows_the_secrets_of_its_url() {
     let (world, failing) = (World::alone(), Failing::everywhere());
-    for level in ["proa=info", "trace"] {
+    for level in ["proa=info", "trace,proa=trace"] {
         let proa = trusting(&world, level).flag("--ready-timeout=3s").flags(failing.flags("--wait-http-get"));
         let finished = proa.run(["true"]).expect(75, &[]);
         failing.assert_named_in(&finished.stderr);

@@ -1,6 +1,6 @@
 //! The house has an order: which room may know of which, as the crate's documentation says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -330,4 +330,46 @@ fn the_library_does_nothing_before_main() {
     for file in sources() {
         assert!(!file.text.contains("init_array"), "{}", file.name);
     }
+}
+
+/// How often a file is unsafe: blocks, functions, implementations and attributes.
+fn unsafe_uses(text: &str) -> usize {
+    let code = text.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
+    let begins = ["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern ", "unsafe(", "unsafe trait "];
+    code.map(|line| begins.iter().map(|begin| line.matches(begin).count()).sum::<usize>()).sum()
+}
+
+#[test]
+fn the_security_page_counts_all_that_is_unsafe() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.join("src")];
+    while let Some(path) = folders.pop() {
+        if path.is_dir() {
+            folders.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.strip_prefix(root).unwrap().display().to_string();
+        let uses = unsafe_uses(&text);
+        assert_eq!(
+            uses > 0,
+            text.contains("(unsafe_code"),
+            "{name} has unsafe code that is not opened, or the other way round"
+        );
+        assert!(!text.contains("allow(unsafe_code"), "{name}: `expect` fails once it is no longer needed");
+        if uses > 0 {
+            found.insert(name, uses);
+        }
+    }
+    let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let rows = page.lines().map(str::trim_start).filter(|line| line.starts_with("| `src/"));
+    let listed: BTreeMap<String, usize> = rows
+        .map(|row| {
+            let cells: Vec<_> =
+                row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
+            (cells[0].to_owned(), cells[1].parse().unwrap_or_else(|_| panic!("{row}")))
+        })
+        .collect();
+    assert_eq!(listed, found, "left: docs/security.md");
 }

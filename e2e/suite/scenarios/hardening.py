@@ -1,7 +1,7 @@
 """The image as it is shipped, under the strictest settings a platform team would try."""
 
-from suite.pieces import ENVOY, QUIT, READY_FILE, container, main, pod, shell
-from suite.scenario import scenario
+from suite.pieces import ENVOY, ENVOY_ADMIN, MOUNT, QUIT, STATE, before, container, main, pod, shell
+from suite.scenario import in_order, scenario
 
 STRICT = """
 resources: {requests: {cpu: 50m, memory: 16Mi}, limits: {cpu: 50m, memory: 16Mi}}
@@ -12,6 +12,89 @@ securityContext:
   capabilities: {drop: [ALL]}
   seccompProfile: {type: RuntimeDefault}
 """
+
+
+def restricted(*more, user=54321):
+    """What the Pod Security Standard `restricted` asks of a container, with a user that no image knows and nothing to write to."""
+    context = f"""
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {user}
+  runAsGroup: {user}
+  readOnlyRootFilesystem: true
+  allowPrivilegeEscalation: false
+  capabilities: {{drop: [ALL]}}
+  seccompProfile: {{type: RuntimeDefault}}
+"""
+    return "\n".join([context.strip(), *more])
+
+
+def envoy(user=54321):
+    more = restricted("readinessProbe: {periodSeconds: 1, httpGet: {path: /ready, port: 9901}}", user=user)
+    return container("envoy", "envoy", args=["--log-level", "info", "--config-yaml", ENVOY_ADMIN], more=more)
+
+
+def enforce(t):
+    """From here on the API server refuses every other Pod in the namespace."""
+    t.kubectl("label", "namespace", t.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    refused = t.kubectl.run("run", "usual", "--image=usual", "--restart=Never")
+    assert refused.returncode != 0 and "violates PodSecurity" in refused.stderr, refused
+
+
+@scenario
+def a_main_container_and_a_wrapped_sidecar_where_restricted_is_enforced(t):
+    """Where `restricted` is enforced, `proa --` and `proa sidecar --` work, each as another user."""
+    enforce(t)
+    t.grant("watch")
+    loop = "while :; do sleep 0.5; done"
+    web = container("web", "app", args=["sidecar", "--", "sh", "-c", loop], more=restricted(user=54322))
+    t.apply(pod("wrapped", web, main("id -u; sleep 1; exit 3", QUIT, more=restricted()), envoy(54323)))
+    found = t.finished("wrapped", seconds=90)
+    assert found.exit_codes() == {"web": 0, "main": 3, "envoy": 0}, found
+    assert "54321" in t.logs("wrapped", "main").split()
+    # By its presence, whichever user it runs as: no API server was asked.
+    assert "the main container's proa asks this sidecar to stop" in t.logs("wrapped", "web")
+
+
+@scenario
+def a_wait_where_restricted_is_enforced(t):
+    """Where `restricted` is enforced, `proa wait` as the last init container holds main back until Envoy is ready."""
+    enforce(t)
+    native = envoy() + "\n  restartPolicy: Always"
+    wait = container("wait", "proa", args=["wait", "--api=off", "--wait-known=envoy"], more=restricted(user=54322))
+    run = shell("main", "wget -qO- localhost:9901/ready; exit 3", restricted(user=54323))
+    t.apply(pod("waited", run, initContainers=before(native, wait)))
+    assert t.finished("waited", seconds=90).exit_codes()["main"] == 3
+    assert "LIVE" in t.logs("waited", "main")
+
+
+@scenario
+def a_helper_where_restricted_is_enforced(t):
+    """Where `restricted` is enforced, the helper writes its ready file and shuts Envoy down after main."""
+    enforce(t)
+    t.grant("watch")
+    flags = ["sidecar", "--wait-for=envoy", "--ready-file=/state/ready"]
+    helper = container("helper", "proa", args=flags, more=restricted(MOUNT, user=54322))
+    run = shell("main", "until [ -e /state/ready ]; do sleep 0.1; done; exit 3", restricted(MOUNT))
+    t.apply(pod("helped", envoy(54323), helper, run, volumes=STATE))
+    assert t.finished("helped", seconds=90).exit_codes() == {"envoy": 0, "helper": 0, "main": 3}
+
+
+@scenario
+def a_hook_where_restricted_is_enforced(t):
+    """Where `restricted` is enforced, `proa install` brings proa to a volume, and `proa quit` runs from there as a preStop hook."""
+    enforce(t)
+    install = container("install", "proa", args=["install", "/state/"], more=restricted(MOUNT, user=54322))
+    command = '[/state/proa, quit, --api=off, --shutdown-known=envoy, --shutdown-timeout=10s]'
+    hook = f"lifecycle: {{preStop: {{exec: {{command: {command}}}}}}}"
+    script = "trap 'echo asked to stop; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+    t.apply(pod("hooked", shell("main", script, restricted(MOUNT, hook)), envoy(54323), initContainers=before(install), volumes=STATE))
+    t.pod("hooked", lambda pod: pod.container("envoy").ready and pod.container("main").running, seconds=90)
+    followed = t.follow("hooked")
+    t.delete("hooked")
+    last = t.gone("hooked")
+    assert last.exit_codes() == {"main": 0, "envoy": 0}, last
+    in_order(followed(), "exiting", "main: asked to stop")
 
 
 @scenario

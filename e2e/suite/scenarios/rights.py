@@ -1,5 +1,12 @@
 """Rights, tokens and names: as little as possible is enough, and what is wrong is said."""
 
+import re
+import ssl
+import textwrap
+import urllib.error
+import urllib.request
+
+from onenode.layout import E2E
 from suite.pieces import ENVOY, MOUNT, QUIT, READY_FILE, STATE, main, pod, shell
 from suite.scenario import scenario
 
@@ -17,6 +24,38 @@ rules:
     t.kubectl("create", "rolebinding", "granted", "--role=granted", f"--serviceaccount={t.namespace}:default")
     t.apply(pod("chosen", main("exit 3", QUIT), ENVOY))
     assert t.finished("chosen").exit_codes() == {"main": 3, "envoy": 0}
+
+
+@scenario
+def the_role_that_the_security_page_has_shows_one_pod_alone(t):
+    """The Role of docs/security.md is enough for a StatefulSet's first Pod, and with its token no other Pod can be read."""
+    page = (E2E.parent / "docs/security.md").read_text()
+    rules = next(block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "resourceNames" in block)
+    t.apply("apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: granted}\n" + textwrap.dedent(rules))
+    t.kubectl("create", "rolebinding", "granted", "--role=granted", f"--serviceaccount={t.namespace}:default")
+    t.apply(pod("other", shell("main", "sleep 1000"), terminationGracePeriodSeconds="1"))
+    t.apply(pod("web-0", main("echo working; until [ -e /tmp/over ]; do sleep 0.1; done; exit 3", QUIT), ENVOY))
+    t.logged("web-0", "main", "working")
+    account = "/var/run/secrets/kubernetes.io/serviceaccount"
+    token, authority = (t.exec("web-0", "main", "cat", f"{account}/{file}").stdout for file in ("token", "ca.crt"))
+    server = t.kubectl("config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+
+    def status(path):
+        url = f"{server}/api/v1/namespaces/{t.namespace}/pods{path}"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token.strip()}"})
+        try:
+            with urllib.request.urlopen(request, context=ssl.create_default_context(cadata=authority), timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+
+    watch, named = "?watch=1&timeoutSeconds=1&resourceVersion=0", "&fieldSelector=metadata.name%3D"
+    code, events = status(f"{watch}{named}web-0")
+    assert code == 200 and '"name":"web-0"' in events and '"name":"other"' not in events, events
+    for path in (f"{watch}{named}other", watch, "", "/web-0", "/other", f"?x=1{named}web-0", f"/web-0/log"):
+        assert status(path)[0] == 403, path
+    t.touch("web-0", "main", "/tmp/over")
+    assert t.finished("web-0").exit_codes() == {"main": 3, "envoy": 0}
 
 
 @scenario
