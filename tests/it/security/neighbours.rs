@@ -115,7 +115,7 @@ fn a_flood_of_what_others_left_to_main_changes_nothing_of_its_end() {
     let ended = Instant::now();
     held.let_go();
     assert!(quit.request().starts_with("POST "));
-    assert!(ended.elapsed() < Duration::from_secs(10), "{:?}", ended.elapsed());
+    assert!(ended.elapsed() < Duration::from_secs(30), "{:?}", ended.elapsed());
     let grown = peak_memory(main.pid()) - before;
     assert!(grown < 8 * 1024, "{grown} KiB more");
     world.set_state("web", "terminated: {exitCode: 0, reason: Completed}");

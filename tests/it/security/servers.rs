@@ -155,7 +155,7 @@ fn asking(world: &World, server: &Server, authority: &Authority) -> Proa {
     for (file, text) in [("token", TOKEN), ("namespace", "default"), ("ca.crt", &authority.pem)] {
         fs::write(account.join(file), text).unwrap();
     }
-    let proa = world.proa().env("PROA_SERVICE_ACCOUNT_DIR", account).env("PROA_READY_TIMEOUT", "500ms");
+    let proa = world.proa().env("PROA_SERVICE_ACCOUNT_DIR", account).env("PROA_READY_TIMEOUT", "2s");
     let proa = proa.env("PROA_SHUTDOWN_WHEN", "never");
     proa.env("KUBERNETES_SERVICE_PORT", server.address.port().to_string())
 }
@@ -197,7 +197,7 @@ fn a_sidecars_certificate_is_verified_too() {
     let wait = |server: &Server, host: &str| {
         let url = format!("https://user:word@{host}:{}/ready", server.address.port());
         let proa = world.proa().env("SSL_CERT_FILE", &trusted).env("SSL_CERT_DIR", "/nowhere");
-        proa.flags(["--api=off", "--ready-timeout=500ms", "--wait-http-get", &url]).run(["echo", "up"])
+        proa.flags(["--api=off", "--ready-timeout=2s", "--wait-http-get", &url]).run(["echo", "up"])
     };
     for host in ["localhost", "127.0.0.1"] {
         let server = Server::secured(authority.certify(Flaw::None), OK.to_owned());
@@ -273,7 +273,7 @@ fn tls_below_1_2_is_refused() {
     let server = of_old();
     let proa = world.proa().env("SSL_CERT_FILE", trusting(&world, &authority));
     let url = format!("https://localhost:{}/ready", server.address.port());
-    proa.flags(["--api=off", "--ready-timeout=500ms", "--wait-http-get", &url])
+    proa.flags(["--api=off", "--ready-timeout=2s", "--wait-http-get", &url])
         .run(["echo", "up"])
         .expect(75, &[]);
     assert_eq!(server.heard(), refused);
