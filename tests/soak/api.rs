@@ -184,6 +184,15 @@ fn obey(
         ["compact"] => cluster.compact(),
         ["forget"] => cluster.forget_requests(),
         ["opened"] => return Ok(opened(cluster)),
+        ["state"] => {
+            let answers: Vec<_> = cluster
+                .requests()
+                .iter()
+                .map(|request| format!("{} {}", request.verb, request.status))
+                .collect();
+            let (watches, connections) = (cluster.open_watches(), cluster.open_connections());
+            return Ok(format!("{watches} watches, {connections} connections, answers {answers:?}"));
+        }
         ["connections"] => {
             // A connection that the client has closed is known a little later here.
             let one = cluster.wait_for_connections(1, LONGEST);

@@ -470,7 +470,10 @@ impl Driver {
             if let Ok(seconds) = answer.parse() {
                 break Duration::from_secs(seconds);
             }
-            ensure!(since.elapsed() <= limit, "no watch is open {what} within {:?}", since.elapsed());
+            if since.elapsed() > limit {
+                let state = self.tell("state").await?;
+                bail!("no watch is open {what} within {:?}; {state}", since.elapsed());
+            }
         };
         let taken = since.elapsed();
         self.report
