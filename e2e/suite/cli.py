@@ -10,7 +10,7 @@ import sys
 from onenode import choice
 from onenode.layout import E2E
 
-from . import scenario, scenarios
+from . import scenario, scenarios, soak
 from .images import Images
 from .kube import Kubectl
 from .runner import Runner
@@ -26,6 +26,7 @@ def main(argv):
     add("--list", action="store_true", help="list the scenarios and end")
     add("--jobs", type=int, default=6, metavar="N", help="how many run side by side (default: 6)")
     add("--repeat", type=int, default=1, metavar="N", help="run each N times")
+    add("--soak", type=int, metavar="N", help="run N Pods in batches instead, each with an exit code of its own")
     add("--proa", default=os.environ.get("PROA_BINARY"), metavar="PATH", help="the static binary (default: build it)")
     choice.add_all(add)
     add("--artefacts", default=E2E / "artefacts", metavar="DIR", help="where failures leave their logs and manifests")
@@ -39,6 +40,8 @@ def main(argv):
         for found in scenario.ALL
         if not arguments.pattern or any(pattern in found.name or pattern in found.promise for pattern in arguments.pattern)
     ]
+    if arguments.soak:
+        chosen = soak.batches(arguments.soak)
     if arguments.list:
         for found in chosen:
             print(f"{found.name:45} {found.promise}")

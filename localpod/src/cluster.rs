@@ -272,6 +272,11 @@ impl Cluster {
         self.shared.ledger.read(|state| state.requests.clone())
     }
 
+    /// Forgets every request so far: a server that runs for long needs no more memory, and what comes is news.
+    pub fn forget_requests(&self) {
+        self.shared.ledger.forget();
+    }
+
     /// Blocks until some request, past or coming, fits; `None` when the time is over.
     pub fn wait_for_request(
         &self,
@@ -280,7 +285,8 @@ impl Cluster {
     ) -> Option<Request> {
         let mut seen = 0;
         self.shared.ledger.wait(timeout, |state| {
-            let fresh = &state.requests[seen..];
+            // Some may have been forgotten meanwhile.
+            let fresh = &state.requests[seen.min(state.requests.len())..];
             seen = state.requests.len();
             fresh.iter().find(|request| fits(request)).cloned()
         })

@@ -57,21 +57,29 @@ fn whole_second(time: SystemTime) -> u64 {
 /// How long the clocks have been in doubt.
 #[derive(Debug, Default)]
 pub struct Clocks {
+    /// Since when every status has called our run older.
     doubted_since: Option<Instant>,
+    /// Whether that has been for too long.
+    differ: bool,
 }
 
 impl Clocks {
     /// Takes a run for the present one that has been called older for too long; whether it did so just now.
     pub fn settle(&mut self, snapshot: &mut Snapshot, now: Instant) -> bool {
+        // What was settled by us says nothing: the same snapshot may come again.
+        if snapshot.own.run == Run::Present && !self.differ {
+            // Clocks that differ would have made it older. One that is older later is a cache's that lags, and has its own time.
+            self.doubted_since = None;
+        }
         if snapshot.own.run != Run::Older {
             return false;
         }
         let since = *self.doubted_since.get_or_insert(now);
-        let settled = now.saturating_duration_since(since) >= CLOCKS_DIFFER;
-        if settled {
+        self.differ |= now.saturating_duration_since(since) >= CLOCKS_DIFFER;
+        if self.differ {
             snapshot.own.run = Run::Present;
         }
-        settled
+        self.differ
     }
 
     /// When to look at the same snapshot once more, if it is in doubt.
@@ -126,5 +134,27 @@ mod tests {
             !clocks.settle(&mut older, start + CLOCKS_DIFFER * 2),
             "what runs no more is no question of clocks"
         );
+    }
+
+    #[test]
+    fn a_doubt_ends_with_a_status_of_the_present_run() {
+        let mut present = snapshot("spec: {containers: [{name: main, image: m}]}");
+        present.own.run = Run::Present;
+        let mut older = present.clone();
+        older.own.run = Run::Older;
+        let (start, mut clocks) = (Instant::now(), Clocks::default());
+        assert!(!clocks.settle(&mut older, start));
+        assert!(!clocks.settle(&mut present, start + Duration::from_secs(1)));
+        // Hours later a cache that lags shows the earlier run once more.
+        let later = start + CLOCKS_DIFFER * 1000;
+        assert!(!clocks.settle(&mut older, later));
+        assert_eq!(
+            (older.own.run, clocks.settled_at(Some(&older))),
+            (Run::Older, Some(later + CLOCKS_DIFFER))
+        );
+        // Once they differ they go on to, whatever comes of a snapshot that has been settled.
+        assert!(clocks.settle(&mut older.clone(), later + CLOCKS_DIFFER));
+        assert!(!clocks.settle(&mut present, later + CLOCKS_DIFFER));
+        assert!(clocks.settle(&mut older, later + CLOCKS_DIFFER));
     }
 }

@@ -94,6 +94,10 @@ impl Ledger {
         self.change(|state| state.requests.push(request));
     }
 
+    pub(super) fn forget(&self) {
+        self.change(|state| state.requests.clear());
+    }
+
     pub(super) fn set_listening(&self, listening: bool) {
         self.change(|state| state.listening = listening);
     }
