@@ -513,7 +513,14 @@ impl Explorer<'_> {
                 Turn::Ours => {
                     next.mains[main].at = At::Ours(code);
                     next.shutdowns += 1;
-                    let needs = |other: &usize| *other != main && self.needs_them(point, *other);
+                    // Itself, once it is started again.
+                    let needs = |other: &usize| {
+                        if *other == main {
+                            self.restarts(main, code)
+                        } else {
+                            self.needs_them(point, *other)
+                        }
+                    };
                     let needing: Vec<_> = (0..point.mains.len()).filter(needs).map(name).collect();
                     let right =
                         if needing.is_empty() { Ok(next) } else { Err(format!("{needing:?} need them")) };
@@ -619,7 +626,8 @@ fn of_two_main_containers_the_last_one_shuts_the_sidecars_down() {
         Scene { kills: 1, ..never.clone() },
         Scene { kills: 1, outages: 1, ..never },
         failing.clone(),
-        Scene { kills: 1, ..failing },
+        Scene { kills: 1, ..failing.clone() },
+        Scene { begun: 2, kills: 1, outages: 1, ..failing },
         Scene { starts: 2, ..scene(Policy::Never, &[None, Some(Policy::OnFailure)]) },
     ]);
     if super::is_long() {
