@@ -238,11 +238,7 @@ impl Watcher {
         let request = self.pods().watch(&params, self.start.resource_version());
         let asked = async { self.cluster.send(request.map_err(Failure::Request)?).await };
         let body = match timeout(self.answer, asked).await {
-            Err(_) => {
-                let waited = self.answer;
-                self.answer = (self.answer * 2).min(WATCH);
-                return Err(no_answer(waited));
-            }
+            Err(_) => return Err(self.unanswered()),
             Ok(Err(failure)) if self.start == Start::Consistent && is_unsupported(&failure) => {
                 self.start = Start::Newest;
                 return Ok(None);
@@ -261,10 +257,8 @@ impl Watcher {
     async fn read(&mut self, mut events: Events) -> Result<Option<Observation>, Trouble> {
         let by = self.opened.map_or_else(now, |(_, by)| by);
         match timeout_at(by.into(), events.next()).await {
-            // Silent for longer than the server lets a watch live.
-            Err(_) if self.shown => Ok(None),
-            // Ended as every watch does.
-            Ok(None) if self.verified => Ok(None),
+            // Silent for longer than the server lets a watch live; or ended, as every watch does.
+            Err(_) | Ok(None) if self.shown => Ok(None),
             Ok(None) => Err(Trouble::ServerError("a watch ended before it showed anything".to_owned(), None)),
             Err(_) => self.silent().await,
             Ok(Some(Ok(event))) => {
@@ -373,10 +367,10 @@ impl Watcher {
             let asked = async {
                 answer::object::<PodNames>(self.cluster.send(request.map_err(Failure::Request)?).await?).await
             };
-            let page = timeout(WATCH, asked)
-                .await
-                .map_err(|_| no_answer(WATCH))?
-                .map_err(|failure| self.trouble(Verb::List, &failure))?;
+            let page = match timeout(self.answer, asked).await {
+                Err(_) => return Err(self.unanswered()),
+                Ok(page) => page.map_err(|failure| self.trouble(Verb::List, &failure))?,
+            };
             let next = page.next().map(str::to_owned);
             if let Some(name) = page.name_of(&uid) {
                 debug!(name, "found this Pod by its UID");
@@ -391,6 +385,13 @@ impl Watcher {
         }
     }
 
+    /// The next answer may take longer.
+    fn unanswered(&mut self) -> Trouble {
+        let waited = self.answer;
+        self.answer = (waited * 2).min(WATCH);
+        Trouble::NoConnection(format!("no answer within {}s", waited.as_secs()))
+    }
+
     fn pods(&self) -> Request {
         Request::new(k8s_openapi::api::core::v1::Pod::url_path(&(), Some(&self.identity.namespace)))
     }
@@ -398,8 +399,4 @@ impl Watcher {
     fn trouble(&self, verb: Verb, failure: &Failure) -> Trouble {
         trouble_of(failure, verb, &self.identity.namespace)
     }
-}
-
-fn no_answer(waited: Duration) -> Trouble {
-    Trouble::NoConnection(format!("no answer within {}s", waited.as_secs()))
 }

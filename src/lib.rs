@@ -64,6 +64,7 @@ pub mod pod;
 pub mod policy;
 pub mod procfs;
 pub mod report;
+pub mod shortage;
 pub mod shutdown;
 pub mod signal;
 pub mod status;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::unistd::Pid;
 use proa::cli::flags::Output;
 use proa::cli::{self, Answer, Cli, QuitCli, SidecarCli, Task, WaitCli};
 use proa::crash::{self, Progress};
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     }
     let (conclusion, message_path) = match cli::read() {
         Ok(Task::Main(cli)) => return main_container(*cli, &mounts),
-        Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts),
+        Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts, None),
         Ok(Task::Wait(cli)) => wait_alone(*cli, &mounts),
         Ok(Task::Quit(cli)) => quit_alone(*cli, &mounts),
         Ok(Task::Install(destination)) => {
@@ -72,12 +73,18 @@ fn main() -> ExitCode {
 
 /// After a panic: brings to an end what can be.
 fn start_over(progress: Progress, mounts: &Mounts) -> ExitCode {
-    let task = cli::read();
-    let Ok(Task::Main(cli)) = task else {
-        let output = task.as_ref().ok().and_then(Task::output);
-        telemetry::set_up(output.map_or(LogFormat::Text, |output| output.log_format), None);
-        let message_path = output.and_then(|output| output.termination_message_path.clone());
-        return end(&Outcome::Panicked(progress.code()).into(), message_path.as_deref(), mounts);
+    let cli = match (cli::read(), progress) {
+        (Ok(Task::Main(cli)), _) => cli,
+        (Ok(Task::Sidecar(cli)), Progress::Running(pid)) => {
+            let (conclusion, message_path) = sidecar_container(*cli, mounts, Some(pid));
+            return end(&conclusion, message_path.as_deref(), mounts);
+        }
+        (task, _) => {
+            let output = task.as_ref().ok().and_then(Task::output);
+            telemetry::set_up(output.map_or(LogFormat::Text, |output| output.log_format), None);
+            let message_path = output.and_then(|output| output.termination_message_path.clone());
+            return end(&Outcome::Panicked(progress.code()).into(), message_path.as_deref(), mounts);
+        }
     };
     let code = match progress {
         Progress::Begun => None,
@@ -119,7 +126,7 @@ fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts) -> ExitCode {
                 report::write_message(&conclusion, message_path.as_deref(), mounts);
             }
         }
-        Err(error) => tracing::error!("shutting down the sidecars failed: cannot receive signals: {error}"),
+        Err(error) => tracing::error!("shutting down the sidecars failed: {error}"),
     }
     code
 }
@@ -151,7 +158,12 @@ fn main_container(cli: Cli, mounts: &Mounts) -> ExitCode {
     end(&conclusion, message_path.as_deref(), mounts)
 }
 
-fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Conclusion, Option<PathBuf>) {
+/// `running`: its command, if proa has started over.
+fn sidecar_container(
+    cli: SidecarCli,
+    mounts: &Mounts,
+    running: Option<Pid>,
+) -> (Conclusion, Option<PathBuf>) {
     set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
     let conclusion = match (SidecarPlan::new(cli, &environment()), Signals::register()) {
@@ -159,7 +171,7 @@ fn sidecar_container(cli: SidecarCli, mounts: &Mounts) -> (Conclusion, Option<Pa
         (_, Err(error)) => Outcome::Failed(error.into()).into(),
         (Ok(plan), Ok(signals)) => match &plan.duty {
             Duty::Command(command, env_files, stop) => {
-                let duty = CommandDuty { command, env_files, stop: *stop };
+                let duty = CommandDuty { command, env_files, stop: *stop, running };
                 sidecar::run(&plan, duty, mounts, &signals).into()
             }
             Duty::Help { ready_file, shutdown } => {

@@ -19,6 +19,7 @@ use crate::exit::Outcome;
 use crate::identity::{Claim, Identity, Mounts};
 use crate::peer::{Part, Peer, Presence, Unannounced};
 use crate::policy::AskApi;
+use crate::shortage::outlast;
 use crate::signal::reaper;
 use crate::telemetry::LogPhase;
 
@@ -126,7 +127,7 @@ fn runtime_without_timers() -> anyhow::Result<PhaseRuntime> {
 }
 
 fn build(builder: &mut Builder) -> anyhow::Result<PhaseRuntime> {
-    let runtime = builder.enable_io().max_io_events_per_tick(EVENTS).build();
+    let runtime = outlast(|| builder.enable_io().max_io_events_per_tick(EVENTS).build());
     Ok(PhaseRuntime(Some(runtime.context("cannot start the runtime")?)))
 }
 

@@ -207,6 +207,11 @@ impl Cluster {
         self.shared.account.rotate()
     }
 
+    /// Has the service account's token expire: nothing is accepted until [`Cluster::rotate_token`].
+    pub fn expire_token(&self) {
+        self.shared.account.expire();
+    }
+
     /// Forgets the history: a watch from any earlier resource version now gets an `ERROR` event with 410.
     pub fn compact(&self) {
         self.shared.store.compact();

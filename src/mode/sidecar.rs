@@ -3,11 +3,12 @@
 mod supervise;
 
 use anyhow::Context;
-use tracing::info;
+use nix::unistd::Pid;
+use tracing::{info, warn};
 
 use super::companion::{Companion, Gated};
 use super::runtime;
-use crate::child::{self, Command};
+use crate::child::{self, Child, Command};
 use crate::env_file::{self, EnvFiles};
 use crate::exit::Outcome;
 use crate::identity::Mounts;
@@ -27,6 +28,8 @@ pub struct CommandDuty<'a> {
     pub env_files: &'a EnvFiles,
     /// How it is stopped.
     pub stop: Stop,
+    /// Its process, if it runs already: proa has started over.
+    pub running: Option<Pid>,
 }
 
 /// Carries the plan out.
@@ -47,6 +50,10 @@ fn carry_out(
         Ok(companion) => companion,
         Err(outcome) => return Ok(outcome),
     };
+    if let Some(pid) = duty.running {
+        warn!("proa panicked, which is a bug: it has started over, and goes on with the command");
+        return until_its_end(&companion, Child::resumed(pid, duty.command.forward_to), duty.stop);
+    }
     match companion.gate()? {
         Gated::Over(outcome) | Gated::Refused(outcome) => Ok(outcome),
         Gated::Pointless(..) => Ok(Outcome::ShutDown),
@@ -55,7 +62,7 @@ fn carry_out(
 }
 
 fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Result<Outcome> {
-    let CommandDuty { command, env_files, stop } = duty;
+    let CommandDuty { command, env_files, stop, .. } = duty;
     let _phase = LogPhase::Command.enter();
     let waiting = runtime()?;
     let variables = waiting.block_on(async {
@@ -88,6 +95,10 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
     info!(pid = child.pid().as_raw(), program = %command.program.display(), "command started");
     drop((variables, waiting));
     memory::give_back();
+    until_its_end(companion, child, stop)
+}
+
+fn until_its_end(companion: &Companion<'_>, child: Child, stop: Stop) -> anyhow::Result<Outcome> {
     let outcome = runtime()?.block_on(async {
         let mut signals = companion.signals.listen().context("cannot listen for signals")?;
         let supervised = supervise::until_its_end(companion, child, stop, &mut signals);

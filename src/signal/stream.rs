@@ -13,6 +13,7 @@ use tracing::info;
 use super::origin::Origin;
 use super::send::suspend_self;
 use super::{Phase, Reaction, Received, Sender, Signal, reaction, reaper};
+use crate::shortage::outlast;
 
 /// Every catchable signal sent to proa, in the order in which the kernel gives them out: standard
 /// signals before real-time ones, lowest number first (signal(7)). Equal standard signals that arrive
@@ -31,7 +32,9 @@ impl Signals {
         Origin::capture();
         Origin::block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self { file: SignalFd::with_flags(&SigSet::all(), flags)? })
+        let file = outlast(|| Ok(SignalFd::with_flags(&SigSet::all(), flags)?));
+        let named = |error| io::Error::other(format!("cannot receive signals: signalfd(2): {error}"));
+        Ok(Self { file: file.map_err(named)? })
     }
 
     /// A signal that has come by now.
@@ -62,9 +65,12 @@ impl Signals {
     #[expect(unsafe_code, reason = "the runtime wants a promise that the descriptor stays open")]
     pub fn listen(&self) -> io::Result<Listener<'_>> {
         let file = self.file.as_fd();
-        // SAFETY: the descriptor is borrowed from `self`, which outlives the listener and never closes or
-        // replaces it before it is dropped.
-        let ready = unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) };
+        let ready = outlast(|| {
+            // SAFETY: the descriptor is borrowed from `self`, which outlives the listener and never closes or
+            // replaces it before it is dropped.
+            let ready = unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) };
+            Ok(ready?)
+        });
         Ok(Listener { signals: self, ready: ready? })
     }
 }

@@ -457,10 +457,8 @@ fn an_argument_list_that_is_too_long_is_wrong_usage() {
     // 6 MiB (execve(2)). Each file here is one that proa reads.
     let one = vec![format!("A={}\n", "x".repeat(128 * 1024))];
     let half = |from| {
-        (from..from + 35)
-            .map(|number| format!("A{number}={}\n", "x".repeat(100_000)))
-            .collect::<Vec<_>>()
-            .concat()
+        let lines = (from..from + 35).map(|number| format!("A{number}={}\n", "x".repeat(100_000)));
+        lines.collect::<Vec<_>>().concat()
     };
     let together: Vec<String> = vec![half(0), half(35)];
     for files in [one, together] {

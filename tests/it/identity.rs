@@ -1,6 +1,6 @@
 //! proa knows its own Pod and container from the kubelet's mounts; a wrong Pod is never mistaken for it.
 
-use localpod::cluster::Access;
+use localpod::cluster::{Access, Fault};
 
 use crate::support::{Beside, Proa, World};
 
@@ -53,6 +53,16 @@ fn a_hostname_that_is_not_the_pods_name_leads_to_a_search_by_uid() {
         proa.run(["true"]).expect(0, &["of Pod `pod`"]);
         assert!(world.cluster.requests().iter().any(|request| request.verb == "list"));
     }
+}
+
+/// As behind a proxy that takes connections before it is up.
+#[test]
+fn a_search_by_uid_that_is_not_answered_is_made_again() {
+    let world = injected();
+    world.make_ready("proxy");
+    let Some(proa) = mounted(&world, "main", "pod.jobs.default.svc.cluster.local") else { return };
+    world.cluster.inject_times(Fault::StallHandshake, 1);
+    proa.flag("--ready-timeout=25s").run(["true"]).expect(0, &["no answer within 4s", "of Pod `pod`"]);
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod kill;
 mod known;
 mod log;
 mod mains;
+mod matrix;
 mod mistakes;
 mod order;
 mod quit;

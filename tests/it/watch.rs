@@ -65,6 +65,20 @@ fn a_watch_that_ends_is_taken_up_again_without_losing_anything() {
     }
 }
 
+/// What was seen before them is old by then.
+#[test]
+fn watches_that_end_and_show_nothing_are_reported() {
+    let world = with_web();
+    let running = waiting(&world);
+    let cut =
+        world.cluster.inject(Fault::Answer("{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"name\":\"po"));
+    world.cluster.end_watches(&WatchEnd::Close);
+    running.wait_stderr("a watch ended before it showed anything");
+    cut.clear();
+    world.make_ready("web");
+    running.finish().expect(0, &["gate open"]);
+}
+
 #[test]
 fn bookmarks_are_nothing_new() {
     let world = with_web();

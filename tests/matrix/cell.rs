@@ -1,8 +1,10 @@
-//! What the matrix is made of: modes, their phases, faults, and how long a fault lasts.
+//! What the matrix is made of: modes, their phases, and what goes wrong in them.
 
 use std::fmt;
 
-use localpod::cluster::{Fault, WatchEnd};
+use localpod::cluster::Fault;
+
+use super::trouble::{Api, Endpoint, Fate, Lasting, Process, Trouble, Work};
 
 /// What proa is started as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,14 +48,19 @@ impl Mode {
         matches!(self, Self::Sidecar | Self::Helper)
     }
 
-    fn phases(self) -> &'static [Phase] {
-        use Phase::{Drain, Gate, Running, Shutdown, Start};
+    /// Whether it runs a command.
+    pub(crate) fn has_command(self) -> bool {
+        matches!(self, Self::Wrap | Self::Sidecar)
+    }
+
+    pub(crate) fn phases(self) -> &'static [Phase] {
+        use Phase::{Drain, Exit, Gate, Identity, Running, Shutdown, Spawn, Start};
         match self {
-            Self::Wrap => &[Start, Gate, Running, Shutdown, Drain],
-            Self::Wait => &[Start, Gate],
-            Self::Quit => &[Start, Shutdown, Drain],
-            Self::Sidecar => &[Start, Running, Shutdown],
-            Self::Helper => &[Start, Running, Shutdown, Drain],
+            Self::Wrap => &[Start, Identity, Gate, Spawn, Running, Shutdown, Drain, Exit],
+            Self::Wait => &[Start, Identity, Gate, Exit],
+            Self::Quit => &[Start, Identity, Shutdown, Drain, Exit],
+            Self::Sidecar => &[Start, Identity, Spawn, Running, Shutdown, Exit],
+            Self::Helper => &[Start, Identity, Running, Shutdown, Drain, Exit],
         }
     }
 }
@@ -75,138 +82,35 @@ impl fmt::Display for Mode {
 pub(crate) enum Phase {
     /// Not started yet.
     Start,
+    /// It searches for its Pod, since the hostname is not the Pod's name.
+    Identity,
     /// It watches the Pod, and the sidecar is not ready.
     Gate,
+    /// The command's process is there, and has yet to say anything.
+    Spawn,
     /// The command runs; without one: it watches the main container.
     Running,
     /// Its request to exit has arrived and is not answered; `proa sidecar -- COMMAND`: its signal has.
     Shutdown,
     /// The request is answered, and the sidecar has yet to exit.
     Drain,
+    /// All that it waits for has happened.
+    Exit,
 }
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Start => "start",
+            Self::Identity => "identity",
             Self::Gate => "gate",
+            Self::Spawn => "spawn",
             Self::Running => "running",
             Self::Shutdown => "shutdown",
             Self::Drain => "drain",
+            Self::Exit => "exit",
         })
     }
-}
-
-/// What is wrong with the API server.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Api {
-    /// Every connection or request meets this.
-    Faulty(Fault),
-    /// No connection is accepted.
-    Refused,
-    /// Watches go silent, with their connections open.
-    Silent,
-    /// Every watch is ended so, once.
-    WatchEnded(WatchEnd),
-    /// Every connection is closed, once.
-    HungUp,
-    /// It shows a certificate of another authority.
-    OtherAuthority,
-    /// There is no token.
-    NoToken,
-    /// The token is not accepted.
-    BadToken,
-    /// A new token is issued, and the old one is not accepted any more.
-    TokenRotated,
-    /// The Pod's object is five megabytes.
-    HugePod,
-}
-
-/// What becomes of the Pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It is being deleted.
-    Deleted,
-    /// It is gone.
-    Removed,
-    /// Another has its name.
-    Replaced,
-    /// The sidecar is killed for want of memory.
-    OutOfMemory,
-    /// The sidecar is ready, unready, ready, ten times.
-    Flapping,
-    /// The kubelet has reported nothing.
-    NoStatus,
-}
-
-/// What the sidecar's quit endpoint does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Endpoint {
-    /// Never answers.
-    Mute,
-    /// Answers with a body that never ends.
-    EndlessBody,
-    /// Answers a byte a second, without end.
-    Trickle,
-    /// Says that it is going on, without end.
-    Informational,
-    /// Answers with headers without end.
-    EndlessHeaders,
-    /// Sends elsewhere.
-    Redirect,
-    /// Answers with this status.
-    Status(u16),
-    /// Answers with 503 twice, then with 200.
-    BusyAtFirst,
-    /// Answers with what is no HTTP.
-    NoHttp,
-    /// Resets the connection.
-    Reset,
-    /// Answers with 200, and the sidecar does not exit.
-    AcceptsAndStays,
-    /// Exits without an answer.
-    ExitsWithoutAnswer,
-    /// The sidecar is gone, and another server answers with 404 at its port.
-    TakenOver,
-}
-
-/// What happens to proa's own process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Process {
-    /// Stdin, stdout and stderr are closed.
-    NoStdio,
-    /// Stderr is a full pipe that nobody reads.
-    FullStderr,
-    /// /proc is empty.
-    NoProc,
-    /// It may open few files.
-    FewFiles,
-    /// A hundred signals, of all kinds that have no meaning for proa.
-    Noise,
-    /// SIGTERM.
-    Terminated,
-    /// SIGSTOP, then SIGCONT.
-    Stopped,
-    /// SIGKILL, as a container's first process; then it is started again.
-    Killed,
-}
-
-/// What goes wrong.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Trouble {
-    Api(Api, Lasting),
-    Fate(Fate),
-    Endpoint(Endpoint),
-    Process(Process),
-}
-
-/// How long the API server's trouble lasts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lasting {
-    /// For three connections or requests; a condition, for two seconds.
-    Passing,
-    /// Until proa has ended.
-    ForEver,
 }
 
 /// A run: this trouble in this phase of this mode.
@@ -220,186 +124,6 @@ pub(crate) struct Cell {
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} / {} / {}", self.mode, self.phase, self.trouble)
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Api(api, Lasting::Passing) => write!(f, "API {}, passing", api.name()),
-            Self::Api(api, Lasting::ForEver) => write!(f, "API {}, for ever", api.name()),
-            Self::Fate(fate) => write!(f, "Pod {}", fate.name()),
-            Self::Endpoint(endpoint) => write!(f, "endpoint {}", endpoint.name()),
-            Self::Process(process) => write!(f, "process {}", process.name()),
-        }
-    }
-}
-
-impl Api {
-    fn all() -> Vec<Self> {
-        let faults = [
-            Fault::Reset,
-            Fault::StallHandshake,
-            Fault::StallAfterHeaders,
-            Fault::Endless,
-            Fault::Trickle,
-            Fault::Answer("{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"name\":\"po"),
-            Fault::Answer("not JSON\n"),
-            Fault::Answer("{\"type\":\"ADDED\",\"object\":{\"kind\":\"Pod\",\"spec\":7}}\n"),
-            Fault::Answer("<html><body>Sign in</body></html>\n"),
-            Fault::Page(502),
-            Fault::Status(400),
-            Fault::Status(401),
-            Fault::Status(403),
-            Fault::Status(404),
-            Fault::Status(410),
-            Fault::Status(500),
-            Fault::Status(503),
-            Fault::Throttle { code: 429, retry_after: 1 },
-            Fault::Throttle { code: 429, retry_after: 86400 },
-        ];
-        let ends = [
-            WatchEnd::Close,
-            WatchEnd::Abort,
-            WatchEnd::expired(),
-            WatchEnd::Error { code: 500, message: "no".into() },
-        ];
-        let mut all: Vec<_> = faults.into_iter().map(Self::Faulty).collect();
-        all.extend(ends.into_iter().map(Self::WatchEnded));
-        all.extend([
-            Self::Refused,
-            Self::Silent,
-            Self::HungUp,
-            Self::OtherAuthority,
-            Self::NoToken,
-            Self::BadToken,
-            Self::TokenRotated,
-            Self::HugePod,
-        ]);
-        all
-    }
-
-    /// Whether it is over as soon as it has happened.
-    pub(crate) fn is_instant(&self) -> bool {
-        matches!(self, Self::WatchEnded(_) | Self::HungUp | Self::TokenRotated | Self::HugePod)
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Self::Faulty(Fault::Reset) => "resets".into(),
-            Self::Faulty(Fault::StallHandshake) => "accepts, and no TLS".into(),
-            Self::Faulty(Fault::StallAfterHeaders) => "headers, then silence".into(),
-            Self::Faulty(Fault::Endless) => "endless line".into(),
-            Self::Faulty(Fault::Trickle) => "a byte a second".into(),
-            Self::Faulty(Fault::Answer(text)) => format!("answers {:?}", &text[..text.len().min(9)]),
-            Self::Faulty(Fault::Page(code)) => format!("{code} with HTML"),
-            Self::Faulty(Fault::Status(code)) => format!("{code}"),
-            Self::Faulty(Fault::Throttle { code, retry_after }) => {
-                format!("{code}, Retry-After {retry_after}")
-            }
-            Self::Faulty(Fault::Delay(delay)) => format!("answers after {delay:?}"),
-            Self::Refused => "refuses".into(),
-            Self::Silent => "black hole".into(),
-            Self::WatchEnded(WatchEnd::Close) => "ends the watch".into(),
-            Self::WatchEnded(WatchEnd::Abort) => "breaks the watch off".into(),
-            Self::WatchEnded(WatchEnd::Error { code, .. }) => format!("ends the watch with {code}"),
-            Self::HungUp => "hangs up".into(),
-            Self::OtherAuthority => "other authority".into(),
-            Self::NoToken => "without a token".into(),
-            Self::BadToken => "with a bad token".into(),
-            Self::TokenRotated => "token rotated".into(),
-            Self::HugePod => "Pod of 5 MB".into(),
-        }
-    }
-}
-
-impl Fate {
-    const ALL: [Self; 6] =
-        [Self::Deleted, Self::Removed, Self::Replaced, Self::OutOfMemory, Self::Flapping, Self::NoStatus];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Deleted => "being deleted",
-            Self::Removed => "removed",
-            Self::Replaced => "replaced",
-            Self::OutOfMemory => "sidecar out of memory",
-            Self::Flapping => "sidecar flapping",
-            Self::NoStatus => "without status",
-        }
-    }
-}
-
-impl Endpoint {
-    const ALL: [Self; 15] = [
-        Self::Mute,
-        Self::EndlessBody,
-        Self::Trickle,
-        Self::Informational,
-        Self::EndlessHeaders,
-        Self::Redirect,
-        Self::Status(404),
-        Self::Status(403),
-        Self::Status(500),
-        Self::BusyAtFirst,
-        Self::NoHttp,
-        Self::Reset,
-        Self::AcceptsAndStays,
-        Self::ExitsWithoutAnswer,
-        Self::TakenOver,
-    ];
-
-    fn name(self) -> String {
-        match self {
-            Self::Mute => "mute".into(),
-            Self::EndlessBody => "endless body".into(),
-            Self::Trickle => "a byte a second".into(),
-            Self::Informational => "1xx without end".into(),
-            Self::EndlessHeaders => "headers without end".into(),
-            Self::Redirect => "redirects".into(),
-            Self::Status(code) => format!("{code}"),
-            Self::BusyAtFirst => "503 twice".into(),
-            Self::NoHttp => "no HTTP".into(),
-            Self::Reset => "resets".into(),
-            Self::AcceptsAndStays => "200, and stays".into(),
-            Self::ExitsWithoutAnswer => "exits, and no answer".into(),
-            Self::TakenOver => "taken over by another".into(),
-        }
-    }
-
-    /// Whether the sidecar exits in the end.
-    pub(crate) fn exits(self) -> bool {
-        matches!(self, Self::BusyAtFirst | Self::ExitsWithoutAnswer | Self::TakenOver)
-    }
-}
-
-impl Process {
-    const ALL: [Self; 8] = [
-        Self::NoStdio,
-        Self::FullStderr,
-        Self::NoProc,
-        Self::FewFiles,
-        Self::Noise,
-        Self::Terminated,
-        Self::Stopped,
-        Self::Killed,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::NoStdio => "without stdin, stdout, stderr",
-            Self::FullStderr => "stderr full",
-            Self::NoProc => "empty /proc",
-            Self::FewFiles => "12 files at most",
-            Self::Noise => "a hundred signals",
-            Self::Terminated => "SIGTERM",
-            Self::Stopped => "SIGSTOP",
-            Self::Killed => "SIGKILL, started again",
-        }
-    }
-
-    /// Whether it can only be there from the start on.
-    fn is_setting(self) -> bool {
-        matches!(self, Self::NoStdio | Self::FullStderr | Self::NoProc | Self::FewFiles)
     }
 }
 
@@ -436,6 +160,16 @@ pub(crate) fn all() -> Vec<Cell> {
                 if process.is_setting() == at_start {
                     add(Trouble::Process(process));
                 }
+            }
+            for work in Work::ALL {
+                let phase_of = if work.is_brief() { Phase::Spawn } else { Phase::Running };
+                let fits = mode == Mode::Wrap || mode == Mode::Sidecar && work == Work::IgnoresAll;
+                if fits && phase == phase_of {
+                    add(Trouble::Work(work));
+                }
+            }
+            if mode.has_gate() && phase == Phase::Gate {
+                add(Trouble::Crowd);
             }
         }
     }

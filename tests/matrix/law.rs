@@ -4,7 +4,8 @@ use std::fmt;
 
 use localpod::cluster::Fault;
 
-use super::cell::{Api, Cell, Endpoint, Fate, Lasting, Mode, Phase, Process, Trouble};
+use super::cell::{Cell, Mode, Phase};
+use super::trouble::{Api, Endpoint, Fate, Feature, Lasting, Process, Trouble, Work};
 use super::world::{CODE, Observed, ended};
 
 /// How a run that kept the promises ended.
@@ -14,13 +15,18 @@ pub(crate) enum Outcome {
     Done,
     /// It did not, and said why with this exit code.
     Refused(i32),
+    /// Its command ended without a word: with this exit code, as it was to.
+    Command(i32),
+    /// It went on until SIGKILL, as it was to.
+    Killed,
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done => write!(f, "done"),
-            Self::Refused(code) => write!(f, "{code}"),
+            Self::Refused(code) | Self::Command(code) => write!(f, "{code}"),
+            Self::Killed => write!(f, "killed"),
         }
     }
 }
@@ -40,6 +46,13 @@ pub(crate) fn judge(cell: &Cell, seen: &Observed) -> Result<Outcome, String> {
     if !seen.left.is_empty() {
         return Err(format!("left: {}", seen.left.join(", ")));
     }
+    if cell.trouble == Trouble::Work(Work::IgnoresAll) && cell.mode == Mode::Wrap {
+        return if seen.killed && seen.ran == 1 {
+            Ok(Outcome::Killed)
+        } else {
+            Err(format!("{}, ran {}", ended(status), seen.ran))
+        };
+    }
     let Some(code) = status.code() else { return Err(ended(status)) };
     let done = match cell.mode {
         Mode::Wrap if seen.ran == 1 && code != CODE => {
@@ -57,12 +70,19 @@ pub(crate) fn judge(cell: &Cell, seen: &Observed) -> Result<Outcome, String> {
     if done {
         return Ok(Outcome::Done);
     }
+    if seen.ran == 0 && cell.phase == Phase::Spawn && ends_the_command(cell).contains(&code) {
+        return Ok(Outcome::Command(code));
+    }
     if !refusals(cell).contains(&code) {
         return Err(format!("exit code {code}, expected success or one of {:?}", refusals(cell)));
     }
     let words = causes(cell);
     let log = seen.log.to_lowercase();
-    if !words.is_empty() && !words.iter().any(|word| log.contains(word)) {
+    // The search that was under way has been broken off.
+    let is_broken_off = cell.phase == Phase::Identity
+        && matches!(cell.trouble, Trouble::Api(..))
+        && ["reset", "closed", "in time"].iter().any(|word| log.contains(word));
+    if !words.is_empty() && !is_broken_off && !words.iter().any(|word| log.contains(word)) {
         return Err(format!("exit code {code}, and its log names none of {words:?}"));
     }
     Ok(Outcome::Refused(code))
@@ -71,8 +91,16 @@ pub(crate) fn judge(cell: &Cell, seen: &Observed) -> Result<Outcome, String> {
 /// Whether the sidecar's endpoint has to get a request.
 fn must_ask(cell: &Cell) -> bool {
     match &cell.trouble {
-        // It has exited; or the kubelet stops it.
-        Trouble::Fate(Fate::OutOfMemory | Fate::Deleted | Fate::Removed | Fate::Replaced) => false,
+        // It has exited; or the kubelet stops it. Or proa cannot work there.
+        Trouble::Process(Process::Without(Feature::Signalfd | Feature::Eventfd))
+        | Trouble::Fate(
+            Fate::OutOfMemory
+            | Fate::Deleted
+            | Fate::DeletedAhead
+            | Fate::DeletedBehind
+            | Fate::Removed
+            | Fate::Replaced,
+        ) => false,
         // A helper that never sees main's end is stopped by the kubelet, which stops the sidecars too.
         Trouble::Api(_, Lasting::ForEver)
         | Trouble::Fate(_)
@@ -82,8 +110,26 @@ fn must_ask(cell: &Cell) -> bool {
     }
 }
 
+/// The exit codes of a command whose process is there, and says nothing.
+fn ends_the_command(cell: &Cell) -> &'static [i32] {
+    match cell.trouble {
+        Trouble::Work(Work::DiesBeforeExec) => &[137],
+        Trouble::Work(Work::NotFound) => &[127],
+        Trouble::Work(Work::NotExecutable) => &[126],
+        // Before it has set its traps.
+        Trouble::Process(Process::Terminated) if cell.mode == Mode::Sidecar => &[0],
+        Trouble::Process(Process::Terminated) => &[143],
+        _ => &[],
+    }
+}
+
 /// The exit codes with which it may refuse (docs/reference.md).
 fn refusals(cell: &Cell) -> &'static [i32] {
+    match cell.trouble {
+        Trouble::Process(Process::Without(Feature::Signalfd | Feature::Eventfd)) => return &[70],
+        Trouble::Process(Process::NoFork) if cell.mode.has_command() => return &[70],
+        _ => {}
+    }
     // Started again, it finds a sidecar that has exited for good.
     if cell.trouble == Trouble::Process(Process::Killed)
         && cell.mode == Mode::Wrap
@@ -92,7 +138,7 @@ fn refusals(cell: &Cell) -> &'static [i32] {
         return &[69];
     }
     let before_the_work = match cell.mode {
-        Mode::Wrap | Mode::Wait => matches!(cell.phase, Phase::Start | Phase::Gate),
+        Mode::Wrap | Mode::Wait => cell.phase <= Phase::Gate,
         // They work from the start on.
         Mode::Quit | Mode::Helper => true,
         Mode::Sidecar => false,
@@ -107,11 +153,13 @@ fn refusals(cell: &Cell) -> &'static [i32] {
         {
             &[2]
         }
+        (Trouble::Api(Api::Faulty(Fault::WithoutInitialEvents(_)), _), _) => &[],
         (Trouble::Api(_, Lasting::Passing), Mode::Quit) => &[1],
         (Trouble::Api(_, Lasting::Passing), _) => &[],
-        (Trouble::Api(Api::Faulty(Fault::Status(401 | 403)) | Api::BadToken, _), Mode::Wrap | Mode::Wait) => {
-            &[75, 77]
-        }
+        (
+            Trouble::Api(Api::Faulty(Fault::Status(401 | 403)) | Api::BadToken | Api::TokenExpired, _),
+            Mode::Wrap | Mode::Wait,
+        ) => &[75, 77],
         (Trouble::Api(..) | Trouble::Fate(Fate::NoStatus), Mode::Wrap | Mode::Wait) => &[75],
         (
             Trouble::Api(..)
@@ -121,7 +169,10 @@ fn refusals(cell: &Cell) -> &'static [i32] {
             Mode::Quit,
         ) => &[1],
         (Trouble::Api(..), Mode::Helper) => &[2, 77, 143],
-        (Trouble::Fate(Fate::Deleted), Mode::Wrap | Mode::Wait)
+        (
+            Trouble::Fate(Fate::Deleted | Fate::DeletedAhead | Fate::DeletedBehind),
+            Mode::Wrap | Mode::Wait,
+        )
         | (Trouble::Process(Process::Terminated), _) => &[143],
         (Trouble::Fate(Fate::Removed | Fate::Replaced), Mode::Wrap | Mode::Wait) => &[2, 75, 143],
         (Trouble::Fate(Fate::OutOfMemory), Mode::Wrap | Mode::Wait) => &[69],
@@ -147,8 +198,10 @@ fn causes(cell: &Cell) -> &'static [&'static str] {
     match &cell.trouble {
         Trouble::Api(Api::Faulty(fault), _) => match fault {
             Fault::Reset => &["reset", "closed"],
+            Fault::InsistsOnHttp2 => &["noapplicationprotocol"],
+            Fault::GoAway => &["invalid http version"],
             Fault::StallHandshake | Fault::StallAfterHeaders | Fault::Trickle => SILENT,
-            Fault::Endless => &["more than 8388608 bytes"],
+            Fault::Endless => &["more than 8388608 bytes", "more than 67108864 bytes"],
             Fault::Answer(_) => &["json", "closed", "watch"],
             Fault::Page(_) => &["502"],
             Fault::Status(400) => &["400"],
@@ -159,21 +212,23 @@ fn causes(cell: &Cell) -> &'static [&'static str] {
             Fault::Status(500) => &["500", "internal error"],
             Fault::Status(_) => &["503", "not ready"],
             Fault::Throttle { .. } => &["429", "too many"],
-            Fault::Delay(_) => &[],
+            Fault::Delay(_) | Fault::WithoutInitialEvents(_) => &[],
         },
         Trouble::Api(api, _) => match api {
             Api::Refused => &["refused"],
             Api::Silent => SILENT,
             Api::OtherAuthority => &["certificate"],
             Api::NoToken => &["token"],
-            Api::BadToken => &["401", "unauthorized"],
+            Api::BadToken | Api::TokenExpired => &["401", "unauthorized"],
             _ => &[],
         },
         Trouble::Fate(fate) => match fate {
-            Fate::Deleted => &["deleted"],
-            Fate::Removed | Fate::Replaced => &["gone", "deleted", "uid", "no pod", "not found"],
+            Fate::Deleted | Fate::DeletedAhead | Fate::DeletedBehind => &["deleted"],
+            Fate::Removed | Fate::Replaced => {
+                &["gone", "deleted", "uid", "no pod", "not found", "still running"]
+            }
             Fate::OutOfMemory => &["137", "oomkilled"],
-            Fate::Flapping => &[],
+            Fate::Flapping | Fate::StartedAhead | Fate::StartedBehind => &[],
             Fate::NoStatus => &["not reported", "not ready", "still running"],
         },
         Trouble::Endpoint(endpoint) => match endpoint {
@@ -186,6 +241,8 @@ fn causes(cell: &Cell) -> &'static [&'static str] {
         },
         Trouble::Process(Process::Terminated) => &["sigterm", "still running"],
         Trouble::Process(Process::FewFiles) => &["too many open files"],
-        Trouble::Process(_) => &[],
+        Trouble::Process(Process::NoFork) => &["temporarily unavailable"],
+        Trouble::Process(Process::Without(_)) => &["not implemented"],
+        Trouble::Process(_) | Trouble::Work(_) | Trouble::Crowd => &[],
     }
 }

@@ -1,19 +1,28 @@
-//! Everything that can go wrong, in every phase of everything that proa can be: `cargo run --example matrix -- [--seed N] [--write FILE] BINARY [WORD ...]`.
+//! Everything that can go wrong, in every phase of everything that proa can be:
+//! `cargo run --example matrix -- [--seed N] [--write FILE]... BINARY [WORD ...]`.
 //!
-//! A cell is a mode, a phase and a trouble: of the API server, the Pod, the sidecar's endpoint, or proa's own process. Each is a run of the
-//! real binary in a Pod of its own, and the trouble begins at an event that shows from outside that the phase has. Whatever the trouble:
-//! the command starts once or never, its exit code arrives if it ran, the sidecar is asked to exit, no process or file is left, the end
-//! comes in time, and a refusal's log names the cause. Prints each violation with the command that repeats it, and a table. With words, only
-//! cells whose name has them all. With `--write`, the table goes into this Markdown file too, between its marks.
+//! A cell is a mode, a phase and a trouble: of the API server, the Pod, the sidecar's endpoint, proa's own process, or its command. Each is a
+//! run of the real binary in a Pod of its own, and the trouble begins at an event that shows from outside that the phase has. Whatever the
+//! trouble: the command starts once or never, its exit code arrives if it ran, the sidecar is asked to exit, no process or file is left, the
+//! end comes in time, and a refusal's log names the cause. Prints each violation with the command that repeats it, and tables. With words,
+//! only cells whose name has them all. A cell that breaks a promise is run once more with few beside it, since a machine that is busy
+//! enough breaks any limit of time: what breaks it again is a violation, and the table says how many were repeated. With `--write`, the tables go into this Markdown file too, between its marks.
 
 mod cell;
+mod crowd;
+mod endpoint;
+mod launch;
 mod law;
+#[path = "../marks.rs"]
+mod marks;
+mod pods;
+mod probe;
 mod random;
+mod table;
+mod trouble;
 mod world;
 
-use std::collections::BTreeMap;
 use std::env;
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -23,27 +32,29 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use cell::{Cell, Mode, Phase};
+use cell::Cell;
 use law::Outcome;
 use random::Random;
-
-/// Where the table stands in a Markdown file.
-const BEGIN: &str = "<!-- matrix -->";
-const END: &str = "<!-- end of matrix -->";
+use trouble::Trouble;
 
 /// Runs side by side: most of them wait most of the time.
-const WORKERS: usize = 12;
+const WORKERS: usize = 32;
+/// The same where a broken promise may be the machine's.
+const FEW: usize = 4;
 
 fn main() -> Result<()> {
-    let mut arguments = env::args().skip(1).peekable();
+    let words: Vec<_> = env::args_os().skip(1).collect();
+    if words.first().is_some_and(|word| word == probe::FLAG) {
+        return probe::run(&words[1..]);
+    }
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    let write = marks::asked(&mut arguments)?;
+    let mut arguments = arguments.into_iter().peekable();
     let mut seed = 1;
     if arguments.next_if_eq("--seed").is_some() {
         seed = arguments.next().context("expected a number after --seed")?.parse().context("--seed")?;
     }
-    let write =
-        arguments.next_if_eq("--write").map(|_| arguments.next().context("expected a file after --write"));
-    let write = write.transpose()?;
-    let usage = "expected [--seed N] [--write FILE] BINARY [WORD ...]";
+    let usage = "expected [--seed N] [--write FILE]... BINARY [WORD ...]";
     let binary = fs::canonicalize(arguments.next().context(usage)?)?;
     let words: Vec<String> = arguments.collect();
     let has_all = |cell: &Cell| words.iter().all(|word| cell.to_string().contains(word.as_str()));
@@ -52,90 +63,81 @@ fn main() -> Result<()> {
     ensure!(!cells.is_empty(), "no cell's name has all of {words:?}");
     let directory = env::temp_dir().join(format!("proa-matrix-{}", std::process::id()));
     let started = Instant::now();
-    let results = run_all(&cells, &binary, &directory, seed)?;
+    let (results, repeated) = run_all(&cells, &binary, &directory, seed)?;
     fs::remove_dir_all(&directory)?;
-    let (mut table, broken) = tabulate(&cells, &results);
-    let _ = writeln!(table, "\n{} cells, {} violations, seed {seed}", cells.len(), broken.len());
-    println!("{table}{} s", started.elapsed().as_secs());
+    let (summary, outcomes) =
+        (table::summary(&cells, &results, repeated, seed), table::outcomes(&cells, &results));
+    println!("{outcomes}\n{summary}{} s", started.elapsed().as_secs());
+    let broken = table::broken(&cells, &results);
     for (cell, why) in &broken {
         println!("\n{cell}: {why}\n    cargo run --example matrix -- --seed {seed} BINARY '{cell}'");
     }
-    if let Some(file) = write {
-        let text = fs::read_to_string(&file)?;
-        let (before, rest) = text.split_once(BEGIN).with_context(|| format!("no {BEGIN} in {file}"))?;
-        let (_, after) = rest.split_once(END).with_context(|| format!("no {END} in {file}"))?;
-        fs::write(&file, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
-    }
+    marks::write(&write, &[("matrix", &summary), ("cells", &outcomes)])?;
     if !broken.is_empty() {
         std::process::exit(1);
     }
     Ok(())
 }
 
-type Results = Vec<Option<Result<Outcome, String>>>;
+/// By the cells' order.
+pub(crate) type Results = Vec<Option<Result<Outcome, String>>>;
 
-fn run_all(cells: &[(usize, Cell)], binary: &Path, directory: &Path, seed: u64) -> Result<Results> {
+/// What came of all, and how many were repeated.
+fn run_all(cells: &[(usize, Cell)], binary: &Path, directory: &Path, seed: u64) -> Result<(Results, usize)> {
+    let mut results: Results = vec![None; cells.len()];
+    let alone = |turn: &usize| cells[*turn].1.trouble == Trouble::Crowd;
+    let beside: Vec<usize> = (0..cells.len()).filter(|turn| !alone(turn)).collect();
+    run_some(cells, &beside, WORKERS, binary, directory, seed, &mut results);
+    let is_broken = |results: &Results, turn: &usize| matches!(results[*turn], Some(Err(_)));
+    let again: Vec<usize> = beside.into_iter().filter(|turn| is_broken(&results, turn)).collect();
+    run_some(cells, &again, FEW, binary, directory, seed, &mut results);
+    for turn in (0..cells.len()).filter(alone) {
+        let cell = &cells[turn].1;
+        let judged = crowd::run(cell.mode, binary, &directory.join(format!("crowd-{turn}")));
+        results[turn] = Some(judged.with_context(|| cell.to_string())?);
+    }
+    Ok((results, again.len()))
+}
+
+/// Runs the cells of these turns, so many side by side.
+fn run_some(
+    cells: &[(usize, Cell)],
+    turns: &[usize],
+    workers: usize,
+    binary: &Path,
+    directory: &Path,
+    seed: u64,
+    results: &mut Results,
+) {
     let next = AtomicUsize::new(0);
-    let results = Mutex::new(vec![None; cells.len()]);
-    let work = |worker: usize| -> Result<()> {
-        loop {
-            let turn = next.fetch_add(1, Ordering::Relaxed);
-            let Some((number, cell)) = cells.get(turn) else { return Ok(()) };
-            let own = directory.join(worker.to_string());
-            let observed = world::run(cell, binary, &own, &mut Random::new(seed, *number))
-                .with_context(|| cell.to_string())?;
-            let judged = law::judge(cell, &observed);
-            if let Err(why) = &judged {
-                let log: Vec<_> = observed.log.lines().rev().take(6).collect();
-                let log: Vec<_> = log.into_iter().rev().collect();
-                let times = format!("ran {}, asked {}, told {}", observed.ran, observed.asked, observed.told);
-                let end = observed.status.map_or("no end".into(), world::ended);
-                eprintln!("{cell}: {why} ({end}, {times})\n    {}", log.join("\n    "));
-            }
-            results.lock().expect("no worker panics")[turn] = Some(judged);
+    let results = Mutex::new(results);
+    let work = |worker: usize| {
+        while let Some(turn) = turns.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (number, cell) = &cells[*turn];
+            let judged = run(cell, binary, &directory.join(worker.to_string()), Random::new(seed, *number));
+            results.lock().expect("no worker panics")[*turn] = Some(judged);
         }
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS).map(|worker| scope.spawn(move || work(worker))).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
-    })?;
-    Ok(results.into_inner().expect("no worker panics"))
-}
-
-/// What came of the cells of a mode and phase.
-#[derive(Default)]
-struct Row {
-    cells: usize,
-    outcomes: BTreeMap<Outcome, usize>,
-    violations: usize,
-}
-
-type Broken<'a> = Vec<(&'a Cell, &'a str)>;
-
-/// What came of the cells of each mode and phase, as a table; those that broke a promise.
-fn tabulate<'a>(cells: &'a [(usize, Cell)], results: &'a Results) -> (String, Broken<'a>) {
-    let mut rows: BTreeMap<(Mode, Phase), Row> = BTreeMap::new();
-    let mut broken = Vec::new();
-    for ((_, cell), result) in cells.iter().zip(results) {
-        let row = rows.entry((cell.mode, cell.phase)).or_default();
-        row.cells += 1;
-        match result {
-            Some(Ok(outcome)) => *row.outcomes.entry(*outcome).or_default() += 1,
-            Some(Err(why)) => {
-                row.violations += 1;
-                broken.push((cell, why.as_str()));
-            }
-            None => {}
+        for worker in 0..workers {
+            scope.spawn(move || work(worker));
         }
+    });
+}
+
+fn run(cell: &Cell, binary: &Path, directory: &Path, mut random: Random) -> Result<Outcome, String> {
+    let observed = match world::run(cell, binary, directory, &mut random) {
+        Ok(observed) => observed,
+        // The run did not come as far as the trouble.
+        Err(why) => return Err(format!("{why:#}")),
+    };
+    let judged = law::judge(cell, &observed);
+    if let Err(why) = &judged {
+        let log: Vec<_> = observed.log.lines().rev().take(6).collect();
+        let log: Vec<_> = log.into_iter().rev().collect();
+        let times = format!("ran {}, asked {}, told {}", observed.ran, observed.asked, observed.told);
+        let end = observed.status.map_or("no end".into(), world::ended);
+        eprintln!("{cell}: {why} ({end}, {times})\n    {}", log.join("\n    "));
     }
-    let mut table = "| mode | phase | cells | did what it is for | refused, by exit code | violations |\n\
-                     |---|---|---|---|---|---|\n"
-        .to_owned();
-    for ((mode, phase), Row { cells, mut outcomes, violations }) in rows {
-        let done = outcomes.remove(&Outcome::Done).unwrap_or_default();
-        let refused: Vec<_> = outcomes.iter().map(|(code, times)| format!("{code}: {times}")).collect();
-        let refused = if refused.is_empty() { "-".into() } else { refused.join(", ") };
-        let _ = writeln!(table, "| `{mode}` | {phase} | {cells} | {done} | {refused} | {violations} |");
-    }
-    (table, broken)
+    judged
 }

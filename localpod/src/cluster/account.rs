@@ -66,11 +66,17 @@ impl Account {
         Ok(())
     }
 
+    /// The token that is there is not accepted any more, and there is no other yet.
+    pub(super) fn expire(&self) {
+        lock(&self.current).token.clear();
+    }
+
     fn generation_path(&self, generation: u32) -> PathBuf {
         self.path().join(format!("..generation_{generation}"))
     }
 
     pub(super) fn accepts(&self, token: &str) -> bool {
-        lock(&self.current).token == token
+        let current = lock(&self.current);
+        !current.token.is_empty() && current.token == token
     }
 }

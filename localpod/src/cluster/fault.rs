@@ -14,6 +14,12 @@ pub enum Fault {
     Reset,
     /// The connection is accepted, and the TLS handshake never answered.
     StallHandshake,
+    /// The connection is accepted, and the TLS handshake refused: the server speaks HTTP/2 alone, and wants it negotiated (ALPN).
+    InsistsOnHttp2,
+    /// A request is answered in HTTP/2, whatever it was asked in: settings, and `GOAWAY`.
+    GoAway,
+    /// A request for initial events is turned away with this status, as by a server that does not know the option.
+    WithoutInitialEvents(u16),
     /// A request is answered with headers and then silence.
     StallAfterHeaders,
     /// A request is answered with a line that never ends.
@@ -40,8 +46,12 @@ pub enum Fault {
 
 impl Fault {
     fn strikes(self, point: Point) -> bool {
-        let connection = matches!(self, Fault::Reset | Fault::StallHandshake);
-        connection == (point == Point::Accept)
+        point
+            == match self {
+                Fault::Reset | Fault::StallHandshake | Fault::InsistsOnHttp2 | Fault::GoAway => Point::Accept,
+                Fault::WithoutInitialEvents(_) => Point::InitialEvents,
+                _ => Point::Request,
+            }
     }
 }
 
@@ -50,6 +60,8 @@ impl Fault {
 pub(super) enum Point {
     Accept,
     Request,
+    /// A request that wants initial events.
+    InitialEvents,
 }
 
 /// The faults in force and the conditions that last.

@@ -111,7 +111,9 @@ pub(super) async fn answer<B>(shared: Arc<Shared>, request: hyper::Request<B>) -
     let asked = Asked::new(&request);
     let target = Target::parse(&asked.path);
     let verb = asked.verb(target.as_ref());
-    let answer = match strike(&shared).await {
+    let points = [Point::Request, Point::InitialEvents];
+    let points = if asked.flag("sendInitialEvents").is_some() { &points[..] } else { &points[..1] };
+    let answer = match strike(&shared, points).await {
         Some(faulty) => faulty,
         None => serve(&shared, &asked, target.as_ref(), &verb).unwrap_or_else(|status| refuse(&status)),
     };
@@ -127,8 +129,8 @@ pub(super) async fn answer<B>(shared: Arc<Shared>, request: hyper::Request<B>) -
 }
 
 /// The answer of a fault in force, if there is one.
-async fn strike(shared: &Shared) -> Option<Answer> {
-    for fault in shared.faults.strike(Point::Request) {
+async fn strike(shared: &Shared, points: &[Point]) -> Option<Answer> {
+    for fault in points.iter().flat_map(|point| shared.faults.strike(*point)) {
         match fault {
             Fault::Delay(delay) => tokio::time::sleep(delay).await,
             Fault::Status(code) => return Some(refuse(&Status::canned(code))),
@@ -163,8 +165,9 @@ async fn strike(shared: &Shared) -> Option<Answer> {
                 let _ = sender.try_send(Ok(Bytes::from_static(text.as_bytes())));
                 return Some(stream(Lines::new(receiver, Vec::new())));
             }
+            Fault::WithoutInitialEvents(code) => return Some(refuse(&Status::no_initial_events(code))),
             // Strike when a connection is accepted.
-            Fault::Reset | Fault::StallHandshake => {}
+            Fault::Reset | Fault::StallHandshake | Fault::InsistsOnHttp2 | Fault::GoAway => {}
         }
     }
     None

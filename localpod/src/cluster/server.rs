@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -21,6 +21,13 @@ use super::shared::Shared;
 
 /// Connections the kernel holds for us until they are accepted.
 const BACKLOG: u32 = 128;
+
+/// A fatal alert (RFC 8446, 6; RFC 7301, 3.2).
+const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
+/// A server's first frame, without a setting (RFC 9113, 6.5).
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+/// No stream was handled, `PROTOCOL_ERROR` (RFC 9113, 6.8).
+const GO_AWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// The server's port, held for its lifetime.
 pub(super) struct Port {
@@ -117,7 +124,8 @@ where
     F: Future<Output = Response<B>>,
     B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
 {
-    match shared.faults.strike(Point::Accept).first() {
+    let struck = shared.faults.strike(Point::Accept);
+    match struck.first() {
         Some(Fault::Reset) => {
             // Without lingering, closing sends a reset; where that fails the client still sees the end of the stream.
             drop(stream.set_zero_linger());
@@ -128,11 +136,26 @@ where
             while stream.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
             return;
         }
+        Some(Fault::InsistsOnHttp2) => {
+            // What it is a refusal of comes first, or closing would be a reset.
+            if stream.read(&mut [0; 16384]).await.is_ok_and(|read| read > 0) {
+                drop(stream.write_all(&NO_APPLICATION_PROTOCOL).await);
+                drop(stream.shutdown().await);
+            }
+            return;
+        }
         _ => {}
     }
     // Only latency suffers without it.
     drop(stream.set_nodelay(true));
-    let Ok(tls) = acceptor.accept(stream).await else { return };
+    let Ok(mut tls) = acceptor.accept(stream).await else { return };
+    if struck == [Fault::GoAway] {
+        if tls.read(&mut [0; 16384]).await.is_ok_and(|read| read > 0) {
+            drop(tls.write_all(&[SETTINGS.as_slice(), &GO_AWAY].concat()).await);
+            drop(tls.shutdown().await);
+        }
+        return;
+    }
     let service = service_fn(|request| {
         let answered = answer(Arc::clone(shared), request);
         async move { Ok::<_, Infallible>(answered.await) }

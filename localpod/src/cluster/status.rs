@@ -86,6 +86,12 @@ impl Status {
         }))
     }
 
+    /// The answer of a server that does not know the option, or has it switched off.
+    pub(super) fn no_initial_events(code: u16) -> Status {
+        let message = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+        Status { code, reason: reason(code), ..Status::invalid_options("sendInitialEvents", message) }
+    }
+
     pub(super) fn method_not_allowed() -> Status {
         Status::new(405, "the server does not allow this method on the requested resource")
             .with_details(json!({}))

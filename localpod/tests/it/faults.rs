@@ -64,6 +64,41 @@ fn a_reset_connection_gives_no_answer() {
 }
 
 #[test]
+fn a_server_of_http_2_alone_gives_no_answer_in_http_1() {
+    let cluster = cluster();
+    for fault in [Fault::InsistsOnHttp2, Fault::GoAway] {
+        cluster.inject_times(fault, 1);
+        let answer = get(&cluster, PODS);
+        assert!(answer.as_ref().map_or(true, |answer| answer.status != 200), "{fault:?}");
+        let is_alert = answer.err().is_some_and(|error| error.to_string().contains("NoApplicationProtocol"));
+        assert_eq!(is_alert, fault == Fault::InsistsOnHttp2);
+        assert_eq!(get(&cluster, PODS).expect("an answer").status, 200);
+    }
+}
+
+#[test]
+fn an_older_server_knows_no_initial_events() {
+    let cluster = cluster();
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1";
+    for code in [400, 422] {
+        let older = cluster.inject(Fault::WithoutInitialEvents(code));
+        assert_eq!(get(&cluster, &format!("{PODS}?{query}")).expect("an answer").status, code);
+        assert_eq!(get(&cluster, PODS).expect("an answer").status, 200);
+        older.clear();
+        assert_eq!(get(&cluster, &format!("{PODS}?{query}")).expect("an answer").status, 200);
+    }
+}
+
+#[test]
+fn a_token_that_has_expired_is_accepted_by_nobody_until_there_is_another() {
+    let cluster = cluster();
+    cluster.expire_token();
+    assert_eq!(get(&cluster, PODS).expect("an answer").status, 401);
+    cluster.rotate_token().expect("a new token");
+    assert_eq!(get(&cluster, PODS).expect("an answer").status, 200);
+}
+
+#[test]
 fn a_stalled_handshake_stays_open_and_says_nothing() {
     let cluster = cluster();
     let fault = cluster.inject(Fault::StallHandshake);

@@ -1,0 +1,106 @@
+//! proa disturbed at each of its system calls, with strace in `PATH`:
+//! `cargo run --example sweep -- [--signals] [--all] [--write FILE]... BINARY [WORD ...]`.
+//!
+//! Records the calls of a run through all phases (gate by the API server over TLS, command, quit request, drain), then repeats the run once
+//! for each call and each error that fits it, and has that call fail with it (`strace --inject`). With `--signals` it has a signal come
+//! there instead. Whatever fails: the command starts once or never, its exit code arrives if it ran, nothing is left of it, and the end comes
+//! in time. Whatever signal comes: before the command it stops the wait or has no effect, while the command runs it gets it once, and
+//! afterwards the exit code is the command's. Prints each violation with the words that repeat it, and tables. `--all`: each
+//! occurrence of a call, and more signals. With words, only runs whose name has them all. With `--write`, the tables go into
+//! this Markdown file too, between its marks.
+
+mod errors;
+mod form;
+#[path = "../marks.rs"]
+mod marks;
+mod probe;
+mod signals;
+mod stage;
+mod trace;
+
+use std::env;
+use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use stage::Stage;
+
+/// Runs side by side.
+const WORKERS: usize = 8;
+
+/// A run that broke a promise.
+pub(crate) struct Broken {
+    pub(crate) what: String,
+    pub(crate) why: String,
+}
+
+fn main() -> Result<()> {
+    let words: Vec<_> = env::args_os().skip(1).collect();
+    if words.first().is_some_and(|word| word == probe::FLAG) {
+        return probe::run(&words[1..]);
+    }
+    let mut words: Vec<String> = env::args().skip(1).collect();
+    let write = marks::asked(&mut words)?;
+    let mut flag = |flag: &str| {
+        let before = words.len();
+        words.retain(|word| word != flag);
+        words.len() < before
+    };
+    let (signals, all) = (flag("--signals"), flag("--all"));
+    let usage = "expected [--signals] [--all] [--write FILE]... BINARY [WORD ...]";
+    anyhow::ensure!(!words.is_empty(), usage);
+    let binary = fs::canonicalize(words.remove(0)).context(usage)?;
+    let is_meant = |name: &str| words.iter().all(|word| name.contains(word.as_str()));
+    let directory = env::temp_dir().join(format!("proa-sweep-{}", std::process::id()));
+    fs::create_dir_all(&directory)?;
+    let stage = Stage { binary: &binary, directory: &directory };
+    let started = Instant::now();
+    let broken = if signals {
+        let (counts, broken) = signals::sweep(&stage, all, is_meant)?;
+        let table = signals::table(&counts);
+        println!("{table}");
+        marks::write(&write, &[("signals", &table)])?;
+        broken
+    } else {
+        let (counts, broken) = errors::sweep(&stage, all, is_meant)?;
+        let (summary, by_call) = (errors::summary(&counts), errors::by_call(&counts));
+        println!("{by_call}\n{summary}");
+        marks::write(&write, &[("sweep", &summary), ("calls", &by_call)])?;
+        broken
+    };
+    fs::remove_dir_all(&directory)?;
+    println!("{} violations, {} s", broken.len(), started.elapsed().as_secs());
+    for Broken { what, why } in &broken {
+        println!("  {what}: {why}");
+    }
+    if !broken.is_empty() {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// Does this for each, some side by side; the results in their order.
+pub(crate) fn each<T: Sync, R: Send>(
+    runs: &[T],
+    run: impl Fn(usize, &T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(runs.iter().map(|_| None).collect::<Vec<Option<R>>>());
+    let work = |worker: usize| -> Result<()> {
+        loop {
+            let turn = next.fetch_add(1, Ordering::Relaxed);
+            let Some(one) = runs.get(turn) else { return Ok(()) };
+            let result = run(worker, one)?;
+            results.lock().expect("no worker panics")[turn] = Some(result);
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (1..=WORKERS).map(|worker| scope.spawn(move || work(worker))).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
+    })?;
+    Ok(results.into_inner().expect("no worker panics").into_iter().flatten().collect())
+}
