@@ -1,25 +1,29 @@
 """Pods by the thousand, in batches, each with an exit code of its own: `e2e/run --soak N`. No part of the usual scenarios."""
 
-from functools import partial
-
 from onenode import components, wait
 
 from .pieces import container, main, pod
-from .scenario import Scenario
+from .scenario import ALL, scenario
 
 # The node has room for 200 Pods, those of the cluster and those that the last batch leaves behind for a while among them.
 BATCH = 50
 
 
 def batches(count):
-    """Scenarios, one after the other, of as many Pods in all."""
-    starts = range(0, count, BATCH)
-    return [_batch(first, min(BATCH, count - first)) for first in starts]
+    """Registers scenarios, one after the other, of as many Pods in all; returns them."""
+    others = len(ALL)
+    for first in range(0, count, BATCH):
+        scenario(alone=True, one_node=True)(_batch(first, min(BATCH, count - first)))
+    return ALL[others:]
 
 
 def _batch(first, count):
-    promise = f"Pods {first} to {first + count - 1}: every exit code is the command's, every Pod is over, nothing of them is left"
-    return Scenario(f"soak_{first}", promise, partial(_run, first, count), alone=True, one_node=True)
+    def run(t):
+        _run(first, count, t)
+
+    run.__name__ = f"soak_{first}"
+    run.__doc__ = f"Pods {first} to {first + count - 1}: every exit code is the command's, every Pod is over, nothing of them is left"
+    return run
 
 
 def _run(first, count, t):

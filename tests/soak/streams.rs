@@ -1,4 +1,5 @@
-//! Bytes by the gigabyte, through stdout and stdin, beside the command alone.
+//! Bytes by the gigabyte, through stdout and stdin, beside the command alone. How long that takes is told, and decides nothing: what does
+//! is that proa has read and written none of them.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,9 +16,6 @@ use super::{Row, Size};
 const ROUNDS: usize = 3;
 /// What proa itself may read and write meanwhile: its log, /proc. Were it in between, it would be all of them.
 const OWN: u64 = 1024 * 1024;
-/// How many times as long it may take at most: were the bytes copied once more, twice. The figure is for docs/reliability.md; what
-/// holds is that proa has read and written nothing.
-const SLOWEST: f64 = 1.5;
 
 pub(crate) fn through(binary: &str, size: Size) -> Result<Vec<Row>> {
     let before = Machine::now()?;
@@ -47,7 +45,6 @@ pub(crate) fn through(binary: &str, size: Size) -> Result<Vec<Row>> {
         ensure!(own < OWN, "{what}: proa itself has read and written {own} bytes");
         ratios.sort_by(f64::total_cmp);
         let ratio = ratios[ROUNDS / 2];
-        ensure!(ratio < SLOWEST, "{what}: {ratio:.2} times as long as the command alone");
         let gigabytes = u32::try_from(size.bytes / 1_000_000)?;
         rows.push(Row {
             what: format!(
