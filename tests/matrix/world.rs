@@ -293,6 +293,10 @@ impl<'a> World<'a> {
             thread::sleep(Duration::from_millis(1));
         }
         self.strike(Some(pid), random)?;
+        // The command goes with PID 1, and is not to begin before.
+        if self.cell.trouble == Trouble::Process(Process::Killed) {
+            until(pid, "to die", |pid| !Path::new(&format!("/proc/{pid}")).exists())?;
+        }
         Ok(self.go.write_all(b"go\n")?)
     }
 

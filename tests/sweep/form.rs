@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::probe;
+use super::stage::path;
 
 /// The command's exit code.
 pub(crate) const CODE: i32 = 7;
@@ -62,7 +63,7 @@ impl Form {
     /// The arguments; `quit`: the port of the sidecar's endpoint, `lines`: what the command says, `mark`: whether its command ends at
     /// [`probe::MARK`].
     pub(crate) fn arguments(self, quit: u16, lines: &Path, mark: bool) -> Vec<OsString> {
-        let post = format!("--shutdown-http-post=http://localhost:{quit}/quit");
+        let post = format!("--shutdown-http-post=http://localhost:{quit}{}", path());
         let words: &[&str] = match self {
             Self::Wrap | Self::Found => &[&post, "--ready-timeout=5s", "--shutdown-timeout=10s"],
             Self::Wait => &["wait", "--ready-timeout=5s"],

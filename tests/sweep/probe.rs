@@ -59,6 +59,11 @@ fn note(lines: &Path, code: &OsStr) -> Result<()> {
         let number = signal.ssi_signo.cast_signed();
         say(format!("{number}\n"))?;
         if number == MARK || (number == libc::SIGTERM && code == 0) {
+            // Those of a higher number come after it.
+            let rest = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+            while let Some(signal) = rest.read_signal()? {
+                say(format!("{}\n", signal.ssi_signo))?;
+            }
             std::process::exit(code);
         }
     }

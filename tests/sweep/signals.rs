@@ -154,11 +154,8 @@ fn moment(delivery: &Delivery, seen: &Observed) -> Option<Moment> {
         return Some(Moment::Before);
     }
     let told = if delivery.form.is_main() { "SIGRT_32" } else { "SIGTERM" };
-    // What has the command of a sidecar told to end may come out of the same wait.
-    let waits = |told: usize| trace.0[at + 1..told].iter().any(|call| call.name == AWAIT);
-    let is_over = trace
-        .sent(pid, told)
-        .is_some_and(|told| at >= told || delivery.form == Form::Sidecar && !waits(told));
+    // Once signals are read no more before it is told, the end is on its way.
+    let is_over = trace.sent(pid, told).is_some_and(|told| at >= told || !trace.reads_signals(at..told));
     Some(if is_over { Moment::After } else { Moment::During })
 }
 

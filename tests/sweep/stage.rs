@@ -298,10 +298,17 @@ status:
     Ok(cluster)
 }
 
+/// The sidecar's endpoint.
+pub(crate) fn path() -> String {
+    format!("/quit-{}", std::process::id())
+}
+
 fn answer(mut client: TcpStream, asked: &AtomicUsize) -> std::io::Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let read = client.read(&mut [0; 4096])?;
-    if read == 0 {
+    let mut request = [0; 4096];
+    let read = client.read(&mut request)?;
+    // Others on this machine may knock at a port that was theirs.
+    if !request[..read].starts_with(format!("POST {} ", path()).as_bytes()) {
         return Err(std::io::ErrorKind::UnexpectedEof.into());
     }
     asked.fetch_add(1, Ordering::Relaxed);
