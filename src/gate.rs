@@ -21,7 +21,7 @@ use crate::peer::handover::Sockets;
 use crate::plan::selection::Selection;
 use crate::pod::mains::Mains;
 use crate::pod::run::{CLOCKS_DIFFER, Clocks};
-use crate::pod::{Life, Sidecar, Snapshot, list};
+use crate::pod::{KnownBy, Life, Sidecar, Snapshot, list};
 use crate::policy::{AskApi, OnTimeout};
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received};
@@ -477,7 +477,9 @@ impl<'a> Wait<'a> {
 
     fn find_mains(&mut self, snapshot: &mut Snapshot) {
         // What is recognised is none, and needs no look.
-        if snapshot.sidecars.iter().any(|sidecar| !sidecar.native && sidecar.known.is_none()) {
+        if snapshot.sidecars.iter().any(|sidecar| !sidecar.native && sidecar.known.is_none())
+            || snapshot.mains.iter().any(|main| main.known_by == KnownBy::Doubtful)
+        {
             self.mains.see(Sockets::of(&snapshot.uid).mains);
         }
         self.mains.settle(snapshot);
