@@ -45,6 +45,8 @@ const RECOVER: Duration = Duration::from_millis(100);
 const CLIENTS: usize = 16;
 const DONE: &[u8] = b"done\n";
 const WAIT: &[u8] = b"wait\n";
+/// A helper's: who knows the first line alone reads that it does not exit for the message.
+const BY_ITSELF: &[u8] = b"wait\nby itself\n";
 /// The longest line to expect: a container's name has 63 characters at most (RFC 1123, DNS label).
 const LONGEST: u64 = 128;
 
@@ -134,12 +136,14 @@ impl Peer {
     /// # Errors
     /// When no proa is there ([`io::ErrorKind::ConnectionRefused`]), none that wraps a sidecar, or none that answers.
     pub async fn notify(&self, ended: &[Message]) -> io::Result<Reply> {
+        let mut last = Reply::NotYet;
         for message in ended {
-            if self.notify_of(message).await? == Reply::Stopping {
-                return Ok(Reply::Stopping);
+            last = self.notify_of(message).await?;
+            if last == Reply::Stopping {
+                break;
             }
         }
-        Ok(Reply::NotYet)
+        Ok(last)
     }
 
     async fn notify_of(&self, message: &Message) -> io::Result<Reply> {
@@ -161,10 +165,15 @@ impl Peer {
 
     async fn converse(&self, message: &Message) -> io::Result<Reply> {
         let mut stream = connect(&self.inbox()).await?;
-        let mut answer = [0; DONE.len()];
         stream.write_all(message.to_string().as_bytes()).await?;
+        let mut answer = vec![0; DONE.len()];
         stream.read_exact(&mut answer).await?;
-        Ok(if answer == *WAIT { Reply::NotYet } else { Reply::Stopping })
+        if answer != WAIT {
+            return Ok(Reply::Stopping);
+        }
+        // Nothing follows but more of the answer, and its end.
+        let _ = stream.take(LONGEST).read_to_end(&mut answer).await;
+        Ok(if answer == BY_ITSELF { Reply::ByItself } else { Reply::NotYet })
     }
 }
 
@@ -271,9 +280,9 @@ pub struct MessageListener {
 }
 
 impl MessageListener {
-    /// Waits for the next message that is `enough` to shut down on. Nobody can keep the others waiting, and no failure is
-    /// for good.
-    pub async fn asked(&self, mut enough: impl FnMut(&Message) -> bool) {
+    /// Waits for a message to which the `answer` is that we shut down. Nobody can keep the others waiting, and no failure is for
+    /// good.
+    pub async fn asked(&self, mut answer: impl FnMut(&Message) -> Reply) {
         let listener = loop {
             let copy = self.listener.try_clone().and_then(UnixListener::from_std);
             match copy {
@@ -300,10 +309,15 @@ impl MessageListener {
                     None => continue,
                 },
             };
-            let stopping = enough(&message);
+            let reply = answer(&message);
+            let words = match reply {
+                Reply::Stopping => DONE,
+                Reply::NotYet => WAIT,
+                Reply::ByItself => BY_ITSELF,
+            };
             // Whoever asked may be gone already. The answer has room in the socket: this never waits.
-            let _ = timeout(LIMIT, stream.write_all(if stopping { DONE } else { WAIT })).await;
-            if stopping {
+            let _ = timeout(LIMIT, stream.write_all(words)).await;
+            if reply == Reply::Stopping {
                 return;
             }
         }
@@ -404,15 +418,17 @@ mod tests {
         let notify = async |message| peer("quitting").notify(&[message]).await.unwrap();
         block_on(async {
             let mut taken = Vec::new();
-            let second = |message: &Message| {
+            let replies = [Reply::NotYet, Reply::ByItself, Reply::Stopping];
+            let third = |message: &Message| {
                 taken.push(message.clone());
-                taken.len() == 2
+                replies[taken.len() - 1]
             };
-            let sent = [Message { container: "a".into(), code: 3 }, from("b")];
-            let ((), replies) = tokio::join!(listener.asked(second), async {
-                [notify(sent[0].clone()).await, notify(sent[1].clone()).await]
+            let sent = [Message { container: "a".into(), code: 3 }, from("b"), from("c")];
+            let ((), heard) = tokio::join!(listener.asked(third), async {
+                let [first, second, third] = sent.clone();
+                [notify(first).await, notify(second).await, notify(third).await]
             });
-            assert_eq!(replies, [Reply::NotYet, Reply::Stopping]);
+            assert_eq!(heard, replies);
             assert_eq!(taken, sent);
         });
         assert!(block_on(peer("nobody").notify(&[from("a")])).is_err());
@@ -431,10 +447,17 @@ mod tests {
             for _ in 0..50 {
                 silent.push(connect(&peer("pestered").inbox()).await.unwrap());
             }
-            let ((), reply) =
-                tokio::join!(listener.asked(|_| true), async { peer("pestered").notify(&[from("a")]).await });
+            let ((), reply) = tokio::join!(listener.asked(|_| Reply::Stopping), async {
+                peer("pestered").notify(&[from("a")]).await
+            });
             assert_eq!(reply.unwrap(), Reply::Stopping);
         });
+    }
+
+    /// There may be another release of proa in each container.
+    #[test]
+    fn an_older_proa_takes_a_helper_for_one_that_stays() {
+        assert_eq!(BY_ITSELF[..DONE.len()], *WAIT);
     }
 
     #[test]
