@@ -147,7 +147,9 @@ fn causes(cell: &Cell) -> &'static [&'static str] {
     match &cell.trouble {
         Trouble::Api(Api::Faulty(fault), _) => match fault {
             Fault::Reset => &["reset", "closed"],
-            Fault::StallHandshake | Fault::StallAfterHeaders | Fault::Trickle => SILENT,
+            Fault::StallHandshake | Fault::StallAfterHeaders | Fault::StallConsistent | Fault::Trickle => {
+                SILENT
+            }
             Fault::Endless => &["more than 8388608 bytes"],
             Fault::Answer(_) => &["json", "closed", "watch"],
             Fault::Page(_) => &["502"],
@@ -159,7 +161,7 @@ fn causes(cell: &Cell) -> &'static [&'static str] {
             Fault::Status(500) => &["500", "internal error"],
             Fault::Status(_) => &["503", "not ready"],
             Fault::Throttle { .. } => &["429", "too many"],
-            Fault::Delay(_) => &[],
+            Fault::Delay(_) | Fault::LateEvents(_) => &[],
         },
         Trouble::Api(api, _) => match api {
             Api::Refused => &["refused"],
