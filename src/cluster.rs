@@ -216,6 +216,10 @@ impl Watcher {
                         self.pause.after_a_good_watch();
                     }
                     self.pause.after(&trouble, now());
+                    // A store that is away keeps nobody from showing what the cache has; a name is doubted by the store alone.
+                    if trouble.is_passing() && !self.shown && self.first_start == Start::Cached {
+                        self.start = self.first_start;
+                    }
                     return Observation::Trouble(trouble);
                 }
             }

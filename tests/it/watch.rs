@@ -160,6 +160,16 @@ fn a_first_event_that_comes_late_is_seen() {
     world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
 }
 
+/// The API server's store is away, and its cache is not.
+#[test]
+fn what_the_cache_has_is_seen_while_the_store_is_away() {
+    let world = with_web();
+    world.make_ready("web");
+    let _away = world.cluster.inject(Fault::StallConsistent);
+    world.cluster.inject_times(Fault::StallAfterHeaders, 1);
+    world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
+}
+
 #[test]
 fn an_answer_without_an_end_is_given_up() {
     let world = with_web();
