@@ -105,11 +105,7 @@ impl Peer {
 
     /// Whether proa runs in this container, where the system does not list that.
     pub async fn is_there(&self) -> bool {
-        match connect(&self.presence()).await {
-            Ok(_) => true,
-            // A queue that is full is somebody's.
-            Err(error) => error.kind() != io::ErrorKind::ConnectionRefused,
-        }
+        shows_presence(&connect(&self.presence()).await)
     }
 
     /// Waits until no proa runs in this container: at once, if none does.
@@ -174,6 +170,15 @@ impl Peer {
         // Nothing follows but more of the answer, and its end.
         let _ = stream.take(LONGEST).read_to_end(&mut answer).await;
         Ok(if answer == BY_ITSELF { Reply::ByItself } else { Reply::NotYet })
+    }
+}
+
+/// A queue that is full is somebody's (connect(2), `EAGAIN`). That we are short of descriptors or memory, or are not allowed to
+/// ask, says nothing of anybody.
+fn shows_presence<T>(connected: &io::Result<T>) -> bool {
+    match connected {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }
 }
 
@@ -338,6 +343,8 @@ async fn take(stream: UnixStream, uid: &str) -> Option<(UnixStream, Message)> {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     fn peer(container: &str) -> Peer {
@@ -396,6 +403,20 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_of_ours_is_nobody() {
+        for (errno, there) in [
+            (Errno::EAGAIN, true),
+            (Errno::ECONNREFUSED, false),
+            (Errno::EMFILE, false),
+            (Errno::ENFILE, false),
+            (Errno::ENOMEM, false),
+            (Errno::EACCES, false),
+        ] {
+            assert_eq!(shows_presence::<()>(&Err(errno.into())), there, "{errno}");
+        }
+    }
+
+    #[test]
     fn who_fills_a_queue_up_hangs_nobody() {
         let there = peer("full").announce(Part::Sidecar).unwrap();
         block_on(async {
@@ -403,6 +424,7 @@ mod tests {
             while let Ok(stream) = connect(&peer("full").presence()).await {
                 crowd.push(stream);
             }
+            assert!(peer("full").is_there().await && !peer("nobody-there").is_there().await);
             let full = peer("full");
             let mut gone = std::pin::pin!(full.gone());
             assert!(timeout(Duration::from_millis(50), &mut gone).await.is_err(), "it is still there");
