@@ -46,10 +46,9 @@ const SLACK: Duration = Duration::from_secs(5);
 /// swallows connections until it is up costs little, and a busy API server still gets its time.
 const ANSWER: Duration = Duration::from_secs(4);
 /// A name without a Pod shows no event. How long a watch's first event may take before we doubt the name, or the
-/// API server: it is the first thing that a watch sends. Doubles up to [`LAST_FIRST_EVENT`] while none comes.
+/// API server: it is the first thing that a watch sends. Doubles up to [`WATCH`] while none comes: a busy API server still
+/// gets its time.
 const FIRST_EVENT: Duration = Duration::from_secs(2);
-/// Thousands of Pods may ask a busy API server, and all of them wait for the moment when it is well again.
-const LAST_FIRST_EVENT: Duration = Duration::from_secs(8);
 /// Pods a page while looking for a UID: some hundred kilobytes of metadata.
 const PAGE: u32 = 100;
 
@@ -173,6 +172,15 @@ fn is_unsupported(failure: &Failure) -> bool {
     matches!(failure, Failure::Status(status, _) if matches!(status.code, 400 | 422))
 }
 
+/// What came of a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    /// It showed the Pod, and lived for a while.
+    Good,
+    /// It did not: the API server has trouble enough.
+    Poor,
+}
+
 struct Watcher {
     cluster: Cluster,
     identity: Identity,
@@ -204,22 +212,31 @@ impl Watcher {
                 Err(trouble) => {
                     debug!(%trouble, "watch failed");
                     self.events = None;
-                    if self.opened.take().is_some_and(|(opened, _)| elapsed(opened) > LAST_PAUSE) {
+                    if self.take_opened() == Some(Watched::Good) {
                         self.pause.after_a_good_watch();
                     }
                     self.pause.after(&trouble, now());
+                    // A store that is away keeps nobody from showing what the cache has; a name is doubted by the store alone.
+                    if trouble.is_passing() && !self.shown && self.first_start == Start::Cached {
+                        self.start = self.first_start;
+                    }
                     return Observation::Trouble(trouble);
                 }
             }
         }
     }
 
+    /// Closes the open watch: what came of it.
+    fn take_opened(&mut self) -> Option<Watched> {
+        let (opened, _) = self.opened.take()?;
+        Some(if self.shown && elapsed(opened) > LAST_PAUSE { Watched::Good } else { Watched::Poor })
+    }
+
     /// Pauses if there is reason to, then opens a watch.
     async fn open(&mut self) -> Result<Option<Observation>, Trouble> {
-        // A watch that lived for a while was a good one.
-        match self.opened.take() {
-            Some((opened, _)) if elapsed(opened) > LAST_PAUSE => self.pause.after_a_good_watch(),
-            Some(_) => self.pause.grow(),
+        match self.take_opened() {
+            Some(Watched::Good) => self.pause.after_a_good_watch(),
+            Some(Watched::Poor) => self.pause.grow(),
             None => {}
         }
         self.pause.pass().await;
@@ -272,7 +289,7 @@ impl Watcher {
     /// A live watch shows nothing: there is no such Pod, or something in between withholds the events.
     async fn silent(&mut self) -> Result<Option<Observation>, Trouble> {
         let waited = self.first_event;
-        self.first_event = (waited * 2).min(LAST_FIRST_EVENT);
+        self.first_event = (waited * 2).min(WATCH);
         match self.start {
             // This one says when it has shown all that is there.
             Start::Cached => self.start = Start::Consistent,

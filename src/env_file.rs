@@ -1,11 +1,12 @@
 //! Files of variables for the command, which a sidecar may have written.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -132,27 +133,22 @@ fn read_text(path: &Path) -> Result<String, Unusable> {
 /// # Errors
 /// When an entry is no variable.
 pub fn parse(path: &Path, text: &str) -> Result<Vec<(String, String)>, Unusable> {
-    let (line, references) = (Cell::new(0), Cell::new(0));
+    let (line, referred) = (Cell::new(0), Cell::new(0));
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let longest = Cell::new(longest_variable());
-    let lines = Lines {
-        rest: text.as_bytes(),
-        line: &line,
-        at_start: true,
-        references: &references,
-        longest: &longest,
-    };
+    let known = RefCell::new(Known::of_the_environment());
+    let lines =
+        Lines { rest: text.as_bytes(), line: &line, at_start: true, referred: &referred, known: &known };
     let malformed = |line| Unusable::Malformed(path.to_owned(), line);
     Iter::new(lines)
         .map(|entry| {
-            references.set(0);
+            referred.set(0);
             match entry {
                 // No variable can hold a null byte (environ(7)).
                 Ok((_, value)) if value.contains('\0') => Err(malformed(line.get())),
                 Ok((_, value)) if value.len() > LONGEST_VALUE => Err(Unusable::TooLong(path.to_owned())),
-                Ok(variable) => {
-                    longest.set(longest.get().max(variable.1.len()));
-                    Ok(variable)
+                Ok((name, value)) => {
+                    known.borrow_mut().add(name.as_bytes(), value.len());
+                    Ok((name, value))
                 }
                 // What is quoted here may be a secret; what is of use is how many lines it has.
                 Err(dotenvy::Error::LineParse(entry, _)) => {
@@ -168,12 +164,49 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<(String, String)>, Unusable>
         .collect()
 }
 
-/// The length of the longest variable that a file can refer to beside its own.
-fn longest_variable() -> usize {
-    env::vars_os().map(|(_, value)| value.len()).max().unwrap_or_default()
+/// The lengths of the variables that a file can refer to: those of the environment, and its own that were before.
+#[derive(Default)]
+struct Known {
+    lengths: HashMap<Vec<u8>, usize>,
+    longest: usize,
 }
 
-/// How much the references of one entry may come to: far more than a variable can hold, since not every `$` is one.
+impl Known {
+    fn of_the_environment() -> Self {
+        let mut known = Self::default();
+        for (name, value) in env::vars_os() {
+            known.add(name.as_bytes(), value.len());
+        }
+        known
+    }
+
+    /// Either may be the one that counts where there are two of a name.
+    fn add(&mut self, name: &[u8], length: usize) {
+        self.longest = self.longest.max(length);
+        let known = self.lengths.entry(name.to_owned()).or_default();
+        *known = length.max(*known);
+    }
+
+    /// What the reference after this `$` comes to at most, wherever it stands: it is none in single quotes. A name is what is in
+    /// braces, or all that are letters and digits.
+    fn referred(&self, rest: &[u8]) -> usize {
+        let (name, end): (_, fn(u8) -> bool) = match rest.strip_prefix(b"{") {
+            Some(name) => (name, |byte| byte == b'}'),
+            None => (rest, |byte| !byte.is_ascii_alphanumeric()),
+        };
+        match name.iter().take(LONGEST_NAME).position(|byte| end(*byte)) {
+            // Letters of other scripts are some too, which takes more to tell.
+            Some(length) if !name[..=length].is_ascii() => self.longest,
+            Some(length) => self.lengths.get(&name[..length]).copied().unwrap_or_default(),
+            None => self.longest,
+        }
+    }
+}
+
+/// How long a name is, in bytes, that is looked up: to do so for each `$` of a file takes no quadratic time.
+const LONGEST_NAME: usize = 256;
+
+/// How much the references of one entry may come to: far more than a variable can hold, since one may be in single quotes.
 const MOST_REFERRED: usize = 64 * 1024 * 1024;
 
 /// Gives out one line at a time, so that it is known which one the parser has come to.
@@ -181,10 +214,9 @@ struct Lines<'a> {
     rest: &'a [u8],
     line: &'a Cell<usize>,
     at_start: bool,
-    /// How many there may be in the entry that is read.
-    references: &'a Cell<usize>,
-    /// How long a variable is at most that one may refer to.
-    longest: &'a Cell<usize>,
+    /// How much the references in the entry that is read may come to.
+    referred: &'a Cell<usize>,
+    known: &'a RefCell<Known>,
 }
 
 impl Read for Lines<'_> {
@@ -195,9 +227,12 @@ impl Read for Lines<'_> {
         let line = self.rest.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
         let (given, _) = line.split_at(line.len().min(buffer.len()));
         // Before they are put in place: each entry may refer to the one before many times, so that a few come to gigabytes.
-        self.references
-            .set(self.references.get() + given.iter().map(|byte| usize::from(*byte == b'$')).sum::<usize>());
-        if self.references.get().saturating_mul(self.longest.get()) > MOST_REFERRED {
+        let known = self.known.borrow();
+        for (at, _) in given.iter().enumerate().filter(|(_, byte)| **byte == b'$') {
+            let length = known.referred(&self.rest[at + 1..]);
+            self.referred.set(self.referred.get().saturating_add(length));
+        }
+        if self.referred.get() > MOST_REFERRED {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         buffer[..given.len()].copy_from_slice(given);
@@ -258,6 +293,22 @@ mod tests {
         assert_eq!(parsed(&wide), Err(0));
         let said = parse(Path::new("/run/env"), &wide).unwrap_err().to_string();
         assert!(said.contains("/run/env: too long; expected at most 4 MiB"), "{said}");
+    }
+
+    /// A file for `htpasswd` has three for each user.
+    #[test]
+    fn signs_that_refer_to_nothing_count_for_nothing_beside_a_long_variable() {
+        let hashes = "user:$2y$10$abcdefghijklm\n".repeat(1000);
+        for quoted in [format!("'{hashes}'"), format!("\"{}\"", hashes.replace('$', "\\$"))] {
+            let text = format!("BIG={}\nHASHES={quoted}\n# {}\n", "x".repeat(120_000), "$1".repeat(1000));
+            assert_eq!(parsed(&text).map(|found| found[1].1.clone()), Ok(hashes.clone()));
+        }
+        let name = "N".repeat(LONGEST_NAME);
+        for reference in ["$BIG", "${BIG}", &format!("${{{name}}}")] {
+            let value = "x".repeat(120_000);
+            let text = format!("BIG={value}\n{name}={value}\nA=\"{}\"\n", reference.repeat(1000));
+            assert_eq!(parsed(&text), Err(0), "{reference}");
+        }
     }
 
     #[test]

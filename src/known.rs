@@ -373,15 +373,20 @@ fn is_proa(word: &str) -> bool {
     word.rsplit('/').next() == Some("proa")
 }
 
+/// What stands before the flags of `proa [FLAGS] -- COMMAND`, and the flags; `None` where these words are something else.
+#[must_use]
+pub fn main_entrypoint<'a>(words: &'a [&'a str]) -> Option<(&'a [&'a str], &'a [&'a str])> {
+    let proa = words.iter().position(|word| is_proa(word))?;
+    let rest = &words[proa + 1..];
+    let other = rest.first().is_some_and(|word| OTHER_FORMS.contains(word));
+    let dashes = rest.iter().position(|word| *word == "--")?;
+    (!other && dashes + 1 < rest.len()).then(|| (&words[..proa], &rest[..dashes]))
+}
+
 /// Whether these words are `proa [FLAGS] -- COMMAND`, whatever runs that.
 #[must_use]
 pub fn is_main_entrypoint(words: &[&str]) -> bool {
-    let Some(proa) = words.iter().position(|word| is_proa(word)) else {
-        return false;
-    };
-    let rest = &words[proa + 1..];
-    let other = rest.first().is_some_and(|word| OTHER_FORMS.contains(word));
-    !other && rest.iter().position(|word| *word == "--").is_some_and(|dashes| dashes + 1 < rest.len())
+    main_entrypoint(words).is_some()
 }
 
 impl Container<'_> {

@@ -45,6 +45,8 @@ const RECOVER: Duration = Duration::from_millis(100);
 const CLIENTS: usize = 16;
 const DONE: &[u8] = b"done\n";
 const WAIT: &[u8] = b"wait\n";
+/// A helper's: who knows the first line alone reads that it does not exit for the message.
+const BY_ITSELF: &[u8] = b"wait\nby itself\n";
 /// The longest line to expect: a container's name has 63 characters at most (RFC 1123, DNS label).
 const LONGEST: u64 = 128;
 /// The most that is read of the list of sockets: a line each for tens of thousands, more than a busy node has. Anybody may make more.
@@ -105,11 +107,7 @@ impl Peer {
 
     /// Whether proa runs in this container, where the system does not list that.
     pub async fn is_there(&self) -> bool {
-        match connect(&self.presence()).await {
-            Ok(_) => true,
-            // A queue that is full is somebody's.
-            Err(error) => error.kind() != io::ErrorKind::ConnectionRefused,
-        }
+        shows_presence(&connect(&self.presence()).await)
     }
 
     /// Waits until no proa runs in this container: at once, if none does.
@@ -136,12 +134,14 @@ impl Peer {
     /// # Errors
     /// When no proa is there ([`io::ErrorKind::ConnectionRefused`]), none that wraps a sidecar, or none that answers.
     pub async fn notify(&self, ended: &[Message]) -> io::Result<Reply> {
+        let mut last = Reply::NotYet;
         for message in ended {
-            if self.notify_of(message).await? == Reply::Stopping {
-                return Ok(Reply::Stopping);
+            last = self.notify_of(message).await?;
+            if last == Reply::Stopping {
+                break;
             }
         }
-        Ok(Reply::NotYet)
+        Ok(last)
     }
 
     async fn notify_of(&self, message: &Message) -> io::Result<Reply> {
@@ -163,10 +163,24 @@ impl Peer {
 
     async fn converse(&self, message: &Message) -> io::Result<Reply> {
         let mut stream = connect(&self.inbox()).await?;
-        let mut answer = [0; DONE.len()];
         stream.write_all(message.to_string().as_bytes()).await?;
+        let mut answer = vec![0; DONE.len()];
         stream.read_exact(&mut answer).await?;
-        Ok(if answer == *WAIT { Reply::NotYet } else { Reply::Stopping })
+        if answer != WAIT {
+            return Ok(Reply::Stopping);
+        }
+        // Nothing follows but more of the answer, and its end.
+        let _ = stream.take(LONGEST).read_to_end(&mut answer).await;
+        Ok(if answer == BY_ITSELF { Reply::ByItself } else { Reply::NotYet })
+    }
+}
+
+/// A queue that is full is somebody's (connect(2), `EAGAIN`). That we are short of descriptors or memory, or are not allowed to
+/// ask, says nothing of anybody.
+fn shows_presence<T>(connected: &io::Result<T>) -> bool {
+    match connected {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }
 }
 
@@ -284,9 +298,9 @@ pub struct MessageListener {
 }
 
 impl MessageListener {
-    /// Waits for the next message that is `enough` to shut down on. Nobody can keep the others waiting, and no failure is
-    /// for good.
-    pub async fn asked(&self, mut enough: impl FnMut(&Message) -> bool) {
+    /// Waits for a message to which the `answer` is that we shut down. Nobody can keep the others waiting, and no failure is for
+    /// good.
+    pub async fn asked(&self, mut answer: impl FnMut(&Message) -> Reply) {
         let listener = loop {
             let copy = self.listener.try_clone().and_then(UnixListener::from_std);
             match copy {
@@ -313,10 +327,15 @@ impl MessageListener {
                     None => continue,
                 },
             };
-            let stopping = enough(&message);
+            let reply = answer(&message);
+            let words = match reply {
+                Reply::Stopping => DONE,
+                Reply::NotYet => WAIT,
+                Reply::ByItself => BY_ITSELF,
+            };
             // Whoever asked may be gone already. The answer has room in the socket: this never waits.
-            let _ = timeout(LIMIT, stream.write_all(if stopping { DONE } else { WAIT })).await;
-            if stopping {
+            let _ = timeout(LIMIT, stream.write_all(words)).await;
+            if reply == Reply::Stopping {
                 return;
             }
         }
@@ -337,6 +356,8 @@ async fn take(stream: UnixStream, uid: &str) -> Option<(UnixStream, Message)> {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     fn peer(container: &str) -> Peer {
@@ -395,6 +416,20 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_of_ours_is_nobody() {
+        for (errno, there) in [
+            (Errno::EAGAIN, true),
+            (Errno::ECONNREFUSED, false),
+            (Errno::EMFILE, false),
+            (Errno::ENFILE, false),
+            (Errno::ENOMEM, false),
+            (Errno::EACCES, false),
+        ] {
+            assert_eq!(shows_presence::<()>(&Err(errno.into())), there, "{errno}");
+        }
+    }
+
+    #[test]
     fn who_fills_a_queue_up_hangs_nobody() {
         let there = peer("full").announce(Part::Sidecar).unwrap();
         block_on(async {
@@ -402,6 +437,7 @@ mod tests {
             while let Ok(stream) = connect(&peer("full").presence()).await {
                 crowd.push(stream);
             }
+            assert!(peer("full").is_there().await && !peer("nobody-there").is_there().await);
             let full = peer("full");
             let mut gone = std::pin::pin!(full.gone());
             assert!(timeout(Duration::from_millis(50), &mut gone).await.is_err(), "it is still there");
@@ -417,15 +453,17 @@ mod tests {
         let notify = async |message| peer("quitting").notify(&[message]).await.unwrap();
         block_on(async {
             let mut taken = Vec::new();
-            let second = |message: &Message| {
+            let replies = [Reply::NotYet, Reply::ByItself, Reply::Stopping];
+            let third = |message: &Message| {
                 taken.push(message.clone());
-                taken.len() == 2
+                replies[taken.len() - 1]
             };
-            let sent = [Message { container: "a".into(), code: 3 }, from("b")];
-            let ((), replies) = tokio::join!(listener.asked(second), async {
-                [notify(sent[0].clone()).await, notify(sent[1].clone()).await]
+            let sent = [Message { container: "a".into(), code: 3 }, from("b"), from("c")];
+            let ((), heard) = tokio::join!(listener.asked(third), async {
+                let [first, second, third] = sent.clone();
+                [notify(first).await, notify(second).await, notify(third).await]
             });
-            assert_eq!(replies, [Reply::NotYet, Reply::Stopping]);
+            assert_eq!(heard, replies);
             assert_eq!(taken, sent);
         });
         assert!(block_on(peer("nobody").notify(&[from("a")])).is_err());
@@ -444,10 +482,17 @@ mod tests {
             for _ in 0..50 {
                 silent.push(connect(&peer("pestered").inbox()).await.unwrap());
             }
-            let ((), reply) =
-                tokio::join!(listener.asked(|_| true), async { peer("pestered").notify(&[from("a")]).await });
+            let ((), reply) = tokio::join!(listener.asked(|_| Reply::Stopping), async {
+                peer("pestered").notify(&[from("a")]).await
+            });
             assert_eq!(reply.unwrap(), Reply::Stopping);
         });
+    }
+
+    /// There may be another release of proa in each container.
+    #[test]
+    fn an_older_proa_takes_a_helper_for_one_that_stays() {
+        assert_eq!(BY_ITSELF[..DONE.len()], *WAIT);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::known::{End, Known, Recognised, Traffic};
 use crate::signal::Signal;
 use annotations::{Annotated, Malformed};
 use object::{Container, ContainerRestartRule, ContainerStatus, Pod, PodSpec, Terminated};
-use recognise::{is_disabled, recognise, runs_proa};
+use recognise::{main_by, recognise, runs_proa};
 use run::Run;
 
 /// `terminationGracePeriodSeconds` of a Pod that sets none (Pod API reference).
@@ -195,6 +195,8 @@ pub enum KnownBy {
     Command,
     /// The same, and that proa is switched off.
     Disabled,
+    /// The same, and that proa may be switched off: by a variable whose value the manifest does not show.
+    Doubtful,
     /// proa runs in it, in front of a command.
     Presence,
     /// A flag. proa need not be in it.
@@ -666,7 +668,7 @@ fn beside(
         regular.partition(|container| runs_proa(container, own) && !annotated(container).is_sidecar());
     let main = main.into_iter().map(|container| Main {
         container: sidecar(pod, container, false, policy, annotated(container)),
-        known_by: if is_disabled(container) { KnownBy::Disabled } else { KnownBy::Command },
+        known_by: main_by(container),
         seen: false,
     });
     let sidecars = sidecars.into_iter().map(|container| (container, false));

@@ -130,3 +130,15 @@ impl From<Option<Duration>> for Limit {
         }
     }
 }
+
+/// What the variable of a flag without a value may be.
+///
+/// # Errors
+/// When it is none of these, with what was expected.
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" => Ok(true),
+        "0" | "false" | "no" => Ok(false),
+        _ => Err("expected 1 or 0, true or false, yes or no".to_owned()),
+    }
+}

@@ -429,6 +429,9 @@ async fn perform(
             Ok(Reply::NotYet) => {
                 Ok(performed("accepted, once other containers have exited too", TaskResult::NotYet))
             }
+            Ok(Reply::ByItself) => {
+                Ok(performed("accepted, once the main containers have exited", TaskResult::ByItself))
+            }
             // It has ended, or is being started again.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Ok(performed("no proa is there", TaskResult::Absent))

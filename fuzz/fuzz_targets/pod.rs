@@ -144,7 +144,13 @@ fn end(u: &mut Unstructured<'_>, snapshot: &Snapshot, shutdown: &Shutdown) -> Re
         let _ = (task.needs(), task.url());
     }
     let _ = yet_to_start(shutdown, snapshot);
-    let results = [TaskResult::Accepted, TaskResult::NotYet, TaskResult::Absent, TaskResult::Failed];
+    let results = [
+        TaskResult::Accepted,
+        TaskResult::NotYet,
+        TaskResult::ByItself,
+        TaskResult::Absent,
+        TaskResult::Failed,
+    ];
     let mut done = Vec::new();
     for task in found.first.into_iter().chain(found.last) {
         done.push(DoneTask::new(task, *u.choose(&results)?, seen));

@@ -11,7 +11,7 @@ use crate::endpoint::{Address, HttpUrl};
 use crate::known::Named;
 use crate::pod::mains::Awaited;
 use crate::policy::{
-    AskApi, ForwardTo, HoldTerm, LogFormat, LogLevel, OnSidecarExit, OnTimeout, ShutdownWhen,
+    AskApi, ForwardTo, HoldTerm, LogFormat, LogLevel, OnSidecarExit, OnTimeout, ShutdownWhen, switch,
 };
 use crate::signal::Signal;
 
@@ -386,15 +386,6 @@ impl<T: FromStr> FromStr for List<T> {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map(Self)
-    }
-}
-
-/// What the variable of a flag without a value may be.
-pub(super) fn switch(text: &str) -> Result<bool, String> {
-    match text.trim().to_ascii_lowercase().as_str() {
-        "1" | "true" | "yes" => Ok(true),
-        "0" | "false" | "no" => Ok(false),
-        _ => Err("expected 1 or 0, true or false, yes or no".to_owned()),
     }
 }
 

@@ -8,7 +8,8 @@ use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
 use super::mistake::{self, Words};
 use super::variables::{self, UnknownVariable, without_variable};
-use super::{Arguments, Task, flags, without_secrets_of};
+use super::{Arguments, Task, without_secrets_of};
+use crate::policy::switch;
 
 /// Reads what proa would make of these words, all but the program's own, beside these variables. `None`: it would only print
 /// something.
@@ -59,7 +60,7 @@ fn from_variables(form: &Command, words: &[OsString], variables: &BTreeMap<Strin
         if arg.get_action().takes_values() {
             return Some(OsString::from(format!("{name}={value}")));
         }
-        match flags::switch(value) {
+        match switch(value) {
             Ok(true) => Some(name.into()),
             Ok(false) => None,
             // Refused, as the variable would be.

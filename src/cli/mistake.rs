@@ -200,7 +200,7 @@ fn from_variable(arg: &Arg) -> Option<Vec<OsString>> {
     if takes_value(arg) {
         word.push("=");
         word.push(value);
-    } else if !super::flags::switch(value.to_str()?).ok()? {
+    } else if !crate::policy::switch(value.to_str()?).ok()? {
         return None;
     }
     Some(vec![word])

@@ -7,7 +7,7 @@ use clap::builder::{OsStr as ClapStr, Resettable};
 use clap::{Arg, ArgAction, Command};
 use strsim::jaro;
 
-use super::flags::switch;
+use crate::policy::switch;
 
 /// What all of them begin with.
 const PREFIX: &str = "PROA_";

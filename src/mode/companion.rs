@@ -8,8 +8,7 @@ use std::{io, mem};
 use anyhow::Context;
 use futures::future::{join_all, pending};
 use futures::stream::StreamExt;
-use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::sync::{Notify, watch};
 use tracing::{debug, info};
 
 use super::{announce_disabled, appear, collect_orphans, own_pod, runtime};
@@ -22,7 +21,7 @@ use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
 use crate::mode::inspector::Inspector;
 use crate::peer::handover::Sockets;
-use crate::peer::{Message, MessageListener, Part, Peer, Presence};
+use crate::peer::{Message, MessageListener, Part, Peer, Presence, Reply};
 use crate::plan::sidecar::{Duty, SidecarPlan};
 use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
@@ -61,6 +60,10 @@ pub(super) struct Companion<'a> {
     _presence: Option<Presence>,
     listener: Option<MessageListener>,
     notifications: RefCell<Notifications>,
+    /// What a helper has been told, in whatever phase.
+    told: Told,
+    /// Since when the API server has shown nothing.
+    silence: Silence,
     /// Whether the Pod was ever seen: who denies us then may let us again.
     pub(super) seen: Cell<bool>,
     /// Which containers are main ones, as far as the manifest does not show it.
@@ -105,6 +108,8 @@ impl<'a> Companion<'a> {
             _presence: presence,
             listener,
             notifications: RefCell::default(),
+            told: Told::default(),
+            silence: Silence::default(),
             seen: Cell::default(),
             mains: RefCell::new(MainContainers::named(
                 plan.mains.iter().map(|main| main.name.clone()).collect(),
@@ -185,6 +190,7 @@ impl<'a> Companion<'a> {
                 () = until(again_at) => last.take().map(Observation::Seen),
             };
             let Some(observation) = observation else { break };
+            self.silence.note(&observation);
             let mut snapshot = match observation {
                 Observation::Seen(snapshot) => snapshot,
                 Observation::Gone => return Mains::Gone,
@@ -307,60 +313,50 @@ impl<'a> Companion<'a> {
         self.notifications.borrow_mut().take(&message.container, message.code, &self.plan.mains)
     }
 
+    fn answer(&self, message: &Message) -> Reply {
+        if self.is_enough(message) { Reply::Stopping } else { Reply::NotYet }
+    }
+
     /// Whether this is a helper, which shuts down what the main containers' proa may leave: it is killed, or does not know of
     /// everybody. It stays until the API shows their exit.
     fn sees_to_the_rest(&self) -> bool {
         self.own_pod.is_some() && matches!(self.plan.duty, Duty::Help { .. })
     }
 
-    /// Waits until all main containers have notified us, their proas are gone, and nothing has shown their exit for a while. Anybody
+    /// Waits until all main containers have notified us, their proas are gone, and the API server has shown nothing for a while. Anybody
     /// in the network namespace can say that they have ended: while the Pod shows that they run, they run.
     async fn abandoned(&self, listener: &MessageListener) {
-        let (senders, complete) = (RefCell::new(BTreeSet::new()), Notify::new());
+        let complete = Notify::new();
+        // A message that came in an earlier phase is not sent again.
+        if self.told.complete.get() {
+            complete.notify_one();
+        }
         let note = |message: &Message| {
             let awaited = match self.plan.mains.as_slice() {
-                [] => senders.borrow().is_empty(),
+                [] => self.told.by.borrow().is_empty(),
                 named => named.iter().any(|main| main.name == message.container),
             };
             if awaited {
-                senders.borrow_mut().insert(message.container.clone());
+                self.told.by.borrow_mut().insert(message.container.clone());
             }
             if self.is_enough(message) {
+                self.told.complete.set(true);
                 complete.notify_one();
             }
-            false
+            Reply::ByItself
         };
         let gone = async {
             complete.notified().await;
-            let senders = senders.borrow().clone();
+            let senders = self.told.by.borrow().clone();
             let uid = self.uid.clone().unwrap_or_default();
             let peers: Vec<_> =
                 senders.into_iter().map(|container| Peer { uid: uid.clone(), container }).collect();
             join_all(peers.iter().map(Peer::gone)).await;
-            loop {
-                sleep(ABANDONED).await;
-                if !self.shows_running_mains().await {
-                    return;
-                }
-            }
+            self.silence.lasts(now(), ABANDONED).await;
         };
         tokio::select! {
             () = listener.asked(note) => {}
             () = gone => {}
-        }
-    }
-
-    /// Whether the Pod can be seen, and shows that a main container runs.
-    async fn shows_running_mains(&self) -> bool {
-        let Some(own_pod) = &self.own_pod else {
-            return false;
-        };
-        let Looked::Seen(mut snapshot) = own_pod.look(CONFIRM, true).await else {
-            return false;
-        };
-        match self.find_mains(&mut Search::default(), &mut snapshot) {
-            Ok(Some(mains)) => matches!(mains::progress(&snapshot, &mains), Progress::Running(_)),
-            Ok(None) | Err(_) => false,
         }
     }
 
@@ -369,7 +365,7 @@ impl<'a> Companion<'a> {
         let by_peer = async {
             match &self.listener {
                 Some(listener) if self.sees_to_the_rest() => self.abandoned(listener).await,
-                Some(listener) => listener.asked(|message| self.is_enough(message)).await,
+                Some(listener) => listener.asked(|message| self.answer(message)).await,
                 None => pending().await,
             }
         };
@@ -380,8 +376,46 @@ impl<'a> Companion<'a> {
     }
 }
 
-/// How long a helper goes on once the proa that has notified it is gone, and nothing is seen of the main containers' end.
+/// How long a helper goes on once the proa that has notified it is gone, and the API server shows nothing.
 const ABANDONED: Duration = Duration::from_secs(30);
+
+/// Since when the API server has shown nothing, if it has not. A watch in which nothing happens is no silence.
+#[derive(Debug, Default)]
+struct Silence(watch::Sender<Option<Instant>>);
+
+impl Silence {
+    fn note(&self, observation: &Observation) {
+        self.0.send_if_modified(|since| {
+            let before = match observation {
+                Observation::Trouble(_) => mem::replace(since, since.or(Some(now()))),
+                Observation::Seen(_) | Observation::Gone => since.take(),
+            };
+            *since != before
+        });
+    }
+
+    /// Waits until it has lasted for so long since then.
+    async fn lasts(&self, then: Instant, limit: Duration) {
+        let mut silent = self.0.subscribe();
+        loop {
+            let over = silent.borrow_and_update().and_then(|since| since.max(then).checked_add(limit));
+            tokio::select! {
+                () = until(over) => return,
+                // We hold the other end.
+                _ = silent.changed() => {}
+            }
+        }
+    }
+}
+
+/// What the main containers' proas have told a helper.
+#[derive(Debug, Default)]
+struct Told {
+    /// Who did.
+    by: RefCell<BTreeSet<String>>,
+    /// Whether all did whose end counts.
+    complete: Cell<bool>,
+}
 
 /// The search for the main containers, in which an image's entrypoint may hide proa.
 #[derive(Debug, Default)]
@@ -460,5 +494,40 @@ impl From<Result<Opened, Closed>> for Gated {
             Err(Closed { cause: cause @ Cause::Refused(_), .. }) => Self::Refused(cause.into()),
             Err(Closed { cause, .. }) => Self::Over(cause.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+    use crate::pod::tests::snapshot;
+
+    #[test]
+    fn a_watch_in_which_nothing_happens_is_no_silence() {
+        const LIMIT: Duration = Duration::from_secs(30);
+        let seen = Observation::Seen(snapshot("spec: {containers: [{name: main, image: m}]}"));
+        let trouble = Observation::Trouble(Trouble::NoConnection("x".into()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(async {
+            let (silence, start) = (Silence::default(), now());
+            let lasts_within = async |seconds| {
+                timeout(Duration::from_secs(seconds), silence.lasts(start, LIMIT)).await.is_ok()
+            };
+            assert!(!lasts_within(3600).await, "nothing stands in the way");
+            silence.note(&trouble);
+            assert!(!lasts_within(20).await);
+            // It began with the first.
+            silence.note(&trouble);
+            assert!(lasts_within(11).await);
+            silence.note(&seen);
+            assert!(!lasts_within(3600).await, "it is over");
+            silence.note(&trouble);
+            advance(Duration::from_secs(3600)).await;
+            let (then, waited) = (now(), silence.lasts(now(), LIMIT));
+            waited.await;
+            assert!(now() - then >= LIMIT, "what was before does not count");
+        });
     }
 }

@@ -256,12 +256,15 @@ impl Run<'_> {
     async fn end_sidecars_if_last(
         &self,
         code: u8,
-        before: Option<Snapshot>,
+        mut before: Option<Snapshot>,
         after: After,
         (mut asked, need): (StopRequests, Need),
         signals: &mut Listener<'_>,
     ) -> Option<Remaining> {
         let mains = self.mains(before.as_ref());
+        if let Some(before) = &mut before {
+            mains.settle(before);
+        }
         let own_pod = self.own_pod.as_ref();
         let origin = if asked.is_by_runtime() { Origin::Runtime } else { Origin::Inside };
         // By flags alone, or not at all: what the Pod would add is no reason for a long look.
@@ -326,7 +329,7 @@ impl Run<'_> {
         let mut mains = Mains::named(self.plan.gate.selection.mains.clone());
         let seen = before.into_iter().flat_map(|before| &before.mains).filter(|main| main.seen);
         mains.see(seen.map(|main| main.container.name.clone()));
-        mains
+        if self.presence.borrow().is_some() { mains } else { mains.without_doubt() }
     }
 
     fn decide(&self, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {

@@ -54,6 +54,8 @@ pub enum Reply {
     Stopping,
     /// It serves others too.
     NotYet,
+    /// A helper: it exits by itself, once the API server shows that the main containers have.
+    ByItself,
 }
 
 /// The other proas of this Pod, as one of them sees them.

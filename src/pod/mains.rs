@@ -11,13 +11,14 @@ use crate::pod::{Exit, KnownBy, Main, Role, Sidecar, Snapshot, State, list};
 pub struct Mains {
     named: Vec<String>,
     present: BTreeSet<String>,
+    without_doubt: bool,
 }
 
 impl Mains {
     /// Those that a flag names.
     #[must_use]
     pub fn named(named: Vec<String>) -> Self {
-        Self { named, present: BTreeSet::new() }
+        Self { named, ..Self::default() }
     }
 
     /// These are main ones, as nothing else can be.
@@ -32,6 +33,13 @@ impl Mains {
         let before = self.present.len();
         self.present.extend(present);
         self.present.len() > before
+    }
+
+    /// Takes no proa for switched off that only may be. For one that nobody sees: where two of them waited for each other in
+    /// doubt, neither would end.
+    #[must_use]
+    pub fn without_doubt(self) -> Self {
+        Self { without_doubt: true, ..self }
     }
 
     /// Calls them main containers in what was seen of the Pod.
@@ -51,6 +59,11 @@ impl Mains {
         snapshot.mains.extend(mains);
         for main in &mut snapshot.mains {
             main.seen |= self.present.contains(&main.container.name);
+            main.known_by = match main.known_by {
+                KnownBy::Doubtful if main.seen => KnownBy::Presence,
+                KnownBy::Doubtful if self.without_doubt => KnownBy::Command,
+                known_by => known_by,
+            };
         }
     }
 }
@@ -330,6 +343,30 @@ status:
         assert!(mains.see(["second".to_owned()]) && !mains.see(["second".to_owned()]));
         mains.settle(&mut seen);
         assert_eq!(names(&seen), Some(vec!["first".into(), "second".into()]));
+    }
+
+    #[test]
+    fn a_proa_that_was_seen_is_not_switched_off() {
+        let seen = || {
+            let pod = pod("
+spec:
+  containers:
+  - {name: own, image: o}
+  - {name: main, image: m, command: [/proa, --, work], envFrom: [{secretRef: {name: s}}]}
+  - {name: off, image: m, command: [/proa, --disabled, --, work]}
+");
+            Snapshot::of(&pod, Some("own"), None).unwrap()
+        };
+        let known_by = |mains: Mains| {
+            let mut seen = seen();
+            mains.settle(&mut seen);
+            seen.mains.iter().map(|main| main.known_by).collect::<Vec<_>>()
+        };
+        assert_eq!(known_by(Mains::default()), [KnownBy::Doubtful, KnownBy::Disabled]);
+        assert_eq!(known_by(Mains::default().without_doubt()), [KnownBy::Command, KnownBy::Disabled]);
+        let mut mains = Mains::default();
+        mains.see(["main".to_owned(), "off".to_owned()]);
+        assert_eq!(known_by(mains), [KnownBy::Presence, KnownBy::Disabled]);
     }
 
     #[test]

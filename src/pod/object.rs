@@ -118,7 +118,7 @@ pub(super) struct Container {
     pub(super) command: Option<Vec<String>>,
     pub(super) args: Option<Vec<String>>,
     pub(super) env: Option<Vec<EnvVar>>,
-    pub(super) env_from: Option<Vec<IgnoredAny>>,
+    pub(super) env_from: Option<Vec<EnvFrom>>,
     pub(super) ports: Option<Vec<ContainerPort>>,
     pub(super) readiness_probe: Option<Probe>,
     pub(super) startup_probe: Option<Probe>,
@@ -135,6 +135,12 @@ pub(super) struct EnvVar {
     pub(super) name: String,
     pub(super) value: Option<String>,
     pub(super) value_from: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct EnvFrom {
+    pub(super) prefix: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
@@ -353,7 +359,7 @@ mod tests {
         let container = json!({
             "name": "web", "image": "i", "command": ["c"], "args": ["a"],
             "env": [{"name": "N", "value": "v", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-            "envFrom": [{"configMapRef": {"name": "m"}}],
+            "envFrom": [{"prefix": "P_", "configMapRef": {"name": "m"}}],
             "ports": [{"name": "admin", "containerPort": 9000, "protocol": "TCP"}],
             "readinessProbe": probe("/ready"), "startupProbe": probe("/started"), "livenessProbe": probe("/alive"),
             "lifecycle": {"preStop": {"exec": {"command": ["sleep", "1"]}}, "stopSignal": "SIGQUIT"},

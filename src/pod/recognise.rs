@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::object::{Container, ContainerPort, IntOrString, Pod};
+use super::KnownBy;
+use super::object::{Container, ContainerPort, EnvVar, IntOrString, Pod};
 use crate::known::{self, Recognised};
+use crate::policy::switch;
 
 /// How much variables may add to a word: a shell's script with all that it is about.
 const LONGEST_WORD: usize = 64 * 1024;
@@ -47,17 +49,51 @@ pub(super) fn runs_proa(container: &Container, own: &Container) -> bool {
     known::is_main_entrypoint(&words) || hidden(container) && hidden(own) && known::are_main_arguments(&words)
 }
 
-/// Whether the proa in front of its command is switched off, as far as the manifest tells.
-pub(super) fn is_disabled(container: &Container) -> bool {
-    let variables = variables(container);
-    let by_variable = variables.iter().rev().find(|(name, _)| *name == "PROA_DISABLED");
-    let by_variable = by_variable.is_some_and(|(_, value)| matches!(*value, "1" | "true" | "yes"));
-    let words = words(container, &variables);
-    by_variable || words.iter().take_while(|word| *word != "--").any(|word| word == "--disabled")
+/// The variable that switches proa off.
+const SWITCH: &str = "PROA_DISABLED";
+
+/// What the manifest of a container that proa runs in shows: whether it is switched off there, as the command line would take it.
+pub(super) fn main_by(container: &Container) -> KnownBy {
+    let words = words(container, &variables(container));
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    // An image's entrypoint may hide proa, and then its flags come first.
+    let own = || words.iter().position(|word| *word == "--").unwrap_or(words.len());
+    let (before, flags) = known::main_entrypoint(&words).unwrap_or_else(|| (&[], &words[..own()]));
+    if flags.contains(&"--disabled") {
+        return KnownBy::Disabled;
+    }
+    // `env PROA_DISABLED=1 proa`, and what else a shell may do.
+    if before.iter().any(|word| word.contains(SWITCH)) {
+        return KnownBy::Doubtful;
+    }
+    // The last of a name counts, and wins over all that `envFrom` holds (Container API reference).
+    let set = container.env.as_deref().unwrap_or_default();
+    let Some(at) = set.iter().rposition(|variable| variable.name == SWITCH) else {
+        let sources = container.env_from.iter().flatten();
+        let may_hold = sources.map(|source| source.prefix.as_deref().unwrap_or_default());
+        let may_hold = may_hold.into_iter().any(|prefix| SWITCH.starts_with(prefix));
+        return if may_hold { KnownBy::Doubtful } else { KnownBy::Command };
+    };
+    if set[at].value_from.is_some() {
+        return KnownBy::Doubtful;
+    }
+    let value = expanded(set[at].value.as_deref().unwrap_or_default(), &values(&set[..at]));
+    match switch(&value) {
+        // An empty variable counts as unset.
+        _ if value.trim().is_empty() => KnownBy::Command,
+        Ok(true) => KnownBy::Disabled,
+        Ok(false) => KnownBy::Command,
+        // A reference to something that the manifest does not show, or a mistake.
+        Err(_) => KnownBy::Doubtful,
+    }
 }
 
 fn variables(container: &Container) -> Vec<(&str, &str)> {
-    let variables = container.env.iter().flatten();
+    values(container.env.as_deref().unwrap_or_default())
+}
+
+fn values(variables: &[EnvVar]) -> Vec<(&str, &str)> {
+    let variables = variables.iter();
     variables.filter_map(|variable| Some((variable.name.as_str(), variable.value.as_deref()?))).collect()
 }
 
@@ -109,14 +145,69 @@ mod tests {
         let pod = pod("
 spec:
   containers:
-  - {name: a, image: a, command: [/proa, --disabled, --, work]}
-  - {name: b, image: a, command: [/proa, --, work], env: [{name: PROA_DISABLED, value: '1'}]}
-  - {name: c, image: a, command: [/proa, --, work, --disabled]}
-  - {name: d, image: a, command: [/proa, --, work], env: [{name: PROA_DISABLED, value: '0'}]}
+  - {name: off, image: a, command: [/proa, --disabled, --, work]}
+  - {name: on, image: a, command: [/proa, --, work, --disabled]}
+  - {name: off, image: a, args: [--disabled, --, work]}
+  - {name: on, image: a, args: [--, work, --disabled]}
+  - {name: off, image: a, command: [tini, --, /proa, --disabled, --, work]}
+  - {name: off, image: a, command: [sh, -c, x -- y; exec proa --disabled -- work]}
+  - {name: on, image: a, command: [tini, --disabled, --, /proa, --, work]}
+  - {name: doubt, image: a, command: [env, PROA_DISABLED=1, /proa, --, work]}
+  - {name: doubt, image: a, command: [sh, -c, export PROA_DISABLED=1; exec proa -- work]}
 ");
-        let containers = &pod.spec.as_ref().unwrap().containers;
-        let disabled: Vec<_> = containers.iter().map(is_disabled).collect();
-        assert_eq!(disabled, [true, true, false, false]);
+        assert_all_as_named(&pod);
+        for (value, known_by) in [
+            ("1", KnownBy::Disabled),
+            ("True", KnownBy::Disabled),
+            (" YES ", KnownBy::Disabled),
+            ("$(OFF)", KnownBy::Disabled),
+            ("0", KnownBy::Command),
+            ("No", KnownBy::Command),
+            ("", KnownBy::Command),
+            (" ", KnownBy::Command),
+            ("$(UNKNOWN)", KnownBy::Doubtful),
+            ("$(LATER)", KnownBy::Doubtful),
+            ("maybe", KnownBy::Doubtful),
+        ] {
+            let env = |name: &str, value: &str| EnvVar {
+                name: name.into(),
+                value: Some(value.into()),
+                value_from: None,
+            };
+            let container = Container {
+                env: Some(vec![env("OFF", "yes"), env("PROA_DISABLED", value), env("LATER", "1")]),
+                ..Container::default()
+            };
+            assert_eq!(main_by(&container), known_by, "{value:?}");
+        }
+    }
+
+    fn assert_all_as_named(pod: &Pod) {
+        for container in &pod.spec.as_ref().unwrap().containers {
+            let expected = match container.name.as_str() {
+                "off" => KnownBy::Disabled,
+                "on" => KnownBy::Command,
+                _ => KnownBy::Doubtful,
+            };
+            assert_eq!(main_by(container), expected, "{container:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_manifest_does_not_show_may_switch_proa_off() {
+        let pod = pod("
+spec:
+  containers:
+  - {name: doubt, image: a, envFrom: [{secretRef: {name: s}}]}
+  - {name: doubt, image: a, envFrom: [{prefix: X_, secretRef: {name: s}}, {prefix: PROA_, configMapRef: {name: c}}]}
+  - {name: on, image: a, envFrom: [{prefix: X_, secretRef: {name: s}}]}
+  - {name: on, image: a, envFrom: []}
+  - {name: on, image: a, env: [{name: PROA_DISABLED, value: '0'}], envFrom: [{secretRef: {name: s}}]}
+  - {name: off, image: a, env: [{name: PROA_DISABLED, value: '1'}], envFrom: [{secretRef: {name: s}}]}
+  - {name: doubt, image: a, env: [{name: PROA_DISABLED, valueFrom: {secretKeyRef: {name: s, key: k, optional: true}}}]}
+  - {name: on, image: a, env: [{name: OTHER, valueFrom: {secretKeyRef: {name: s, key: k}}}]}
+");
+        assert_all_as_named(&pod);
     }
 
     #[test]
@@ -166,7 +257,6 @@ spec:
   - {name: app, image: app}
 ");
         let containers = &pod.spec.as_ref().unwrap().containers;
-        assert!(!containers.iter().any(is_disabled));
         let ends: Vec<_> =
             containers.iter().map(|container| Some(recognise(&pod, container)?.end?.to_string())).collect();
         assert_eq!(

@@ -40,7 +40,7 @@ impl DoneTask {
         match self.result {
             TaskResult::Failed | TaskResult::Absent => true,
             TaskResult::Accepted => self.container_id.is_some() && sidecar.id != self.container_id,
-            TaskResult::NotYet => false,
+            TaskResult::NotYet | TaskResult::ByItself => false,
         }
     }
 }
@@ -87,6 +87,7 @@ status:
             (TaskResult::Absent, true),
             (TaskResult::Accepted, false),
             (TaskResult::NotYet, false),
+            (TaskResult::ByItself, false),
         ] {
             assert_eq!(
                 done(Some("web"), result).is_due_again(Some(&pod("a", "running: {}"))),

@@ -28,6 +28,8 @@ pub enum TaskResult {
     Accepted,
     /// A wrapped sidecar waits for other containers too.
     NotYet,
+    /// A helper, which waits for the main containers' exit and goes by itself.
+    ByItself,
     /// No proa is there (any more) to notify.
     Absent,
     /// It was not asked, or did not agree.
@@ -169,7 +171,7 @@ pub fn awaited(
             TaskResult::Accepted => true,
             // In a container that goes on it waits for nothing: it is just starting, or on its way out.
             TaskResult::Absent => spared == Spared::OwnContainer || sidecar.state != State::Running,
-            TaskResult::NotYet | TaskResult::Failed => false,
+            TaskResult::NotYet | TaskResult::ByItself | TaskResult::Failed => false,
         };
         let notified = || done.iter().filter(is_its).any(counts);
         let is_wrapped =
@@ -422,7 +424,7 @@ status:
         };
         assert!(after(TaskResult::Accepted));
         assert!(after(TaskResult::Absent), "it is being started again");
-        for result in [TaskResult::NotYet, TaskResult::Failed] {
+        for result in [TaskResult::NotYet, TaskResult::ByItself, TaskResult::Failed] {
             assert!(!after(result), "{result:?}");
         }
         let absent = done(vec![(notify("wrapped"), TaskResult::Absent)]);

@@ -17,6 +17,8 @@ pub struct Origin {
     mask: SigSet,
     pipe_ignored: bool,
     child_ignored: bool,
+    /// A bit for each number, that of 1 first.
+    pending: u64,
 }
 
 static ORIGIN: OnceLock<Origin> = OnceLock::new();
@@ -29,9 +31,11 @@ impl Origin {
             let child_ignored = is_ignored(libc::SIGCHLD);
             // Where it fails, `block` says so.
             let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or(SigSet::empty());
+            // After that: none of the program that this process was comes later.
+            let pending = pending();
             // Ignored, it would have the kernel collect children behind our back (wait(2), "ECHILD").
             set_disposition(libc::SIGCHLD, libc::SIG_DFL);
-            Self { mask, pipe_ignored, child_ignored }
+            Self { mask, pipe_ignored, child_ignored, pending }
         })
     }
 
@@ -42,6 +46,12 @@ impl Origin {
     /// Those of sigprocmask(2), which only a system has that forbids it.
     pub fn block() -> io::Result<()> {
         Ok(SigSet::all().thread_set_mask()?)
+    }
+
+    /// Whether this one waited to be read already.
+    #[must_use]
+    pub fn was_pending(&self, number: i32) -> bool {
+        (1..=64).contains(&number) && self.pending & 1 << (number - 1) != 0
     }
 
     /// The signals that were blocked.
@@ -90,6 +100,18 @@ fn is_ignored(signal: i32) -> bool {
     // SAFETY: zeroed is a valid sigaction, and the call above filled it where it succeeded.
     let action = unsafe { action.assume_init() };
     failed == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+#[expect(unsafe_code, reason = "nix knows no real-time signals")]
+fn pending() -> u64 {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `set` is a valid place for one set.
+    unsafe { libc::sigpending(set.as_mut_ptr()) };
+    // SAFETY: zeroed is an empty set, and the call above filled it unless it failed.
+    let set = unsafe { set.assume_init() };
+    // SAFETY: reads a valid set; a number that is none is said to be by an error, which is not 1.
+    let is_member = |number: i32| unsafe { libc::sigismember(&raw const set, number) } == 1;
+    (1..=64).filter(|number| is_member(*number)).fold(0, |bits, number| bits | 1 << (number - 1))
 }
 
 #[expect(unsafe_code, reason = "changing a disposition is unsafe, since it may install a handler")]

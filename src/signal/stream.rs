@@ -40,11 +40,8 @@ impl Signals {
     /// A signal that has come by now.
     fn read(&self) -> io::Result<Option<Received>> {
         while let Some(info) = self.file.read_signal()? {
-            // A broken pipe of ours (stderr gone, say) raises SIGPIPE in us, and a blocked signal is
-            // queued even while it is ignored. The command has no part in it. Any other from this process is of the program
-            // that it was before it executed proa.
             let number = i32::try_from(info.ssi_signo).ok();
-            if info.ssi_pid == std::process::id() && number == Some(libc::SIGPIPE) {
+            if info.ssi_pid == std::process::id() && !number.is_some_and(is_of_an_earlier_program) {
                 continue;
             }
             if let Some(signal) = number.and_then(Signal::from_number) {
@@ -73,6 +70,13 @@ impl Signals {
         });
         Ok(Listener { signals: self, ready: ready? })
     }
+}
+
+/// Whether a signal that this process sent itself is of the program that it was before it executed proa. We send none; but the
+/// kernel sends them for what we write: SIGPIPE where nobody reads stderr, SIGXFSZ where it is a file that may not grow. A blocked
+/// signal is queued even while it is ignored. The command has no part in it, and a log line about it would raise the next.
+fn is_of_an_earlier_program(number: i32) -> bool {
+    !matches!(number, libc::SIGPIPE | libc::SIGXFSZ) && Origin::capture().was_pending(number)
 }
 
 /// A [`Signals`] bound to a runtime.

@@ -105,24 +105,50 @@ fn one_that_is_named_to_be_waited_for_is() {
     running.finish().expect(0, &[]);
 }
 
-/// Its proa is switched off: nobody would shut the sidecars down after it.
+/// Its proa is switched off, or may be by what the manifest does not show: nobody would shut the sidecars down after it.
 #[test]
 fn one_whose_proa_is_switched_off_is_waited_for() {
-    let world = pod("OnFailure", "command: [/proa, --, work], env: [{name: PROA_DISABLED, value: '1'}]");
-    let Some((main, _)) = both(&world) else { return };
-    world.set_state("second", "waiting: {reason: CrashLoopBackOff}");
-    world.update_status("second", |status| {
-        status.restart_count = 1;
-        status.last_state = serde_saphyr::from_str("{terminated: {exitCode: 1}}").ok();
-    });
+    for command in [
+        "command: [/proa, --, work], env: [{name: PROA_DISABLED, value: '1'}]",
+        "command: [/proa, --, work], env: [{name: PROA_DISABLED, value: 'True'}]",
+        "command: [/proa, --, work], env: [{name: OFF, value: 'yes'}, {name: PROA_DISABLED, value: $(OFF)}]",
+        "command: [tini, --, /proa, --disabled, --, work]",
+        "command: [/proa, --, work], envFrom: [{configMapRef: {name: settings}}]",
+    ] {
+        let world = pod("OnFailure", command);
+        let Some((main, _)) = both(&world) else { return };
+        world.set_state("second", "waiting: {reason: CrashLoopBackOff}");
+        world.update_status("second", |status| {
+            status.restart_count = 1;
+            status.last_state = serde_saphyr::from_str("{terminated: {exitCode: 1}}").ok();
+        });
+        let (web, flags) = answering();
+        let main = main.flags(&flags).start(["true"]);
+        main.wait_stderr("waiting for `second` (to be restarted) before the sidecars are shut down");
+        assert_eq!(web.more_requests(), 0);
+        world.set_state("second", DONE);
+        web.request();
+        world.set_state("web", DONE);
+        main.finish().expect(0, &[]);
+    }
+}
+
+/// What the manifest does not show might switch it off; its proa shows that it does not.
+#[test]
+fn one_with_variables_from_elsewhere_is_left_the_sidecars_as_soon_as_its_proa_shows_itself() {
+    let world = pod("OnFailure", "command: [/proa, --, work], envFrom: [{configMapRef: {name: settings}}]");
+    let Some((main, second)) = both(&world) else { return };
     let (web, flags) = answering();
-    let main = main.flags(&flags).start(["true"]);
-    main.wait_stderr("waiting for `second` (to be restarted) before the sidecars are shut down");
+    let held = Held::in_dir(&world.dir, "exit 0");
+    let second = second.flags(&flags).start(&held.command);
+    second.wait_stdout("up");
+    main.flags(&flags).run(["true"]).expect(0, &["left running for `second` (running), whose proa"]);
+    world.set_state("main", DONE);
     assert_eq!(web.more_requests(), 0);
-    world.set_state("second", DONE);
+    held.let_go();
     web.request();
     world.set_state("web", DONE);
-    main.finish().expect(0, &[]);
+    second.finish().expect(0, &[]);
 }
 
 /// It has no sight of its restart policy, and so left the sidecars when it failed; the last main sees that it comes back.

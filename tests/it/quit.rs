@@ -231,6 +231,24 @@ fn a_wrapped_sidecar_is_notified() {
     running.finish().expect(0, &["stop request to `web`: accepted"]);
 }
 
+/// It goes by itself once the API shows main's exit, which a Job's script must not fail for.
+#[test]
+fn a_helper_beside_it_is_no_failure() {
+    let world = World::with("Never", &[Beside::Regular("proxy"), Beside::Regular("helper")]);
+    let proxy = Endpoint::ok();
+    let Some((helper, main)) = world.mounted("helper", "pod").zip(world.mounted("main", "pod")) else {
+        return;
+    };
+    let helper = helper.sidecar("helper").flag("--until-exit=main").start_bare();
+    helper.wait_stderr("running until the exit of `main`");
+    let running = main.flags(["quit", "-p", &proxy.url()]).start_bare();
+    proxy.request();
+    world.set_state("proxy", ENDED);
+    running.finish().expect(0, &["stop request to `helper`: accepted, once the main containers have exited"]);
+    world.set_state("main", ENDED);
+    helper.finish().expect(0, &["the main containers have exited"]);
+}
+
 #[test]
 fn a_mistake_is_2_and_disabled_does_nothing() {
     let world = beside("Never");

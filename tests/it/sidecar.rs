@@ -543,13 +543,34 @@ fn a_helper_stays_until_main_has_exited_though_its_proa_has_notified_it() {
     helper.wait_stderr("running until the exit of `main`");
     let main = main.flags(["-p", &mains.url()]).start(["true"]);
     mains.request();
-    main.wait_stderr("accepted, once other containers have exited too");
+    main.wait_stderr("accepted, once the main containers have exited");
     main.signal(libc::SIGKILL);
     assert_eq!(quit.more_requests(), 0);
     world.set_state("main", "terminated: {exitCode: 137}");
     assert!(quit.request().starts_with("POST "));
     world.set_state("proxy", DONE);
     helper.finish().expect(0, &["the main containers have exited", "every sidecar has exited"]);
+}
+
+/// The message is not sent again; without it nothing would show that main has exited.
+#[test]
+fn a_helper_that_was_notified_while_it_waited_does_not_stay_for_ever_without_the_api() {
+    let world = helped("Never");
+    world.make_ready("helper");
+    let Some((helper, main)) = world.mounted("helper", "pod").zip(world.mounted("main", "pod")) else {
+        return;
+    };
+    let file = world.dir.join("go");
+    let helper =
+        helper.sidecar("helper").flags(["--until-exit=main", "--wait-file"]).flag(&file).start_bare();
+    helper.wait_stderr("waiting for");
+    main.flags(["--wait-for=helper", "--shutdown-timeout=1s"])
+        .run(["true"])
+        .expect(0, &["accepted, once the main containers have exited"]);
+    let _down = world.cluster.refuse();
+    world.cluster.hang_up();
+    fs::write(&file, "").unwrap();
+    helper.finish().expect(0, &["asks this sidecar to stop"]);
 }
 
 /// It waits in vain; main runs all the same, and its sidecars need somebody who shuts them down.

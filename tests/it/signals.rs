@@ -1,5 +1,7 @@
 //! Every catchable signal reaches the command; before it exists, the four that ask for an end do end.
 
+use std::fs;
+
 use nix::libc;
 
 use crate::support::http::Endpoint;
@@ -25,6 +27,21 @@ fn a_signal_that_this_process_sent_itself_before_it_was_proa_counts() {
     let script = "kill -TERM $$; exec \"$@\"";
     let blocked = ["env", "--block-signal=TERM", "sh", "-c", script, "sh"];
     world.proa().through(blocked).run(["sleep", "600"]).expect(143, &[]);
+}
+
+/// Each line of the log raises SIGXFSZ then, and each of those would be worth a line.
+#[test]
+fn a_stderr_that_may_not_grow_costs_neither_signals_nor_the_exit_code() {
+    let world = World::alone();
+    let log = world.dir.join("log");
+    fs::write(&log, [b'x'; 1024]).unwrap();
+    let script = format!("ulimit -f 1; exec \"$@\" 2>>{}", log.display());
+    let proa = || world.proa().through(["sh", "-c", &script, "sh"]).flag("--log-level=debug");
+    proa().run(["sh", "-c", "exit 7"]).expect(7, &[]);
+    let mut running = proa().start(["sh", "-c", "trap 'exit 8' TERM; echo up; while :; do sleep 0.01; done"]);
+    running.wait_stdout("up");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.end().code(), Some(8));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! On a terminal the command is the foreground process group, and the terminal is taken back after it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -11,7 +11,7 @@ use std::thread;
 use nix::libc;
 use nix::pty::openpty;
 
-use crate::support::{PATIENCE, PROA, World, puppet};
+use crate::support::{PATIENCE, PROA, World, eventually, puppet, send};
 
 /// A program as the leader of a session of its own with a terminal, and what it writes there.
 struct Session {
@@ -116,6 +116,32 @@ fn the_command_is_the_foreground() {
     let (own, foreground) = groups.unwrap_or_else(|| panic!("no groups in:\n{screen}"));
     assert_eq!(own, foreground);
     assert_eq!(session.code(), Some(0));
+}
+
+/// It says that there is room for more where there is room for less than a line.
+#[test]
+fn a_terminal_that_nobody_reads_holds_nothing_up() {
+    let world = World::alone();
+    let pty = openpty(None, None).expect("a terminal");
+    let mut proa = Command::new(PROA);
+    proa.args(["--api=off", "--wait-file=/nonexistent/file", "--", "true"]);
+    proa.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(pty.slave));
+    let child = proa.env("PROA_TERMINATION_MESSAGE_PATH", world.dir.join("message")).spawn().unwrap();
+    drop(proa);
+    let mut session = Session { child, keyboard: File::from(pty.master), screen: Arc::default() };
+    session.keyboard.read_exact(&mut [0; 1]).expect("a log");
+    let pid = session.child.id().cast_signed();
+    // A line each.
+    for _ in 0..2000 {
+        send(pid, libc::SIGUSR1);
+        eventually("the signal is taken", || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.lines().any(|line| line == "ShdPnd:\t0000000000000000")
+        });
+    }
+    send(pid, libc::SIGTERM);
+    eventually("an end", || session.child.try_wait().unwrap().is_some());
+    assert_eq!(session.code(), Some(143));
 }
 
 #[test]

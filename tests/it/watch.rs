@@ -165,6 +165,25 @@ fn a_pod_that_went_while_nobody_watched_is_gone() {
     running.finish().expect(143, &["the Pod is being deleted"]);
 }
 
+/// It is busy, and every watch's first event is late.
+#[test]
+fn a_first_event_that_comes_late_is_seen() {
+    let world = with_web();
+    world.make_ready("web");
+    let _late = world.cluster.inject(Fault::LateEvents(Duration::from_secs(10)));
+    world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
+}
+
+/// The API server's store is away, and its cache is not.
+#[test]
+fn what_the_cache_has_is_seen_while_the_store_is_away() {
+    let world = with_web();
+    world.make_ready("web");
+    let _away = world.cluster.inject(Fault::StallConsistent);
+    world.cluster.inject_times(Fault::StallAfterHeaders, 1);
+    world.proa().flag("--shutdown-when=never").run(["true"]).expect(0, &["gate open"]);
+}
+
 #[test]
 fn an_answer_without_an_end_is_given_up() {
     let world = with_web();

@@ -200,7 +200,9 @@ fn causes(cell: &Cell) -> &'static [&'static str] {
             Fault::Reset => &["reset", "closed"],
             Fault::InsistsOnHttp2 => &["noapplicationprotocol"],
             Fault::GoAway => &["invalid http version"],
-            Fault::StallHandshake | Fault::StallAfterHeaders | Fault::Trickle => SILENT,
+            Fault::StallHandshake | Fault::StallAfterHeaders | Fault::StallConsistent | Fault::Trickle => {
+                SILENT
+            }
             Fault::Endless => &["more than 8388608 bytes", "more than 67108864 bytes"],
             Fault::Answer(_) => &["json", "closed", "watch"],
             Fault::Page(_) => &["502"],
@@ -212,7 +214,7 @@ fn causes(cell: &Cell) -> &'static [&'static str] {
             Fault::Status(500) => &["500", "internal error"],
             Fault::Status(_) => &["503", "not ready"],
             Fault::Throttle { .. } => &["429", "too many"],
-            Fault::Delay(_) | Fault::WithoutInitialEvents(_) => &[],
+            Fault::Delay(_) | Fault::LateEvents(_) | Fault::WithoutInitialEvents(_) => &[],
         },
         Trouble::Api(api, _) => match api {
             Api::Refused => &["refused"],

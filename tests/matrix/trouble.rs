@@ -271,6 +271,8 @@ impl Api {
                 format!("{code}, Retry-After {retry_after}")
             }
             Self::Faulty(Fault::Delay(delay)) => format!("answers after {delay:?}"),
+            Self::Faulty(Fault::LateEvents(delay)) => format!("events after {delay:?}"),
+            Self::Faulty(Fault::StallConsistent) => "silent but for its cache".into(),
             Self::Refused => "refuses".into(),
             Self::Silent => "black hole".into(),
             Self::WatchEnded(WatchEnd::Close) => "ends the watch".into(),

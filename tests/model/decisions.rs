@@ -439,7 +439,7 @@ impl Ending {
             let again = match done.result {
                 TaskResult::Failed | TaskResult::Absent => true,
                 TaskResult::Accepted => self.starts[name] > 0 && self.starts[name] != container.starts,
-                TaskResult::NotYet => false,
+                TaskResult::NotYet | TaskResult::ByItself => false,
             };
             if runs && again {
                 made("again");

@@ -22,6 +22,11 @@ pub enum Fault {
     WithoutInitialEvents(u16),
     /// A request is answered with headers and then silence.
     StallAfterHeaders,
+    /// A watch that asks for the state as of now is answered with headers and then silence, as by an API server whose store is
+    /// away; one that takes the cache's is not.
+    StallConsistent,
+    /// A watch is answered with headers, and its first event comes after this long.
+    LateEvents(Duration),
     /// A request is answered with a line that never ends.
     Endless,
     /// A request is answered with 200 and this text, as something may that is no API server.
@@ -117,7 +122,7 @@ impl Faults {
                 *left -= 1;
             }
             struck.push(entry.fault);
-            if !matches!(entry.fault, Fault::Delay(_)) {
+            if !matches!(entry.fault, Fault::Delay(_) | Fault::StallConsistent | Fault::LateEvents(_)) {
                 break;
             }
         }

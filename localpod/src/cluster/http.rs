@@ -111,11 +111,16 @@ pub(super) async fn answer<B>(shared: Arc<Shared>, request: hyper::Request<B>) -
     let asked = Asked::new(&request);
     let target = Target::parse(&asked.path);
     let verb = asked.verb(target.as_ref());
-    let points = [Point::Request, Point::InitialEvents];
-    let points = if asked.flag("sendInitialEvents").is_some() { &points[..] } else { &points[..1] };
-    let answer = match strike(&shared, points).await {
-        Some(faulty) => faulty,
-        None => serve(&shared, &asked, target.as_ref(), &verb).unwrap_or_else(|status| refuse(&status)),
+    let answer = match strike(&shared, &asked).await {
+        Struck::Answered(faulty) => faulty,
+        Struck::Served(late) => {
+            let answer = serve(&shared, &asked, target.as_ref(), &verb);
+            let answer = answer.unwrap_or_else(|status| refuse(&status));
+            answer.map(|body| match body {
+                Either::Right(lines) if !late.is_zero() => Either::Right(lines.after(late)),
+                body => body,
+            })
+        }
     };
     shared.ledger.log(Request {
         at: Instant::now(),
@@ -128,49 +133,82 @@ pub(super) async fn answer<B>(shared: Arc<Shared>, request: hyper::Request<B>) -
     answer
 }
 
-/// The answer of a fault in force, if there is one.
-async fn strike(shared: &Shared, points: &[Point]) -> Option<Answer> {
+/// What the faults in force come to.
+enum Struck {
+    /// The answer is theirs.
+    Answered(Answer),
+    /// There is one; what it streams comes so much later.
+    Served(Duration),
+}
+
+async fn strike(shared: &Shared, asked: &Asked) -> Struck {
+    let mut late = Duration::ZERO;
+    let points = [Point::Request, Point::InitialEvents];
+    let points = if asked.flag("sendInitialEvents").is_some() { &points[..] } else { &points[..1] };
     for fault in points.iter().flat_map(|point| shared.faults.strike(*point)) {
-        match fault {
-            Fault::Delay(delay) => tokio::time::sleep(delay).await,
-            Fault::Status(code) => return Some(refuse(&Status::canned(code))),
-            Fault::Throttle { code, retry_after } => return Some(throttle(code, retry_after)),
-            Fault::StallAfterHeaders => {
-                let (sender, receiver) = mpsc::channel(1);
-                return Some(stream(Lines::new(receiver, vec![Arc::new(sender)])));
+        let answer = match fault {
+            Fault::LateEvents(delay) => {
+                late += delay;
+                None
             }
-            Fault::Endless => {
-                let (sender, receiver) = mpsc::channel(1);
-                tokio::spawn(async move {
-                    while sender.send(Ok(Bytes::from_static(&[b'x'; 16384]))).await.is_ok() {}
-                });
-                return Some(stream(Lines::new(receiver, Vec::new())));
-            }
-            Fault::Trickle => {
-                let (sender, receiver) = mpsc::channel(1);
-                tokio::spawn(async move {
-                    while sender.send(Ok(Bytes::from_static(b"{"))).await.is_ok() {
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                });
-                return Some(stream(Lines::new(receiver, Vec::new())));
-            }
-            Fault::Page(code) => {
-                let page = format!("<html><body><h1>{code} Bad Gateway</h1></body></html>\n");
-                return Some(answer_with(code, "text/html", page.into(), None));
-            }
-            Fault::Answer(text) => {
-                let (sender, receiver) = mpsc::channel(1);
-                // There is room for one.
-                let _ = sender.try_send(Ok(Bytes::from_static(text.as_bytes())));
-                return Some(stream(Lines::new(receiver, Vec::new())));
-            }
-            Fault::WithoutInitialEvents(code) => return Some(refuse(&Status::no_initial_events(code))),
-            // Strike when a connection is accepted.
-            Fault::Reset | Fault::StallHandshake | Fault::InsistsOnHttp2 | Fault::GoAway => {}
+            Fault::StallConsistent if asked.flag("sendInitialEvents") != Some(true) => None,
+            fault => faulty(fault).await,
+        };
+        if let Some(answer) = answer {
+            return Struck::Answered(answer);
         }
     }
-    None
+    Struck::Served(late)
+}
+
+/// The answer of this fault, if it is one.
+async fn faulty(fault: Fault) -> Option<Answer> {
+    let answer = match fault {
+        Fault::Delay(delay) => {
+            tokio::time::sleep(delay).await;
+            return None;
+        }
+        Fault::Status(code) => refuse(&Status::canned(code)),
+        Fault::Throttle { code, retry_after } => throttle(code, retry_after),
+        Fault::StallAfterHeaders | Fault::StallConsistent => {
+            let (sender, receiver) = mpsc::channel(1);
+            stream(Lines::new(receiver, vec![Arc::new(sender)]))
+        }
+        Fault::Endless => {
+            let (sender, receiver) = mpsc::channel(1);
+            tokio::spawn(async move {
+                while sender.send(Ok(Bytes::from_static(&[b'x'; 16384]))).await.is_ok() {}
+            });
+            stream(Lines::new(receiver, Vec::new()))
+        }
+        Fault::Trickle => {
+            let (sender, receiver) = mpsc::channel(1);
+            tokio::spawn(async move {
+                while sender.send(Ok(Bytes::from_static(b"{"))).await.is_ok() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
+            stream(Lines::new(receiver, Vec::new()))
+        }
+        Fault::Page(code) => {
+            let page = format!("<html><body><h1>{code} Bad Gateway</h1></body></html>\n");
+            answer_with(code, "text/html", page.into(), None)
+        }
+        Fault::Answer(text) => {
+            let (sender, receiver) = mpsc::channel(1);
+            // There is room for one.
+            let _ = sender.try_send(Ok(Bytes::from_static(text.as_bytes())));
+            stream(Lines::new(receiver, Vec::new()))
+        }
+        Fault::WithoutInitialEvents(code) => refuse(&Status::no_initial_events(code)),
+        // The last is in the stream; the others strike when a connection is accepted.
+        Fault::Reset
+        | Fault::StallHandshake
+        | Fault::InsistsOnHttp2
+        | Fault::GoAway
+        | Fault::LateEvents(_) => return None,
+    };
+    Some(answer)
 }
 
 fn serve(shared: &Shared, asked: &Asked, target: Option<&Target>, verb: &str) -> Result<Answer, Status> {

@@ -4,14 +4,14 @@ use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::WatchEnd;
 use super::object::View;
@@ -179,6 +179,7 @@ pub(super) struct Lines {
     receiver: mpsc::Receiver<Result<Bytes, Broken>>,
     /// What lives as long as the answer: the sender of a stream that stays silent, the count of an open watch.
     _held: Vec<Arc<dyn Send + Sync>>,
+    late: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lines {
@@ -186,7 +187,12 @@ impl Lines {
         receiver: mpsc::Receiver<Result<Bytes, Broken>>,
         held: Vec<Arc<dyn Send + Sync>>,
     ) -> Lines {
-        Lines { receiver, _held: held }
+        Lines { receiver, _held: held, late: None }
+    }
+
+    /// The same lines, from then on.
+    pub(super) fn after(self, delay: Duration) -> Lines {
+        Lines { late: Some(Box::pin(sleep(delay))), ..self }
     }
 }
 
@@ -198,7 +204,12 @@ impl Body for Lines {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        self.get_mut().receiver.poll_recv(context).map(|line| line.map(|line| line.map(Frame::data)))
+        let lines = self.get_mut();
+        if let Some(late) = &mut lines.late {
+            ready!(late.as_mut().poll(context));
+            lines.late = None;
+        }
+        lines.receiver.poll_recv(context).map(|line| line.map(|line| line.map(Frame::data)))
     }
 }
 

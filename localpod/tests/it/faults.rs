@@ -122,6 +122,31 @@ fn headers_can_be_all_there_is() {
 }
 
 #[test]
+fn a_first_event_can_be_late() {
+    let cluster = cluster();
+    cluster.apply(pod("a"));
+    let delay = Duration::from_millis(300);
+    cluster.inject_times(Fault::LateEvents(delay), 1);
+    let asked = Instant::now();
+    let mut watch = get(&cluster, &format!("{PODS}?watch=true")).expect("headers");
+    assert_eq!(watch.brief(), "ADDED a");
+    assert!(asked.elapsed() >= delay);
+}
+
+#[test]
+fn the_store_can_be_away_while_the_cache_is_not() {
+    let cluster = cluster();
+    cluster.apply(pod("a"));
+    let _away = cluster.inject(Fault::StallConsistent);
+    let mut cached = get(&cluster, &format!("{PODS}?watch=true&resourceVersion=0")).expect("headers");
+    assert_eq!(cached.brief(), "ADDED a");
+    let consistent =
+        "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut consistent = get(&cluster, &format!("{PODS}?{consistent}")).expect("headers");
+    assert!(consistent.is_silent());
+}
+
+#[test]
 fn a_stalled_watch_withholds_its_events_until_it_goes_on() {
     let cluster = cluster();
     cluster.apply(pod("a"));
