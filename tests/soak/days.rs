@@ -44,8 +44,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// How long until a watch is open again, once nothing is in the way: proa's pauses, and steps of the clock. After an end that every
 /// watch comes to.
 const REOPENED: Duration = Duration::from_millis(500);
-/// Once an API server is back: two of its longest pauses between attempts, since one may just have begun that fails, and steps.
-const BACK: Duration = Duration::from_secs(3);
+/// Once an API server is back. One attempt may have begun just before and is lost, for which proa gives it 4 s; pauses of a second at
+/// most are before and after it.
+const BACK: Duration = Duration::from_secs(8);
 /// After two answers of the worst kind: handshakes of which none ends within 4 s, or 8 s.
 const FAULTY: Duration = Duration::from_secs(16);
 /// After a silence, counted from a step before proa takes the watch for lost.
