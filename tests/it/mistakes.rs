@@ -372,7 +372,9 @@ fn an_empty_variable_is_not_set() {
         let finished = proa.run(["sh", "-c", "exit 5"]).expect(5, &["this is container `main`"]);
         assert_eq!(lines(&finished, "WARN"), 0, "{}", finished.stderr);
     }
-    let sidecar = world.proa().sidecar("main").env("PROA_STOP_TIMEOUT", "").env("PROA_HOLD_TERM", "");
+    // Beside a main container, whose end it would else be told of before the command's.
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let sidecar = world.proa().sidecar("web").env("PROA_STOP_TIMEOUT", "").env("PROA_HOLD_TERM", "");
     sidecar.env("PROA_STOP_SIGNAL", "").run(["sh", "-c", "exit 5"]).expect(5, &[]);
 }
 

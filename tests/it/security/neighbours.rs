@@ -38,6 +38,9 @@ fn pair(world: &World) -> Option<(Held, Running, Running)> {
     Some((held, main, sidecar))
 }
 
+/// What a helper says to whoever tells it of an end: the first five bytes are for a proa that knows no more.
+const BY_ITSELF: &str = "wait\nby itself\n";
+
 #[test]
 fn a_message_ends_the_wrapped_sidecar_and_never_the_command() {
     let world = World::with("Never", &[Beside::Regular("web")]);
@@ -170,11 +173,11 @@ fn a_helper_that_is_told_of_an_end_that_was_none_stays_while_the_pod_shows_main_
     helper.wait_stderr("running until the exit of `main`");
     let before = world.cluster.requests().len();
     for number in 0..10 {
-        assert_eq!(say(&world, "helper/q", &format!("quit another-{number} 0\n")), "wait\n");
+        assert_eq!(say(&world, "helper/q", &format!("quit another-{number} 0\n")), BY_ITSELF);
     }
-    assert_eq!(say(&world, "helper/q", "quit main 0\n"), "wait\n");
-    // Nobody wraps main, so that no proa of its own contradicts. After half a minute the Pod does.
-    eventually("it looks at the Pod", || world.cluster.requests().len() > before);
+    assert_eq!(say(&world, "helper/q", "quit main 0\n"), BY_ITSELF);
+    // Nobody wraps main, so that no proa of its own contradicts. The Pod does, with each watch.
+    eventually("it sees the Pod again", || world.cluster.requests().len() > before);
     world.set_state("main", "terminated: {exitCode: 3}");
     assert!(quit.request().starts_with("POST "));
     world.set_state("proxy", "terminated: {exitCode: 0, reason: Completed}");
