@@ -19,7 +19,7 @@ use proa::pod::{Life, Role, Sidecar, Snapshot};
 use proa::policy::{HoldTerm, Limit, ShutdownAuto, ShutdownWhen};
 use proa::shutdown::again::DoneTask;
 use proa::shutdown::awaited::{
-    Drain, Scope, Seen, TaskResult, awaited, carrier_leaves, drain, unattributed_traces,
+    Drain, Rounds, Scope, Seen, TaskResult, awaited, carrier_leaves, drain, unattributed_traces,
 };
 use proa::shutdown::stages::{Step, stages, yet_to_start};
 use proa::shutdown::{Origin, Others, Shutdown, Spared, Turn, Worth, decide, turn};
@@ -172,6 +172,7 @@ fn end(u: &mut Unstructured<'_>, snapshot: &Snapshot, shutdown: &Shutdown) -> Re
             gone: u.arbitrary::<Option<u8>>()?.map(usize::from).into_iter().collect(),
             carrier_leaves: u.arbitrary()?,
             stopping: u.arbitrary()?,
+            rounds: *u.choose(&[Rounds::ByStart, Rounds::ByEnd])?,
         };
         let drained = drain(&waited_for, &now);
         assert_eq!(drained, drain(&waited_for, &now));
@@ -182,7 +183,7 @@ fn end(u: &mut Unstructured<'_>, snapshot: &Snapshot, shutdown: &Shutdown) -> Re
             Drain::Done => {
                 for (place, one) in waited_for.iter().enumerate() {
                     assert!(
-                        now.gone.contains(&place) || one.has_ended(seen),
+                        now.gone.contains(&place) || one.has_ended(seen, now.rounds),
                         "`{}` has not exited",
                         one.name
                     );
@@ -260,9 +261,9 @@ fn decide_all(u: &mut Unstructured<'_>, sent: &Value, pod: &Pod) -> Result<()> {
     let others = Others {
         listening: listed(names(u, 1)?),
         present: listed(names(u, 1)?),
-        ended: listed(names(u, 1)?),
+        ended: names(u, 1)?.into_iter().map(|name| Ok((name, u.arbitrary()?))).collect::<Result<_>>()?,
     };
-    let worth = *u.choose(&[Worth::Current, Worth::Early, Worth::Past])?;
+    let worth = *u.choose(&[Worth::Current, Worth::Early, Worth::Past, Worth::Blind])?;
     let whose = turn(Some((&snapshot, worth)), &others);
     assert_eq!(whose, turn(Some((&snapshot, worth)), &others));
     assert!(whose != Turn::Ours || others.listening.is_empty());

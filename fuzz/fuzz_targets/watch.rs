@@ -49,6 +49,12 @@ fn expected(line: &[u8], event: &Result<Event, Failure>) {
             assert_eq!(Some(found), pod().as_ref());
         }
         Ok(Event::Error(_)) => assert_eq!(kind, Some("ERROR")),
+        Ok(Event::AllShown) => {
+            assert_eq!(kind, Some("BOOKMARK"));
+            let end =
+                object.and_then(|object| object.pointer("/metadata/annotations/k8s.io~1initial-events-end"));
+            assert_eq!(end.and_then(Value::as_str), Some("true"));
+        }
         Ok(Event::Other) => {
             assert!(!matches!(kind, None | Some("ADDED" | "MODIFIED" | "DELETED" | "ERROR")), "{kind:?}");
         }
