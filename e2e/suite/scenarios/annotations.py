@@ -54,7 +54,8 @@ def an_unknown_sidecar_quits_by_annotation(t):
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"tunnel": 0, "main": 0}, found
-    in_order(t.timeline(found.name), "gate open", "tunnel: asked to quit", "every sidecar has exited")
+    in_order(t.timeline(found.name), "gate open", "quit: 200", "every sidecar has exited")
+    assert "asked to quit" in t.logs(found.name, "tunnel").splitlines()
 
 
 @scenario
