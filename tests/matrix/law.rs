@@ -128,6 +128,12 @@ fn refusals(cell: &Cell) -> &'static [i32] {
     match cell.trouble {
         Trouble::Process(Process::Without(Feature::Signalfd | Feature::Eventfd)) => return &[70],
         Trouble::Process(Process::NoFork) if cell.mode.has_command() => return &[70],
+        // Asked to stop that early, the command may not have come to its first line.
+        Trouble::Process(Process::Terminated)
+            if cell.mode == Mode::Sidecar && cell.phase < Phase::Running =>
+        {
+            return &[0];
+        }
         _ => {}
     }
     // Started again, it finds a sidecar that has exited for good.
