@@ -12,7 +12,7 @@ pub mod wrap;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::cluster::{ApiServer, Cluster, OwnPod, SERVICE_HOST};
 use crate::exit::Outcome;
@@ -57,7 +57,13 @@ fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
     let Some((uid, container)) = mounts.uid.clone().zip(mounts.container.clone()) else {
         return Ok(None);
     };
-    match (Peer { uid, container }).announce(part) {
+    let own = Peer { uid, container };
+    // What fails for want of descriptors may succeed a moment later.
+    let announced = outlast(|| match own.clone().announce(part) {
+        Err(Unannounced::Failed(error)) => Err(error),
+        announced => Ok(announced),
+    });
+    match announced.unwrap_or_else(|error| Err(Unannounced::Failed(error))) {
         Ok(presence) => Ok(Some(presence)),
         Err(taken @ Unannounced::Taken(_)) => Err(Outcome::TwoProas(taken)),
         Err(stranger @ Unannounced::Stranger(_)) => {
@@ -65,7 +71,7 @@ fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
             Ok(None)
         }
         Err(failed) => {
-            debug!("{failed}");
+            info!("{failed}");
             Ok(None)
         }
     }

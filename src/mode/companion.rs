@@ -351,8 +351,14 @@ impl<'a> Companion<'a> {
             let uid = self.uid.clone().unwrap_or_default();
             let peers: Vec<_> =
                 senders.into_iter().map(|container| Peer { uid: uid.clone(), container }).collect();
-            join_all(peers.iter().map(Peer::gone)).await;
-            self.silence.lasts(now(), ABANDONED).await;
+            loop {
+                join_all(peers.iter().map(Peer::gone)).await;
+                self.silence.lasts(now(), ABANDONED).await;
+                // One that was to be restarted may be there again.
+                if !join_all(peers.iter().map(Peer::is_there)).await.contains(&true) {
+                    return;
+                }
+            }
         };
         tokio::select! {
             () = listener.asked(note) => {}

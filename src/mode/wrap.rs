@@ -31,6 +31,7 @@ use crate::plan::Plan;
 use crate::pod::Snapshot;
 use crate::pod::mains::Mains;
 use crate::policy::{OnSidecarExit, ShutdownAuto, ShutdownWhen};
+use crate::shortage::persist;
 use crate::shutdown::stages::yet_to_start;
 use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight};
 use crate::signal::Phase;
@@ -246,7 +247,14 @@ impl Run<'_> {
             left_running(why);
             return Ok(None);
         }
-        runtime()?.block_on(async {
+        persist(|| {
+            let runtime = runtime()?;
+            runtime
+                .block_on(async { self.signals.listen().map(drop) })
+                .context("cannot listen for signals")?;
+            anyhow::Ok(runtime)
+        })?
+        .block_on(async {
             let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let ended = self.end_sidecars_if_last(code, snapshot, after, (asked, need), &mut signals);
             Ok(self.server.during(&self.board, ended).await)
@@ -261,6 +269,10 @@ impl Run<'_> {
         (mut asked, need): (StopRequests, Need),
         signals: &mut Listener<'_>,
     ) -> Option<Remaining> {
+        // Where the system did not let us before: whom nobody sees, others do not leave the sidecars to.
+        if self.presence.borrow().is_none() {
+            *self.presence.borrow_mut() = appear(self.mounts, Part::Main).ok().flatten();
+        }
         let mains = self.mains(before.as_ref());
         if let Some(before) = &mut before {
             mains.settle(before);
@@ -308,7 +320,10 @@ impl Run<'_> {
         }
         let mut peers = Peers::default();
         if let Some(mut last) = last {
-            if last.is_left_to_others(&mut sight, &mut asked, signals).await {
+            let is_restarted = |seen: Option<&Snapshot>| {
+                self.decide(code, Origin::Runtime, seen) == Decision::Keep(Keep::Restart)
+            };
+            if last.is_left_to_others(&mut sight, &mut asked, signals, is_restarted).await {
                 return None;
             }
             let (uid, own) = (last.uid().to_owned(), last.own().to_owned());

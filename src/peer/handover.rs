@@ -106,6 +106,7 @@ pub async fn hand_over(peers: Vec<Peer>, ended: &[Message]) -> BTreeSet<String> 
 }
 
 async fn leave_to(peer: &Peer, text: &str) -> bool {
+    let mut is_full = false;
     for _ in 0..ATTEMPTS {
         match connect(&peer.handover()).await {
             Ok(stream) if Sender::of(&stream).is_of_another_pod(&peer.uid) => return false,
@@ -113,12 +114,15 @@ async fn leave_to(peer: &Peer, text: &str) -> bool {
                 return matches!(timeout(LIMIT, stream.write_all(text.as_bytes())).await, Ok(Ok(())));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return false,
-            Err(error) => debug!(%error, container = peer.container, "cannot leave the sidecars to it yet"),
+            Err(error) => {
+                // Its queue is full (connect(2), `EAGAIN`): it is there. A failure of ours says nothing of it.
+                is_full = error.kind() == io::ErrorKind::WouldBlock;
+                debug!(%error, container = peer.container, "cannot leave the sidecars to it yet");
+            }
         }
         sleep(AGAIN).await;
     }
-    // Its queue is full (connect(2), `EAGAIN`): it is there.
-    true
+    is_full
 }
 
 /// The other proas of the Pod, as /proc/net/unix shows them (`proc_net(5)`); none where the system does not.

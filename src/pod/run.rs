@@ -22,6 +22,8 @@ pub enum Run {
     Over,
     /// One that began before our first process did, if the clocks are right.
     Older,
+    /// The same, for so long that it is the clocks that are not: this one.
+    Believed,
 }
 
 impl Run {
@@ -77,7 +79,7 @@ impl Clocks {
         let since = *self.doubted_since.get_or_insert(now);
         self.differ |= now.saturating_duration_since(since) >= CLOCKS_DIFFER;
         if self.differ {
-            snapshot.own.run = Run::Present;
+            snapshot.own.run = Run::Believed;
         }
         self.differ
     }
@@ -128,7 +130,8 @@ mod tests {
         assert_eq!(clocks.settled_at(Some(&older)), Some(start + CLOCKS_DIFFER));
         assert!(!clocks.settle(&mut older.clone(), start + CLOCKS_DIFFER / 2));
         assert!(clocks.settle(&mut older, start + CLOCKS_DIFFER));
-        assert_eq!((older.own.run, clocks.settled_at(Some(&older))), (Run::Present, None));
+        assert_eq!((older.own.run, clocks.settled_at(Some(&older))), (Run::Believed, None));
+        assert!(!older.own.run.is_outdated());
         older.own.run = Run::Over;
         assert!(
             !clocks.settle(&mut older, start + CLOCKS_DIFFER * 2),

@@ -115,7 +115,7 @@ impl Rounds {
     #[must_use]
     pub fn told_by(look: Option<&Snapshot>) -> Self {
         match look {
-            Some(look) if look.own.run != Run::Older => Self::ByStart,
+            Some(look) if !matches!(look.own.run, Run::Older | Run::Believed) => Self::ByStart,
             _ => Self::ByEnd,
         }
     }
@@ -506,6 +506,10 @@ status:
         assert_eq!(drain(&web(), &older), Drain::Done);
         older.snapshot.as_mut().unwrap().own.run = Run::Over;
         assert_eq!(drain(&web(), &older), Drain::Waiting(vec![0]));
+        // What was settled before the look differs still: no report that follows is settled.
+        let mut settled = pod("Never", "running: {}");
+        settled.own.run = Run::Believed;
+        assert_eq!(Rounds::told_by(Some(&settled)), Rounds::ByEnd);
         assert_eq!(Rounds::told_by(Some(&pod("Never", "running: {}"))), Rounds::ByStart);
     }
 

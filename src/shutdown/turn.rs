@@ -52,6 +52,9 @@ impl Worth {
     }
 }
 
+/// The exit code of a container whose process SIGKILL ended.
+pub const KILLED: i32 = 137;
+
 /// Whose turn it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turn {
@@ -113,7 +116,7 @@ pub fn turn(snapshot: Option<(&Snapshot, Worth)>, others: &Others) -> Turn {
         };
         let Some(why) = why else { continue };
         let other = Other { name: name.clone(), why };
-        if main.container.restart.always() || main.known_by.shuts_down() && is_certain(why, worth) {
+        if main.container.restart.always() || main.known_by.shuts_down() && is_certain(main, why, worth) {
             theirs.push(other);
         } else {
             awaited.push(other);
@@ -166,12 +169,15 @@ pub fn is_killed(main: &Main, others: &Others, worth: Worth) -> bool {
 }
 
 /// Whether it is certain that its proa will look whose turn it is, after we did.
-fn is_certain(why: Why, worth: Worth) -> bool {
+fn is_certain(main: &Main, why: Why, worth: Worth) -> bool {
     match (why, worth) {
         // Not listening though running: proa is about to, or was killed, and the kubelet's report will tell. One that has yet to
         // start may have been started, and killed, since an early report.
         (Why::Runs, _) | (_, Worth::Past | Worth::Blind) | (Why::YetToStart, Worth::Early) => false,
-        (Why::YetToStart, Worth::Current) | (Why::StartsAgain, Worth::Current | Worth::Early) => true,
+        // One whose proa has been there has started: the report lags.
+        (Why::YetToStart, Worth::Current) => !main.seen,
+        // It may have been restarted since, and killed: a report lags.
+        (Why::StartsAgain, Worth::Current | Worth::Early) => main.container.restart.after(KILLED),
     }
 }
 
@@ -325,6 +331,26 @@ status:
     fn one_whose_proa_was_never_seen_is_waited_for_by_who_sees_nothing_more() {
         assert_eq!(decided("Never", RUNNING, Worth::Blind), awaited(Why::Runs));
         assert_eq!(decided("Never", WAITING, Worth::Blind), awaited(Why::YetToStart));
+    }
+
+    /// It has started, and may have been killed, since that report.
+    #[test]
+    fn one_whose_start_or_restart_a_late_report_has_yet_to_show_is_waited_for() {
+        let mut waiting = pod("Never", WAITING);
+        waiting.mains[0].seen = true;
+        assert_eq!(turn(Some((&waiting, Worth::Current)), &Others::default()), awaited(Why::YetToStart));
+        let rule = "restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]";
+        let ruled = snapshot(&format!(
+            "
+spec:
+  restartPolicy: Never
+  containers: [{{name: main, image: m}}, {{name: other, image: o, command: [/proa, --, other], restartPolicy: Never, {rule}}}]
+status:
+  containerStatuses:
+  - {{name: other, image: o, imageID: o, ready: false, restartCount: 0, state: {{terminated: {{exitCode: 42}}}}}}
+"
+        ));
+        assert_eq!(turn(Some((&ruled, Worth::Current)), &Others::default()), awaited(Why::StartsAgain));
     }
 
     /// It may have been restarted since, and be over.

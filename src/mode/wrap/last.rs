@@ -14,13 +14,11 @@ use crate::peer::handover::{Handover, Sockets, hand_over};
 use crate::peer::{Message, Peer};
 use crate::pod::run::Clocks;
 use crate::pod::{Life, Main, Snapshot};
-use crate::shutdown::turn::{Other, goes_first, is_killed};
+use crate::shutdown::turn::{KILLED, Other, goes_first, is_killed};
 use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received};
 
-/// The exit code of a container whose process SIGKILL ended.
-const KILLED: u8 = 137;
 /// How often the other proas are looked at while main containers are waited for.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long main containers are waited for while the API server denies us: their end would never be seen.
@@ -115,12 +113,13 @@ impl Last {
     }
 
     /// Whether the sidecars are left to others, once that is certain. Waits for main containers that may need the sidecars and
-    /// shut nothing down themselves.
+    /// shut nothing down themselves. `is_restarted`: whether this container is started again if the runtime stops it now.
     pub(super) async fn is_left_to_others(
         &mut self,
         sight: &mut Sight,
         asked: &mut StopRequests,
         signals: &mut Listener<'_>,
+        is_restarted: impl Fn(Option<&Snapshot>) -> bool,
     ) -> bool {
         let mut observations = None;
         let mut said = Vec::new();
@@ -158,6 +157,12 @@ impl Last {
                 looked_for.clone_from(asked);
             }
             if !asked.is_empty() && leaving(sight.snapshot.as_ref()) {
+                return true;
+            }
+            // As a failed probe has it: the sidecars would be missing in that run, and be shut down under the others.
+            if asked.is_by_runtime() && sight.is_kill_to_come(asked) && is_restarted(sight.snapshot.as_ref())
+            {
+                info!("sidecars are left running: this container is stopped to be started again");
                 return true;
             }
             let over_by = sight.over_by(asked);
@@ -208,8 +213,10 @@ impl Last {
     fn note_killed(&mut self, seen: Option<(&Snapshot, Worth)>, others: &Others) {
         let Some((snapshot, worth)) = seen else { return };
         let killed = snapshot.mains.iter().filter(|main| is_killed(main, others, worth));
-        self.ended
-            .extend(killed.map(|main| Message { container: main.container.name.clone(), code: KILLED }));
+        self.ended.extend(killed.map(|main| Message {
+            container: main.container.name.clone(),
+            code: u8::try_from(KILLED).unwrap_or(u8::MAX),
+        }));
     }
 
     /// What the other proas of the Pod show; those that still listen are left the sidecars thereby.
