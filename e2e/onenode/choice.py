@@ -7,8 +7,8 @@ from .layout import STATE
 
 # Which release, and the Go module file that pins it.
 KUBERNETES = {"newest": "go.mod", "oldest": "oldest.mod"}
-# Which container runtime: Debian's containerd with runc, or the newest containerd with crun.
-RUNTIMES = ("debian", "newest")
+# Which container runtime: Debian's containerd with runc, the same with crun, or the newest containerd with runc.
+RUNTIMES = ("debian", "crun", "newest")
 
 _FILE = STATE / "choice.json"
 
@@ -45,7 +45,7 @@ def add_compiled(add):
     add("--kubernetes", choices=KUBERNETES, default="newest", help=text)
 
 
-    text = "Debian's containerd with runc, or the newest containerd with crun (default: debian)"
+    text = "Debian's containerd with runc, the same with crun, or the newest containerd with runc (default: debian)"
     add("--runtime", choices=RUNTIMES, default="debian", help=text)
 
 

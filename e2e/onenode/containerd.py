@@ -1,4 +1,4 @@
-"""The container runtime: Debian's containerd with runc, or the newest containerd with crun."""
+"""The container runtime: Debian's containerd with runc or crun, or the newest containerd. (Debian 12's crun refuses what that asks for.)"""
 
 from .layout import CONTAINERD_SOCKET, STATE
 
@@ -10,12 +10,12 @@ PAUSE = "proa-e2e/pause:sandbox"
 
 
 def program(name):
-    """containerd looks for its shim beside itself, too."""
+    """containerd, or ctr, of the runtime that was asked for."""
     return PROGRAMS.resolve() / name if PROGRAMS.exists() else name
 
 
 def configuration(runtime):
-    version, own = {"debian": (2, _DEBIAN), "newest": (3, _NEWEST)}[runtime]
+    version, own = (3, _NEWEST) if runtime == "newest" else (2, _DEBIAN.format(runtime="crun" if runtime == "crun" else "runc"))
     return f"version = {version}\n{_COMMON}{own}"
 
 
@@ -49,8 +49,14 @@ restrict_oom_score_adj = true
 bin_dir = "/usr/lib/cni"
 conf_dir = "{STATE}/cni"
 
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+[plugins."io.containerd.grpc.v1.cri".containerd]
+default_runtime_name = "{{runtime}}"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{{runtime}}]
 runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{{runtime}}.options]
+BinaryName = "{{runtime}}"
 """
 
 _NEWEST = f"""
@@ -65,11 +71,10 @@ bin_dirs = ["/usr/lib/cni"]
 conf_dir = "{STATE}/cni"
 
 [plugins."io.containerd.cri.v1.runtime".containerd]
-default_runtime_name = "crun"
+default_runtime_name = "runc"
 
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.crun]
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
-
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.crun.options]
-BinaryName = "crun"
+# Debian's older one, in PATH, would be found first.
+runtime_path = "{PROGRAMS}/containerd-shim-runc-v2"
 """

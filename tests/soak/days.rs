@@ -340,7 +340,8 @@ impl Obstacle {
         match self {
             Self::End("close" | "expired") => ("after its end", REOPENED),
             Self::End(_) => ("after a failure", BACK),
-            Self::Outage(_) => ("after an outage", BACK),
+            // Two attempts that begin as it comes back may find nobody who answers yet, as two bad answers may.
+            Self::Outage(_) => ("after an outage", FAULTY),
             Self::Fault(..) => ("after failing answers", FAULTY),
             Self::Denial(_) => ("after a refusal", ALLOWED),
             Self::Silence => ("after silence", SILENT),
