@@ -247,15 +247,8 @@ impl Run<'_> {
             left_running(why);
             return Ok(None);
         }
-        persist(|| {
-            let runtime = runtime()?;
-            runtime
-                .block_on(async { self.signals.listen().map(drop) })
-                .context("cannot listen for signals")?;
-            anyhow::Ok(runtime)
-        })?
-        .block_on(async {
-            let mut signals = self.signals.listen().context("cannot listen for signals")?;
+        persist(runtime)?.block_on(async {
+            let mut signals = persist(|| self.signals.listen()).context("cannot listen for signals")?;
             let ended = self.end_sidecars_if_last(code, snapshot, after, (asked, need), &mut signals);
             Ok(self.server.during(&self.board, ended).await)
         })

@@ -181,6 +181,7 @@ def the_example_that_serves_from_git(t):
     second = t.pod_by_label("app=git-site")
     t.pod(second, lambda pod: pod.container("web").ready and pod.container("git").ready)
     followed = t.follow(second)
+    t.logged(second, "git", "running until the exit of")
     t.delete(second)
     _web_ends_first(followed, t.gone(second))
 

@@ -109,11 +109,12 @@ def a_stop_signal_of_the_pods_own(t):
     t.logged("wrapped", "web", "working")
     for name in ("working", "waiting", "wrapped"):
         t.delete(name)
-    for name, container, code in [("working", "main", 0), ("waiting", "main", 128 + 10), ("wrapped", "web", 0)]:
+    # Who waits may see the Pod's deletion before the signal comes.
+    for name, container, codes in [("working", "main", {0}), ("waiting", "main", {128 + 10, 143}), ("wrapped", "web", {0})]:
         found = t.gone(name)
         status = next(one for one in found.raw["status"]["containerStatuses"] if one["name"] == container)
         assert status.get("stopSignal") == "SIGUSR1", status
-        assert found.container(container).exit_code == code, found
+        assert found.container(container).exit_code in codes, found
 
 
 @scenario
