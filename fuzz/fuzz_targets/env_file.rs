@@ -6,10 +6,12 @@ use std::fmt::Write;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use proa::env_file::parse;
+use proa::env_file::{Unusable, parse};
 
 /// What the variables of a process come to at most, and more (execve(2), `MAX_ARG_STRLEN` times a thousand).
 const MOST: usize = 128 * 1024 * 1024;
+/// How much what looks like references in one variable may come to, be it escaped or in single quotes.
+const MOST_REFERRED: usize = 64 * 1024 * 1024;
 
 fuzz_target!(|text: &str| {
     let path = Path::new("/run/env");
@@ -34,5 +36,18 @@ fuzz_target!(|text: &str| {
         writeln!(written, "{name}=\"{value}\"").expect("memory");
     }
     assert!(size < MOST, "{size} bytes of {}", text.len());
-    assert_eq!(parse(path, &written).expect("what was written"), variables, "{written:?}");
+    match parse(path, &written) {
+        Ok(again) => assert_eq!(again, variables, "{written:?}"),
+        Err(error) => {
+            let environment = std::env::vars().map(|(_, value)| value.len());
+            let longest =
+                variables.iter().map(|(_, value)| value.len()).chain(environment).max().unwrap_or_default();
+            let signs =
+                variables.iter().map(|(_, value)| value.matches('$').count()).max().unwrap_or_default();
+            assert!(
+                matches!(error, Unusable::TooLong(_)) && signs * longest > MOST_REFERRED,
+                "{error}: {written:?}"
+            );
+        }
+    }
 });
