@@ -26,6 +26,9 @@ use tracing::debug;
 
 use crate::endpoint::{LOOPBACK, is_loopback_name};
 
+/// How long an answer's head may be, in bytes: several times what servers themselves accept of a request's.
+const LONGEST_HEAD: usize = 32 * 1024;
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
@@ -126,7 +129,10 @@ where
     S: Read + Write + Unpin + Send + 'static,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let (mut sender, connection) = http1::handshake(stream).await.map_err(Failure::Exchange)?;
+    // An answer's head is read from its start again with each piece that comes of it: what comes byte by byte takes the square of
+    // its length.
+    let handshake = http1::Builder::new().max_buf_size(LONGEST_HEAD).handshake(stream);
+    let (mut sender, connection) = handshake.await.map_err(Failure::Exchange)?;
     // Goes on while the answer's body is read, and ends with it: nobody is left who could send again.
     tokio::spawn(async move {
         if let Err(error) = connection.await {

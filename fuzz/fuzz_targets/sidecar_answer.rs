@@ -12,21 +12,23 @@ use proa::shutdown::http::{Done, Next, next};
 use proa_fuzz::{Then, ask, block_on, peer};
 use tokio::time::Instant;
 
-/// What of an answer is read before its head is over: hyper's own limit, and the room in the connection.
-const MOST: usize = 512 * 1024;
+/// What of an answer is read before its head is over: the limit for that, and the room in the connection.
+const MOST: usize = 64 * 1024;
 const LIMIT: Duration = Duration::from_secs(5);
 
 fuzz_target!(|input: &[u8]| {
     let [then, length, says @ ..] = input else { return };
     let client =
         Client::new(Request::new(Method::Post, HttpUrl::on_loopback(9000, "/quit"))).expect("a client");
+    // Answers that are none yet (1xx) may go on until time is up: none of them is kept.
+    let says_interim = says.windows(10).any(|part| part.starts_with(b"HTTP/1.") && part.ends_with(b" 1"));
     let answered = |lengths: [u8; 1]| {
         block_on(async {
             let started = Instant::now();
             let (connection, taken) = peer(says, &lengths, Then::of(*then));
             let answer = client.answered(ask(connection), LIMIT).await;
             assert!(started.elapsed() <= LIMIT, "{:?}", started.elapsed());
-            assert!(taken.get() <= MOST, "{} bytes", taken.get());
+            assert!(taken.get() <= MOST || says_interim, "{} bytes", taken.get());
             answer
         })
     };
@@ -39,7 +41,8 @@ fuzz_target!(|input: &[u8]| {
         _ => assert_eq!(whole, parts),
     }
     if let Answer::Status(status, location) = &whole {
-        assert!((200..1000).contains(status), "{status}");
+        // Of those below 200 one alone is an answer: it changes the protocol.
+        assert!(*status == 101 || (200..1000).contains(status), "{status}");
         assert!(location.is_none() || (300..400).contains(status), "{status} {location:?}");
     }
     for reached in [false, true] {
