@@ -351,14 +351,7 @@ impl<'a> Companion<'a> {
             let uid = self.uid.clone().unwrap_or_default();
             let peers: Vec<_> =
                 senders.into_iter().map(|container| Peer { uid: uid.clone(), container }).collect();
-            loop {
-                join_all(peers.iter().map(Peer::gone)).await;
-                self.silence.lasts(now(), ABANDONED).await;
-                // One that was to be restarted may be there again.
-                if !join_all(peers.iter().map(Peer::is_there)).await.contains(&true) {
-                    return;
-                }
-            }
+            gone_for_good(&peers, &self.silence).await;
         };
         tokio::select! {
             () = listener.asked(note) => {}
@@ -384,6 +377,18 @@ impl<'a> Companion<'a> {
 
 /// How long a helper goes on once the proa that has notified it is gone, and the API server shows nothing.
 const ABANDONED: Duration = Duration::from_secs(30);
+
+/// Waits until the proas that have notified a helper are gone, and have not come back while the API server showed nothing.
+async fn gone_for_good(peers: &[Peer], silence: &Silence) {
+    loop {
+        join_all(peers.iter().map(Peer::gone)).await;
+        silence.lasts(now(), ABANDONED).await;
+        // One that was to be restarted may be there again.
+        if !join_all(peers.iter().map(Peer::is_there)).await.contains(&true) {
+            return;
+        }
+    }
+}
 
 /// Since when the API server has shown nothing, if it has not. A watch in which nothing happens is no silence.
 #[derive(Debug, Default)]
@@ -505,6 +510,8 @@ impl From<Result<Opened, Closed>> for Gated {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use tokio::time::{advance, timeout};
 
     use super::*;
@@ -534,6 +541,27 @@ mod tests {
             let (then, waited) = (now(), silence.lasts(now(), LIMIT));
             waited.await;
             assert!(now() - then >= LIMIT, "what was before does not count");
+        });
+    }
+
+    #[test]
+    fn one_that_was_restarted_while_nothing_is_seen_is_not_gone_for_good() {
+        let main = Peer { uid: format!("companion-{}", std::process::id()), container: "main".into() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(async {
+            let (silence, peers) = (Silence::default(), [main.clone()]);
+            silence.note(&Observation::Trouble(Trouble::NoConnection("x".into())));
+            let first = main.clone().announce(Part::Main).unwrap();
+            let mut gone = pin!(gone_for_good(&peers, &silence));
+            let mut is_within =
+                async |seconds| timeout(Duration::from_secs(seconds), &mut gone).await.is_ok();
+            assert!(!is_within(3600).await, "it is there");
+            drop(first);
+            assert!(!is_within(10).await, "it may come back");
+            let again = main.announce(Part::Main).unwrap();
+            assert!(!is_within(3600).await, "it has come back");
+            drop(again);
+            assert!(is_within(3600).await, "it is gone for good");
         });
     }
 }

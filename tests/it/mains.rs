@@ -1,21 +1,28 @@
 //! Several main containers under proa: none waits for another, and the last one shuts the sidecars down.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Probe;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
 use crate::support::http::Endpoint;
-use crate::support::{Dir, Held, PATIENCE, PROA, Proa, World, unshare};
+use crate::support::{Dir, Held, PATIENCE, PROA, Proa, World, children, eventually, send, unshare};
 
 const DONE: &str = "terminated: {exitCode: 0, reason: Completed}";
 
 /// A Pod of `main`, `second` and a sidecar that is ready. `command`: of the main containers, where the manifest shows it.
 fn pod(policy: &str, command: &str) -> World {
+    pod_of(["main", "second"], policy, command)
+}
+
+fn pod_of([main, second]: [&str; 2], policy: &str, command: &str) -> World {
     World::of(&format!(
         "
 metadata: {{name: pod, namespace: default}}
@@ -23,14 +30,14 @@ spec:
   restartPolicy: {policy}
   containers:
   - {{name: web, image: w}}
-  - {{name: main, image: m, {command}}}
-  - {{name: second, image: s, {command}}}
+  - {{name: {main}, image: m, {command}}}
+  - {{name: {second}, image: s, {command}}}
 status:
   phase: Running
   containerStatuses:
   - {{name: web, image: w, imageID: w, ready: true, started: true, restartCount: 0, state: {{running: {{}}}}}}
-  - {{name: main, image: m, imageID: m, ready: false, restartCount: 0, state: {{running: {{}}}}}}
-  - {{name: second, image: s, imageID: s, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: {main}, image: m, imageID: m, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: {second}, image: s, imageID: s, ready: false, restartCount: 0, state: {{running: {{}}}}}}
 "
     ))
 }
@@ -39,6 +46,8 @@ status:
 const SHOWN: &str = "command: [/proa, --, work]";
 /// The image's entrypoint hides it.
 const HIDDEN: &str = "args: [work]";
+/// What one says that could open no socket.
+const UNSEEN: &str = "cannot be seen by other proas of this Pod";
 
 /// proa in `main` and in `second`.
 fn both(world: &World) -> Option<(Proa, Proa)> {
@@ -363,20 +372,132 @@ fn a_stop_request_that_no_kill_follows_ends_no_wait_for_another_main_container()
     main.finish().expect(4, &[]);
 }
 
+/// As a failed probe has it: the run that follows would find no sidecars, and shut them down under the others.
+#[test]
+fn who_waits_for_another_and_is_stopped_to_be_restarted_leaves_the_sidecars() {
+    let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };
+    let world = pod("OnFailure", "args: [work]");
+    world.update(|pod| {
+        let main =
+            pod.spec.as_mut().unwrap().containers.iter_mut().find(|container| container.name == "main");
+        main.unwrap().liveness_probe = Some(Probe::default());
+    });
+    let (web, flags) = answering();
+    let main = world.proa().through(wrapper).flags(&flags).flag("--main=second").start(["true"]);
+    main.wait_stderr("waiting for `second` (running) before the sidecars are shut down");
+    // The runtime is outside of the container's PID namespace.
+    send(children(main.pid())[0], libc::SIGTERM);
+    main.finish().expect(0, &["sidecars are left running: this container is stopped to be started again"]);
+    assert_eq!(web.more_requests(), 0, "under a running main container");
+}
+
+/// This process has the socket of that name.
+fn take(world: &World, name: &str) -> UnixListener {
+    let name = SocketAddr::from_abstract_name(format!("proa/{}/{name}", world.uid())).unwrap();
+    UnixListener::bind_addr(&name).expect("a free name")
+}
+
 #[test]
 fn a_socket_that_is_no_containers_keeps_no_sidecar() {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixListener};
     let world = pod("Never", "args: [work]");
     world.set_state("second", DONE);
-    let name = SocketAddr::from_abstract_name(format!("proa/{}/ghost/m", world.uid())).unwrap();
-    let _ghost = UnixListener::bind_addr(&name).unwrap();
+    let _ghost = take(&world, "ghost/m");
     let (web, flags) = answering();
     let Some(main) = world.mounted("main", "pod") else { return };
     let main = main.flags(&flags).flag("--ignore=second").start(["true"]);
     web.request();
     world.set_state("web", DONE);
     main.finish().expect(0, &[]);
+}
+
+/// What was short for a moment is tried again.
+#[test]
+fn one_that_has_its_socket_a_moment_later_is_left_the_sidecars() {
+    const TRIES: usize = 20;
+    for attempt in 1.. {
+        let world = pod("Never", SHOWN);
+        let taken = take(&world, "main/m");
+        let Some((main, second)) = both(&world) else { return };
+        let (web, flags) = answering();
+        let held = Held::in_dir(&world.dir, "");
+        let main = main.flags(&flags).env("RUST_LOG", "proa=debug").start(&held.command);
+        main.wait_stderr("trying again");
+        drop(taken);
+        // It does not try for ever, and on a busy machine we may be late.
+        if main.wait_stderr("command started").contains(UNSEEN) && attempt < TRIES {
+            continue;
+        }
+        second.flags(&flags).run(["true"]).expect(0, &["left running for `main` (running)"]);
+        assert_eq!(web.more_requests(), 0);
+        held.let_go();
+        web.request();
+        world.set_state("second", DONE);
+        world.set_state("web", DONE);
+        main.finish().expect(0, &[]);
+        return;
+    }
+}
+
+/// Whom nobody sees leaves the sidecars to whoever may be waiting for it in turn.
+#[test]
+fn one_that_has_its_socket_by_its_end_alone_waits_for_the_others_then() {
+    let world = pod("Never", SHOWN);
+    let taken = take(&world, "main/m");
+    let Some(main) = world.mounted("main", "pod") else { return };
+    let (web, flags) = answering();
+    let held = Held::in_dir(&world.dir, "");
+    let main = main.flags(&flags).start(&held.command);
+    main.wait_stderr(UNSEEN);
+    main.wait_stdout("up");
+    drop(taken);
+    held.let_go();
+    main.wait_stderr("waiting for `second` (running) before the sidecars are shut down");
+    assert_eq!(web.more_requests(), 0);
+    world.set_state("second", DONE);
+    web.request();
+    world.set_state("web", DONE);
+    main.finish().expect(0, &[]);
+}
+
+/// A failure of ours to ask says nothing of who is there. Of two that nobody sees one goes first, and the other waits for it.
+#[test]
+fn of_two_that_can_open_no_socket_one_shuts_the_sidecars_down() {
+    // No socket has a name of this length.
+    let names = ["main", "second"].map(|name| format!("{name}-{}", "x".repeat(80)));
+    let world = pod_of(names.each_ref().map(String::as_str), "Never", SHOWN);
+    let [Some(main), Some(second)] = names.each_ref().map(|name| world.mounted(name, "pod")) else { return };
+    let (web, flags) = answering();
+    let second = second.flags(&flags).start(["true"]);
+    second.wait_stderr(&format!("waiting for `{}` (running) before the sidecars are shut down", names[0]));
+    main.flags(&flags).run(["true"]).expect(0, &[UNSEEN, &format!("left running for `{}`", names[1])]);
+    assert_eq!(web.more_requests(), 0);
+    world.set_state(&names[0], DONE);
+    web.request();
+    world.set_state("web", DONE);
+    second.finish().expect(0, &[UNSEEN]);
+}
+
+/// The command has noticed nothing of the panic, and needs the sidecars still.
+#[test]
+fn one_that_has_started_over_after_a_panic_is_left_the_sidecars() {
+    let world = pod("Never", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let (web, flags) = answering();
+    let held = Held::in_dir(&world.dir, "exit 4");
+    let main = main.flags(&flags).after_a_panic().start(&held.command);
+    main.wait_stdout("up");
+    main.wait_stderr("it has started over, and waits for the command");
+    eventually("it is there again", || {
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+        sockets.contains(&format!("@proa/{}/main\n", world.uid()))
+    });
+    second.flags(&flags).run(["true"]).expect(0, &["left running for `main` (running)"]);
+    assert_eq!(web.more_requests(), 0);
+    world.set_state("second", DONE);
+    held.let_go();
+    web.request();
+    world.set_state("web", DONE);
+    main.finish().expect(4, &["command ended: exit code 4"]);
 }
 
 #[test]

@@ -253,6 +253,16 @@ impl Proa {
         self
     }
 
+    /// As it starts over after a panic, by the name that `src/crash.rs` gives it then: its command runs already.
+    pub(crate) fn after_a_panic(mut self) -> Self {
+        // A group of its own for the command, as proa gives it.
+        let script = "words=(\"$@\"); until [ \"$1\" = -- ]; do shift; done; shift; set -m; \"$@\" & \
+                      exec -a \"proa after a panic: command $!\" \"$0\" \"${words[@]}\"";
+        let proa = self.program.pop().expect("never empty");
+        self.program.extend(["bash".into(), "-c".into(), script.into(), proa]);
+        self
+    }
+
     /// Runs in the process that becomes proa, before it does.
     pub(crate) fn setup(
         mut self,

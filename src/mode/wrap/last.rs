@@ -284,8 +284,12 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::cluster::{ApiServer, Cluster};
+    use crate::identity::{Identity, PodName};
     use crate::peer::Part;
     use crate::pod::tests::snapshot;
+    use crate::policy::AskApi;
+    use crate::signal::stream::Signals;
 
     /// It is over once its proa has withdrawn, and stays. One that is about to be restarted does neither.
     #[test]
@@ -321,6 +325,56 @@ status:
             assert!(others.listening.is_empty() && others.ended == BTreeMap::from([("main".to_owned(), 0)]));
             assert_ne!(turn(Some((&snapshot, Worth::Current)), &others), Turn::Ours, "{others:?}");
         });
+    }
+
+    /// It told nobody, and while the API server is away nothing does.
+    #[test]
+    fn of_one_that_was_killed_meanwhile_wrapped_sidecars_hear_too() {
+        let server = localpod::Cluster::start().unwrap();
+        let _down = server.refuse();
+        let address = server.address();
+        let cluster = Cluster::new(&ApiServer {
+            ask: AskApi::Auto,
+            service_account: server.service_account_dir().to_owned(),
+            address: Some((address.ip().to_string(), address.port())),
+            announced: true,
+        });
+        let identity = Identity {
+            namespace: "default".into(),
+            pod: PodName::Given("pod".into()),
+            uid: None,
+            container: None,
+            started: None,
+        };
+        let mut snapshot = snapshot(
+            "
+spec:
+  restartPolicy: Never
+  containers: [{name: main, image: m}, {name: other, image: o, command: [/proa, --, other]}]
+status:
+  containerStatuses:
+  - {name: other, image: o, imageID: o, ready: false, restartCount: 0, state: {running: {}}}
+",
+        );
+        snapshot.mains[0].seen = true;
+        let own_pod = OwnPod { cluster: cluster.unwrap(), identity };
+        let mut sight = Sight { snapshot: Some(snapshot), own_pod: Some(own_pod), ..Sight::none() };
+        let message = |container: &str, code| Message { container: container.into(), code };
+        let mut last = Last {
+            uid: format!("killed-{}", std::process::id()),
+            own: "main".into(),
+            ended: vec![message("main", 3)],
+            seen: true,
+            started: now(),
+        };
+        let signals = Signals::register().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let is_left = runtime.unwrap().block_on(async {
+            let (mut asked, mut signals) = (StopRequests::default(), signals.listen().unwrap());
+            last.is_left_to_others(&mut sight, &mut asked, &mut signals, |_| false).await
+        });
+        assert!(!is_left);
+        assert_eq!(last.ended(sight.snapshot.as_ref()), [message("main", 3), message("other", 137)]);
     }
 
     #[test]
