@@ -335,7 +335,8 @@ impl Watcher {
                 Ok(None)
             }
             Event::AllShown | Event::Other => Ok(None),
-            Event::Error(status) if status.code != 410 => Err(Trouble::ServerError(
+            // One that shows nothing is trouble, whatever it ends with.
+            Event::Error(status) if status.code != 410 || !self.shown => Err(Trouble::ServerError(
                 format!("{} {} {}", status.code, status.reason, status.message),
                 None,
             )),

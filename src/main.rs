@@ -15,6 +15,7 @@ use proa::memory::Clearing;
 use proa::mode::sidecar::CommandDuty;
 use proa::mode::wrap::{mistake, resumed};
 use proa::mode::{helper, install, quit, sidecar, wait, wrap};
+use proa::peer::Presence;
 use proa::plan::quit::QuitPlan;
 use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::wait::WaitPlan;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
         }
         Err(Answer::Asked(text)) => return print(&text),
         Err(Answer::Usage { text, readable: Some(cli) }) => {
-            return mistaken(Outcome::Usage(text), *cli, &mounts);
+            return mistaken(Outcome::Usage(text), *cli, &mounts, None);
         }
         Err(Answer::Usage { text, readable: None }) => (Outcome::Usage(text).into(), message_path()),
     };
@@ -86,18 +87,19 @@ fn start_over(progress: Progress, mounts: &Mounts) -> ExitCode {
             return end(&Outcome::Panicked(progress.code()).into(), message_path.as_deref(), mounts);
         }
     };
-    let code = match progress {
-        Progress::Begun => None,
-        Progress::Decided(code) => Some(code),
+    let (code, presence) = match progress {
+        Progress::Begun => (None, None),
+        Progress::Decided(code) => (Some(code), None),
         Progress::Running(pid) => {
             telemetry::set_up(cli.output.log_format, cli.output.log_level);
             let ended = Signals::register().map_err(anyhow::Error::from);
             let ended =
                 ended.and_then(|signals| resumed::wait(pid, cli.environment.forward_to, mounts, &signals));
-            ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}")).ok()
+            let ended = ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}"));
+            ended.ok().map_or((None, None), |(code, presence)| (Some(code), presence))
         }
     };
-    mistaken(Outcome::Panicked(code), *cli, mounts)
+    mistaken(Outcome::Panicked(code), *cli, mounts, presence)
 }
 
 fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) -> ExitCode {
@@ -106,8 +108,8 @@ fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) ->
 }
 
 /// Says what is wrong before anything else, then ends the sidecars, which takes its time. `cli`: what can be read of the command
-/// line.
-fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts) -> ExitCode {
+/// line. `presence`: ours, if we are there for the other proas already.
+fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts, presence: Option<Presence>) -> ExitCode {
     telemetry::set_up(cli.output.log_format, cli.output.log_level);
     let message_path = cli.output.termination_message_path.clone();
     let mut conclusion = Conclusion::from(outcome);
@@ -121,7 +123,8 @@ fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts) -> ExitCode {
     let plan = whole.unwrap_or_else(|| Plan::after_mistake(cli, &environment));
     match Signals::register() {
         Ok(signals) => {
-            conclusion.remaining = mistake::end_sidecars(&plan, &conclusion.outcome, mounts, &signals);
+            conclusion.remaining =
+                mistake::end_sidecars(&plan, &conclusion.outcome, mounts, &signals, presence);
             if conclusion.remaining.is_some() {
                 report::write_message(&conclusion, message_path.as_deref(), mounts);
             }
@@ -149,7 +152,7 @@ fn main_container(cli: Cli, mounts: &Mounts) -> ExitCode {
     let message_path = cli.output.termination_message_path.clone();
     let conclusion = match (Plan::new(cli, &environment()), Signals::register()) {
         (Err(invalid), _) => match cli::readable() {
-            Some(cli) => return mistaken(Outcome::Invalid(invalid), cli, mounts),
+            Some(cli) => return mistaken(Outcome::Invalid(invalid), cli, mounts, None),
             None => Outcome::Invalid(invalid).into(),
         },
         (_, Err(error)) => Outcome::Failed(error.into()).into(),

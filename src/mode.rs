@@ -10,17 +10,23 @@ pub mod sidecar;
 pub mod wait;
 pub mod wrap;
 
+use std::thread::sleep;
+
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
+use crate::budget::StopRequests;
 use crate::cluster::{ApiServer, Cluster, OwnPod, SERVICE_HOST};
+use crate::deadline::now;
 use crate::exit::Outcome;
 use crate::identity::{Claim, Identity, Mounts};
 use crate::peer::{Part, Peer, Presence, Unannounced};
 use crate::policy::AskApi;
-use crate::shortage::outlast;
-use crate::signal::reaper;
+use crate::shortage::{outlast, persist};
+use crate::shutdown::Sight;
+use crate::signal::stream::{Listener, Signals};
+use crate::signal::{Phase, reaper};
 use crate::telemetry::LogPhase;
 
 /// What comes after the command. Whatever happens in it changes no exit code: the command's is decided by then.
@@ -54,16 +60,10 @@ fn is_outside(api: &ApiServer, mounts: &Mounts) -> bool {
 /// `None`: there is no telling who we are, or the system does not let us.
 fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
     collect_orphans();
-    let Some((uid, container)) = mounts.uid.clone().zip(mounts.container.clone()) else {
+    let Some(own) = Peer::of(mounts) else {
         return Ok(None);
     };
-    let own = Peer { uid, container };
-    // What fails for want of descriptors may succeed a moment later.
-    let announced = outlast(|| match own.clone().announce(part) {
-        Err(Unannounced::Failed(error)) => Err(error),
-        announced => Ok(announced),
-    });
-    match announced.unwrap_or_else(|error| Err(Unannounced::Failed(error))) {
+    match announce(&own, part) {
         Ok(presence) => Ok(Some(presence)),
         Err(taken @ Unannounced::Taken(_)) => Err(Outcome::TwoProas(taken)),
         Err(stranger @ Unannounced::Stranger(_)) => {
@@ -75,6 +75,16 @@ fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
             Ok(None)
         }
     }
+}
+
+/// Is there for the other proas of the Pod.
+fn announce(own: &Peer, part: Part) -> Result<Presence, Unannounced> {
+    // What fails for want of descriptors may succeed a moment later.
+    let announced = outlast(|| match own.clone().announce(part) {
+        Err(Unannounced::Failed(error)) => Err(error),
+        announced => Ok(announced),
+    });
+    announced.unwrap_or_else(|error| Err(Unannounced::Failed(error)))
 }
 
 /// Where to see the own Pod, unless proa is not to ask, or makes do without.
@@ -130,6 +140,38 @@ fn runtime() -> anyhow::Result<PhaseRuntime> {
 /// For a phase that waits for signals and for nothing else, as long as it takes: one without timers is half as large.
 fn runtime_without_timers() -> anyhow::Result<PhaseRuntime> {
     build(&mut Builder::new_current_thread())
+}
+
+/// For a phase without which sidecars are left running: tries for as long as there is time, by what is known of the Pod. Who asks
+/// proa to stop meanwhile is noted.
+fn patient_runtime<'s>(
+    signals: &'s Signals,
+    known: &Sight,
+    asked: &mut StopRequests,
+) -> anyhow::Result<(PhaseRuntime, Listener<'s>)> {
+    let stop = known.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
+    let make = || {
+        let runtime = runtime()?;
+        let listener = runtime.block_on(async { signals.listen() }).context("cannot listen for signals")?;
+        anyhow::Ok((runtime, listener))
+    };
+    let mut over_by = known.over_by(asked);
+    persist(make, |pause| {
+        match signals.stop_within(pause, Phase::Shutdown { stop }) {
+            Ok(None) => {}
+            Ok(Some(received)) => {
+                info!(signal = %received.signal, "asked to stop");
+                asked.note(now(), received.sender);
+                // Reckoned once: what is left has a least, which would begin anew with each look.
+                over_by = known.over_by(asked);
+            }
+            Err(error) => {
+                debug!(%error, "cannot receive signals");
+                sleep(pause);
+            }
+        }
+        over_by.is_none_or(|by| now() < by)
+    })
 }
 
 fn build(builder: &mut Builder) -> anyhow::Result<PhaseRuntime> {

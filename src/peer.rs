@@ -29,6 +29,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::crowd::Crowd;
+use crate::identity::Mounts;
 use handover::Handover;
 pub use message::{Message, Peer, Peers, Reply};
 use sender::Sender;
@@ -66,6 +67,12 @@ impl Peers {
 }
 
 impl Peer {
+    /// Ourselves, as far as the kubelet's mounts tell.
+    #[must_use]
+    pub fn of(mounts: &Mounts) -> Option<Self> {
+        Some(Self { uid: mounts.uid.clone()?, container: mounts.container.clone()? })
+    }
+
     /// Where it can be seen that proa runs in this container.
     fn presence(&self) -> String {
         format!("proa/{}/{}", self.uid, self.container)

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use tracing::{error, info, warn};
 
 use super::companion::{CONFIRM, Companion, Gated, Mains, announce};
-use super::{afterwards, is_outside, ready_file, runtime};
+use super::{PhaseRuntime, afterwards, is_outside, patient_runtime, ready_file};
 use crate::budget::StopRequests;
 use crate::cluster::{Looked, NoApi};
 use crate::exit::{Conclusion, Outcome};
@@ -77,11 +76,12 @@ impl Helper<'_> {
             return Ok(outcome.into());
         }
         self.companion.board.helping(true);
-        let waited = runtime()?.block_on(async {
-            let mut signals = self.companion.signals.listen().context("cannot listen for signals")?;
-            let waited = self.wait_for_mains(&mut signals);
-            anyhow::Ok(self.companion.server.during(&self.companion.board, waited).await)
-        })?;
+        let Some((runtime, mut signals)) = self.runtime()? else {
+            return Ok(Outcome::ShutDown.into());
+        };
+        let waited = self.wait_for_mains(&mut signals);
+        let waited = runtime.block_on(self.companion.server.during(&self.companion.board, waited));
+        drop((signals, runtime));
         self.companion.board.helping(false);
         match waited {
             Waited::Ended(snapshot, code) => Ok(self.end_others(*snapshot, code, shutdown)),
@@ -89,15 +89,26 @@ impl Helper<'_> {
         }
     }
 
+    /// Without one nobody shuts the sidecars down. `None`: somebody asks us to stop.
+    fn runtime(&self) -> anyhow::Result<Option<(PhaseRuntime, Listener<'_>)>> {
+        let mut asked = StopRequests::default();
+        let made = patient_runtime(self.companion.signals, &Sight::none(), &mut asked);
+        if asked.is_empty() { made.map(Some) } else { Ok(None) }
+    }
+
     /// The main containers may run all the same, and need somebody who shuts the sidecars down. Unless the kubelet starts this
     /// container again, which then waits once more.
     fn refuse(&self, outcome: Outcome, shutdown: &Shutdown) -> anyhow::Result<Conclusion> {
-        let seen = runtime()?.block_on(async {
+        let Some((runtime, signals)) = self.runtime()? else {
+            return Ok(outcome.into());
+        };
+        let seen = runtime.block_on(async {
             match &self.companion.own_pod {
                 Some(own_pod) => Some(own_pod.look(CONFIRM, true).await),
                 None => None,
             }
         });
+        drop((signals, runtime));
         let stays = match seen {
             Some(Looked::Seen(snapshot)) => {
                 snapshot.life == Life::Active && !snapshot.own.restart.after(outcome.code().into())
@@ -125,22 +136,19 @@ impl Helper<'_> {
             }
             Decision::End => afterwards(|| {
                 self.companion.inspector.look_at_end(&snapshot);
-                runtime()?.block_on(async {
-                    let mut signals = self.companion.signals.listen().context("cannot listen for signals")?;
-                    let message = Message { container: snapshot.own.name.clone(), code };
-                    let peers = Peers { ended: vec![message], ..Peers::default() };
-                    let own_pod =
-                        self.companion.own_pod.as_ref().map(|own_pod| own_pod.named(&snapshot.name));
-                    let sight = Sight { snapshot: Some(snapshot), fresh: true, own_pod, mains };
-                    let (after, board) = (After::Command, &self.companion.board);
-                    let asked = StopRequests::default();
-                    let ended = shutdown::run(shutdown, &sight, after, asked, &peers, &mut signals, board);
-                    let drained = self.companion.server.during(board, ended).await.drained;
-                    let running = drained.running().map(<[String]>::to_vec);
-                    let remaining =
-                        |names| self.companion.inspector.remaining(names, sight.snapshot.as_ref()?).into();
-                    Ok(running.and_then(remaining))
-                })
+                let message = Message { container: snapshot.own.name.clone(), code };
+                let peers = Peers { ended: vec![message], ..Peers::default() };
+                let own_pod = self.companion.own_pod.as_ref().map(|own_pod| own_pod.named(&snapshot.name));
+                let sight = Sight { snapshot: Some(snapshot), fresh: true, own_pod, mains };
+                let (after, board) = (After::Command, &self.companion.board);
+                let mut asked = StopRequests::default();
+                let (runtime, mut signals) = patient_runtime(self.companion.signals, &sight, &mut asked)?;
+                let ended = shutdown::run(shutdown, &sight, after, asked, &peers, &mut signals, board);
+                let drained = runtime.block_on(self.companion.server.during(board, ended)).drained;
+                let running = drained.running().map(<[String]>::to_vec);
+                let remaining =
+                    |names| self.companion.inspector.remaining(names, sight.snapshot.as_ref()?).into();
+                Ok(running.and_then(remaining))
             }),
         };
         Conclusion { outcome: Outcome::ShutDown, remaining }

@@ -13,8 +13,8 @@ use tracing::{info, warn};
 
 use super::inspector::Inspector;
 use super::{
-    afterwards, announce_disabled, appear, collect_orphans, is_outside, own_pod, runtime,
-    runtime_without_timers,
+    afterwards, announce, announce_disabled, appear, collect_orphans, is_outside, own_pod, patient_runtime,
+    runtime, runtime_without_timers,
 };
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
@@ -31,7 +31,6 @@ use crate::plan::Plan;
 use crate::pod::Snapshot;
 use crate::pod::mains::Mains;
 use crate::policy::{OnSidecarExit, ShutdownAuto, ShutdownWhen};
-use crate::shortage::persist;
 use crate::shutdown::stages::yet_to_start;
 use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight};
 use crate::signal::Phase;
@@ -220,8 +219,7 @@ impl Run<'_> {
         let mut presence = self.presence.borrow_mut();
         let known = self.mounts.uid.is_some() && self.mounts.container.is_some();
         if let (None, false, Some(snapshot)) = (presence.as_ref(), known, snapshot) {
-            let own = Peer { uid: snapshot.uid.clone(), container: snapshot.own.name.clone() };
-            *presence = own.announce(Part::Main).inspect_err(|error| warn!("{error}")).ok();
+            *presence = announce(&own_peer(snapshot), Part::Main).inspect_err(|error| warn!("{error}")).ok();
         }
     }
 
@@ -232,7 +230,7 @@ impl Run<'_> {
         code: u8,
         snapshot: Option<Snapshot>,
         after: After,
-        asked: StopRequests,
+        mut asked: StopRequests,
         need: Need,
     ) -> anyhow::Result<Option<Remaining>> {
         // Outside Kubernetes nobody stays behind but what the flags name.
@@ -247,11 +245,10 @@ impl Run<'_> {
             left_running(why);
             return Ok(None);
         }
-        persist(runtime)?.block_on(async {
-            let mut signals = persist(|| self.signals.listen()).context("cannot listen for signals")?;
-            let ended = self.end_sidecars_if_last(code, snapshot, after, (asked, need), &mut signals);
-            Ok(self.server.during(&self.board, ended).await)
-        })
+        let before = Sight { snapshot, ..Sight::none() };
+        let (runtime, mut signals) = patient_runtime(self.signals, &before, &mut asked)?;
+        let ended = self.end_sidecars_if_last(code, before.snapshot, after, (asked, need), &mut signals);
+        Ok(runtime.block_on(self.server.during(&self.board, ended)))
     }
 
     async fn end_sidecars_if_last(
@@ -264,7 +261,8 @@ impl Run<'_> {
     ) -> Option<Remaining> {
         // Where the system did not let us before: whom nobody sees, others do not leave the sidecars to.
         if self.presence.borrow().is_none() {
-            *self.presence.borrow_mut() = appear(self.mounts, Part::Main).ok().flatten();
+            let own = before.as_ref().map_or_else(|| Peer::of(self.mounts), |before| Some(own_peer(before)));
+            *self.presence.borrow_mut() = own.and_then(|own| announce(&own, Part::Main).ok());
         }
         let mains = self.mains(before.as_ref());
         if let Some(before) = &mut before {
@@ -343,6 +341,10 @@ impl Run<'_> {
     fn decide(&self, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {
         shutdown::decide(self.plan.shutdown.when, code, origin, snapshot)
     }
+}
+
+fn own_peer(snapshot: &Snapshot) -> Peer {
+    Peer { uid: snapshot.uid.clone(), container: snapshot.own.name.clone() }
 }
 
 fn left_running(why: Keep) {

@@ -2,8 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::Interest;
@@ -13,7 +16,13 @@ use tracing::info;
 use super::origin::Origin;
 use super::send::suspend_self;
 use super::{Phase, Reaction, Received, Sender, Signal, reaction, reaper};
+use crate::deadline::now;
 use crate::shortage::outlast;
+
+/// What poll(2) counts in.
+const ROUND: Duration = Duration::from_millis(1);
+/// How long until it is asked again, where it fails for want of memory.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Every catchable signal sent to proa, in the order in which the kernel gives them out: standard
 /// signals before real-time ones, lowest number first (signal(7)). Equal standard signals that arrive
@@ -50,6 +59,38 @@ impl Signals {
                 let outside = info.ssi_pid == 0 && info.ssi_code == libc::SI_USER;
                 let sender = if outside { Sender::Outside } else { Sender::Inside };
                 return Ok(Some(Received { signal, sender }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for so long at most, without a runtime, until a signal asks proa to stop; does meanwhile what the others call for.
+    ///
+    /// # Errors
+    /// Those of reading a signalfd(2).
+    pub fn stop_within(&self, limit: Duration, phase: Phase) -> io::Result<Option<Received>> {
+        let until = now() + limit;
+        loop {
+            if let Some(received) = self.stopped(phase)? {
+                return Ok(Some(received));
+            }
+            let left = until.saturating_duration_since(now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            // Rounded up, so as not to end just before.
+            let timeout = PollTimeout::try_from(left + ROUND).unwrap_or(PollTimeout::MAX);
+            if poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)], timeout).is_err() {
+                sleep(left.min(PAUSE));
+            }
+        }
+    }
+
+    /// A signal that has come by now and asks proa to stop.
+    fn stopped(&self, phase: Phase) -> io::Result<Option<Received>> {
+        while let Some(received) = self.read()? {
+            if react(phase, received) {
+                return Ok(Some(received));
             }
         }
         Ok(None)
@@ -118,12 +159,7 @@ impl Listener<'_> {
     /// # Errors
     /// Those of [`Listener::next`].
     pub fn stopped(&mut self, phase: Phase) -> io::Result<Option<Received>> {
-        while let Some(received) = self.signals.read()? {
-            if react(phase, received) {
-                return Ok(Some(received));
-            }
-        }
-        Ok(None)
+        self.signals.stopped(phase)
     }
 }
 

@@ -30,6 +30,7 @@ mod mistakes;
 mod order;
 mod quit;
 mod security;
+mod shortage;
 mod shutdown;
 mod sidecar;
 mod signals;

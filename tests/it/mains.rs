@@ -9,11 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
+use localpod::cluster::Access;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
 use crate::support::http::Endpoint;
-use crate::support::{Dir, Held, PATIENCE, PROA, Proa, World, children, eventually, send, unshare};
+use crate::support::{Dir, Held, PATIENCE, PROA, Proa, Running, World, children, eventually, send, unshare};
 
 const DONE: &str = "terminated: {exitCode: 0, reason: Completed}";
 
@@ -487,10 +488,7 @@ fn one_that_has_started_over_after_a_panic_is_left_the_sidecars() {
     let main = main.flags(&flags).after_a_panic().start(&held.command);
     main.wait_stdout("up");
     main.wait_stderr("it has started over, and waits for the command");
-    eventually("it is there again", || {
-        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
-        sockets.contains(&format!("@proa/{}/main\n", world.uid()))
-    });
+    is_there(&world, "main");
     second.flags(&flags).run(["true"]).expect(0, &["left running for `main` (running)"]);
     assert_eq!(web.more_requests(), 0);
     world.set_state("second", DONE);
@@ -504,10 +502,7 @@ fn one_that_has_started_over_after_a_panic_is_left_the_sidecars() {
 fn the_last_main_container_speaks_for_all_to_a_wrapped_sidecar() {
     let world = pod("Never", SHOWN);
     let Some((main, second)) = both(&world) else { return };
-    let Some(web) = world.mounted("web", "pod") else { return };
-    let web = web.sidecar("web").flags(["--api=off", "--until-exit=main", "--until-exit=second"]);
-    let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
-    web.wait_stdout("up");
+    let Some(web) = wrapped(&world) else { return };
     let held = Held::in_dir(&world.dir, "");
     let second = second.flag("--api=off").start(&held.command);
     second.wait_stdout("up");
@@ -515,6 +510,62 @@ fn the_last_main_container_speaks_for_all_to_a_wrapped_sidecar() {
     held.let_go();
     second.finish().expect(0, &["stop request to `web`: accepted"]);
     web.finish().expect(0, &[]);
+}
+
+/// What others left to it before the panic is all there is to know of them.
+#[test]
+fn one_that_has_started_over_after_a_panic_speaks_for_those_that_left_the_sidecars_to_it() {
+    let world = pod("Never", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = wrapped(&world) else { return };
+    let held = Held::in_dir(&world.dir, "exit 4");
+    let main = main.flag("--api=off").after_a_panic().start(&held.command);
+    main.wait_stdout("up");
+    main.wait_stderr("it has started over, and waits for the command");
+    is_there(&world, "main");
+    second.flag("--api=off").run(["true"]).expect(0, &["left running for `main`"]);
+    held.let_go();
+    main.finish().expect(4, &["stop request to `web`: accepted"]);
+    web.finish().expect(0, &[]);
+}
+
+/// The API server denies us for so long that nothing of it is waited for any more.
+#[test]
+fn out_of_sight_of_the_pod_a_wrapped_sidecar_hears_of_one_that_was_killed() {
+    let world = pod("Never", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = wrapped(&world) else { return };
+    let dirs = [Dir::new(), Dir::new()];
+    let [held, other] = dirs.each_ref().map(|dir| Held::in_dir(dir, ""));
+    let mut second = second.flag("--api=off").start(&other.command);
+    second.wait_stdout("up");
+    let main = main.start(&held.command);
+    main.wait_stdout("up");
+    let command = children(second.pid());
+    second.signal(libc::SIGKILL);
+    second.end();
+    for process in command {
+        send(process, libc::SIGKILL);
+    }
+    world.cluster.authorize(Access::to(&[]));
+    world.cluster.hang_up();
+    held.let_go();
+    main.finish().expect(0, &["`second` has been killed", "stop request to `web`: accepted"]);
+    web.finish().expect(0, &[]);
+}
+
+/// A sidecar that proa wraps and that sees nothing of the Pod.
+fn wrapped(world: &World) -> Option<Running> {
+    let web = world.mounted("web", "pod")?.sidecar("web");
+    let web = web.flags(["--api=off", "--until-exit=main", "--until-exit=second"]);
+    let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
+    web.wait_stdout("up");
+    Some(web)
+}
+
+fn is_there(world: &World, container: &str) {
+    let socket = format!("@proa/{}/{container}\n", world.uid());
+    eventually("it is there again", || std::fs::read_to_string("/proc/net/unix").unwrap().contains(&socket));
 }
 
 #[test]

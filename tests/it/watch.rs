@@ -118,6 +118,21 @@ fn bad_answers_are_asked_for_again() {
 }
 
 #[test]
+fn watches_that_have_expired_before_they_show_anything_are_named() {
+    const EXPIRED: &str = concat!(
+        r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old resource version","reason":"Expired","code":410}}"#,
+        "\n"
+    );
+    let world = with_web();
+    world.make_ready("web");
+    let expired = world.cluster.inject(Fault::Answer(EXPIRED));
+    let running = world.proa().flag("--shutdown-when=never").start(["true"]);
+    running.wait_stderr("410 Expired too old resource version");
+    expired.clear();
+    running.finish().expect(0, &["gate open"]);
+}
+
+#[test]
 fn a_watch_that_says_nothing_at_first_is_given_up() {
     let world = with_web();
     world.make_ready("web");

@@ -29,18 +29,30 @@ const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
 struct Blind {
     since: Option<Instant>,
     denied_since: Option<Instant>,
+    /// Whether what it says now is its last word.
+    asked_again: bool,
 }
 
 impl Blind {
     fn note(&mut self, trouble: &Trouble, now: Instant) {
         self.since.get_or_insert(now);
         // One that is away will come back, and the main containers may run on meanwhile.
-        self.denied_since = if trouble.is_denial() { self.denied_since.or(Some(now)) } else { None };
+        if trouble.is_denial() {
+            self.denied_since.get_or_insert(now);
+        } else {
+            (self.denied_since, self.asked_again) = (None, false);
+        }
     }
 
-    /// When a denial is no passing trouble.
-    fn is_denied_at(&self) -> Option<Instant> {
-        self.denied_since?.checked_add(OUT_OF_SIGHT)
+    /// When a denial has lasted so long that it is for good, unless one more attempt shows otherwise: by then they are half a
+    /// minute apart.
+    fn ask_again_at(&self) -> Option<Instant> {
+        if self.asked_again { None } else { self.denied_since?.checked_add(OUT_OF_SIGHT) }
+    }
+
+    /// Whether that attempt was denied too.
+    fn is_denied(&self) -> bool {
+        self.asked_again && self.denied_since.is_some()
     }
 
     /// Whether it has lasted so long that nothing of the Pod's status is waited for any more that shows elsewhere too.
@@ -146,6 +158,10 @@ impl Last {
                     announce(&awaited);
                     return true;
                 }
+                Turn::Await(_) if blind.is_denied() => {
+                    self.note_killed(seen, &others);
+                    return false;
+                }
                 Turn::Await(awaited) => awaited,
             };
             if *asked != looked_for {
@@ -194,15 +210,19 @@ impl Last {
                         // A main container may start and be killed meanwhile.
                         sight.fresh = false;
                         blind.note(&trouble, now());
+                        if blind.is_denied() {
+                            info!("not waiting any longer: the Pod is out of sight: {trouble}");
+                        }
                     }
                 },
                 () = until(over_by) => {
                     info!("not waiting any longer: this container is about to be killed");
                     return false;
                 }
-                () = until(blind.is_denied_at()) => {
-                    info!("not waiting any longer: the Pod is out of sight");
-                    return false;
+                () = until(blind.ask_again_at()) => {
+                    blind.asked_again = true;
+                    // A new watch pauses before no attempt.
+                    *observations = sight.own_pod.as_ref().map(OwnPod::watch);
                 }
                 () = tokio::time::sleep(LOOK_AROUND) => {}
             }
@@ -212,11 +232,13 @@ impl Last {
     /// Wrapped sidecars hear of those too that could not say that they are over.
     fn note_killed(&mut self, seen: Option<(&Snapshot, Worth)>, others: &Others) {
         let Some((snapshot, worth)) = seen else { return };
-        let killed = snapshot.mains.iter().filter(|main| is_killed(main, others, worth));
-        self.ended.extend(killed.map(|main| Message {
-            container: main.container.name.clone(),
-            code: u8::try_from(KILLED).unwrap_or(u8::MAX),
-        }));
+        for main in snapshot.mains.iter().filter(|main| is_killed(main, others, worth)) {
+            let container = main.container.name.clone();
+            info!(
+                "`{container}` has been killed: its proa is gone, and the API server has shown nothing for long"
+            );
+            self.ended.push(Message { container, code: u8::try_from(KILLED).unwrap_or(u8::MAX) });
+        }
     }
 
     /// What the other proas of the Pod show; those that still listen are left the sidecars thereby.
@@ -384,9 +406,26 @@ status:
         let mut blind = Blind::default();
         blind.note(&denied, start);
         blind.note(&denied, start + Duration::from_secs(5));
-        assert_eq!(blind.is_denied_at(), Some(start + OUT_OF_SIGHT));
+        assert_eq!(blind.ask_again_at(), Some(start + OUT_OF_SIGHT));
         blind.note(&away, start + Duration::from_secs(6));
-        assert_eq!(blind.is_denied_at(), None, "it may be restarting");
+        assert_eq!(blind.ask_again_at(), None, "it may be restarting");
         assert!(blind.is_lasting(start + OUT_OF_SIGHT) && !blind.is_lasting(start + Duration::from_secs(29)));
+    }
+
+    #[test]
+    fn a_denial_is_for_good_once_it_was_asked_about_again() {
+        let (denied, away) = (Trouble::Unauthorized("x".into()), Trouble::NoConnection("x".into()));
+        let mut blind = Blind::default();
+        blind.note(&denied, now());
+        assert!(!blind.is_denied());
+        blind.asked_again = true;
+        assert_eq!(blind.ask_again_at(), None);
+        blind.note(&away, now());
+        assert!(!blind.is_denied(), "which says nothing");
+        blind.note(&denied, now());
+        assert!(!blind.is_denied() && blind.ask_again_at().is_some());
+        blind.asked_again = true;
+        blind.note(&denied, now());
+        assert!(blind.is_denied());
     }
 }

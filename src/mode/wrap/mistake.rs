@@ -17,18 +17,18 @@ use crate::deadline::{now, until};
 use crate::exit::Outcome;
 use crate::identity::{Mounts, came_later};
 use crate::mode::inspector::Inspector;
-use crate::mode::{afterwards, appear, is_outside, own_pod, runtime};
-use crate::peer::Part;
+use crate::mode::{afterwards, appear, is_outside, own_pod, patient_runtime};
 use crate::peer::handover::Sockets;
+use crate::peer::{Part, Presence};
 use crate::plan::Plan;
 use crate::pod::mains::Mains;
 use crate::pod::run::Clocks;
 use crate::pod::{Life, Snapshot, list};
 use crate::policy::ShutdownAuto;
 use crate::shutdown::stages::yet_to_start;
-use crate::shutdown::{self, After, Decision, Need, Origin};
+use crate::shutdown::{self, After, Decision, Need, Origin, Sight};
 use crate::signal::Phase;
-use crate::signal::stream::Signals;
+use crate::signal::stream::{Listener, Signals};
 use crate::status::Server;
 use crate::status::board::Board;
 use crate::warnings::Remaining;
@@ -40,14 +40,24 @@ const REPORT: Duration = Duration::from_secs(10);
 
 /// Ends the sidecars after such an outcome, as after any other refusal. Not for somebody who tries proa in a container that
 /// runs already: the command that needs them may be at work.
+/// `presence`: ours, if we are there for the other proas already.
 #[must_use]
-pub fn end_sidecars(plan: &Plan, outcome: &Outcome, mounts: &Mounts, signals: &Signals) -> Option<Remaining> {
+pub fn end_sidecars(
+    plan: &Plan,
+    outcome: &Outcome,
+    mounts: &Mounts,
+    signals: &Signals,
+    presence: Option<Presence>,
+) -> Option<Remaining> {
     if plan.disabled || is_outside(&plan.api, mounts) || came_later() {
         return None;
     }
     // Another proa in this container ends them.
     let started = now();
-    let presence = appear(mounts, Part::Main).ok()?;
+    let presence = match presence {
+        Some(presence) => Some(presence),
+        None => appear(mounts, Part::Main).ok()?,
+    };
     // What proa wraps is found without sight of the Pod too.
     let own_pod = own_pod(&plan.claim, &plan.api, mounts, true).unwrap_or_default();
     let (server, board, code) = (Server::none(), Board::default(), outcome.code());
@@ -75,13 +85,23 @@ impl Run<'_> {
         let shutdown = &self.plan.shutdown;
         let stay = shutdown::decide(shutdown.when, code, Origin::Inside, None) != Decision::End;
         if let Some(own_pod) = self.own_pod.as_ref().filter(|_| !stay && shutdown.auto != ShutdownAuto::Off) {
-            runtime()?.block_on(self.watch(own_pod, code, &mut seen))?;
+            let (runtime, mut signals) = patient_runtime(self.signals, &Sight::none(), &mut seen.asked)?;
+            if seen.asked.is_empty() {
+                runtime.block_on(self.watch(own_pod, code, &mut seen, &mut signals))?;
+            } else {
+                seen.after = After::EarlyStop;
+            }
         }
         Ok(seen)
     }
 
-    async fn watch(&self, own_pod: &OwnPod, code: u8, seen: &mut Seen) -> anyhow::Result<()> {
-        let mut signals = self.signals.listen().context("cannot listen for signals")?;
+    async fn watch(
+        &self,
+        own_pod: &OwnPod,
+        code: u8,
+        seen: &mut Seen,
+        signals: &mut Listener<'_>,
+    ) -> anyhow::Result<()> {
         let started = now();
         let unseen_by = started.checked_add(UNSEEN);
         let deadline = self.plan.gate.timeout.and_then(|timeout| started.checked_add(timeout));

@@ -9,18 +9,24 @@ use crate::budget::StopRequests;
 use crate::child::Child;
 use crate::identity::Mounts;
 use crate::mode::{appear, runtime};
-use crate::peer::Part;
+use crate::peer::{Part, Presence};
 use crate::policy::ForwardTo;
 use crate::signal::stream::Signals;
 
-/// Forwards signals until the command ends; its exit code.
+/// Forwards signals until the command ends: its exit code, and our place among the main containers, by which others may have
+/// left the sidecars to us.
 ///
 /// # Errors
 /// When signals cannot be received, the command's end among them.
-pub fn wait(pid: Pid, forward_to: ForwardTo, mounts: &Mounts, signals: &Signals) -> anyhow::Result<u8> {
+pub fn wait(
+    pid: Pid,
+    forward_to: ForwardTo,
+    mounts: &Mounts,
+    signals: &Signals,
+) -> anyhow::Result<(u8, Option<Presence>)> {
     warn!("proa panicked, which is a bug: it has started over, and waits for the command");
     // The other main containers would take the command for over, and `--hold-term` this one for gone.
-    let _presence = appear(mounts, Part::Main).ok();
+    let presence = appear(mounts, Part::Main).ok().flatten();
     let child = Child::resumed(pid, forward_to);
     let ended = runtime()?.block_on(async {
         let mut signals = signals.listen().context("cannot listen for signals")?;
@@ -38,5 +44,5 @@ pub fn wait(pid: Pid, forward_to: ForwardTo, mounts: &Mounts, signals: &Signals)
     })?;
     let ended = ended.context("the command is gone")?;
     info!(exit_code = ended.exit_code(), "command ended: {ended}");
-    Ok(ended.exit_code())
+    Ok((ended.exit_code(), presence))
 }
