@@ -49,6 +49,9 @@ const REOPENED: Duration = Duration::from_millis(500);
 const BACK: Duration = Duration::from_secs(8);
 /// After two answers of the worst kind: handshakes of which none ends within 4 s, or 8 s.
 const FAULTY: Duration = Duration::from_secs(16);
+/// After an outage: the clock may go on while the kernel's answer to an attempt is on its way, so that one is lost that would have
+/// been refused. Each that is lost gives the next more time, 30 s at most, and the last of them may have begun just before.
+const AWAY: Duration = Duration::from_secs(32);
 /// After a silence, counted from a step before proa takes the watch for lost.
 const SILENT: Duration = Duration::from_secs(1);
 /// After refusals that somebody has had to end: the longest pause between attempts.
@@ -340,8 +343,7 @@ impl Obstacle {
         match self {
             Self::End("close" | "expired") => ("after its end", REOPENED),
             Self::End(_) => ("after a failure", BACK),
-            // Two attempts that begin as it comes back may find nobody who answers yet, as two bad answers may.
-            Self::Outage(_) => ("after an outage", FAULTY),
+            Self::Outage(_) => ("after an outage", AWAY),
             Self::Fault(..) => ("after failing answers", FAULTY),
             Self::Denial(_) => ("after a refusal", ALLOWED),
             Self::Silence => ("after silence", SILENT),
