@@ -222,6 +222,24 @@ impl Budget {
         }
     }
 
+    /// When what the sidecars are shut down with is done without. `seen`: whether the Pod was ever seen, so that its grace period is
+    /// known. In a Pod that goes on nobody else shuts the sidecars down, so it is not as soon as a Pod that goes may be killed.
+    #[must_use]
+    pub fn give_up_at(&self, seen: bool) -> Option<Instant> {
+        let kill_at = match self.end {
+            End::AtLeisure => return None,
+            End::Unconfirmed { asked_at, kill_at } if !seen => self.soonest(asked_at, kill_at),
+            End::Alone(kill_at) | End::WholePod(kill_at) | End::Unconfirmed { kill_at, .. } => kill_at,
+        };
+        Some(kill_at.checked_sub(MARGIN).unwrap_or(self.now))
+    }
+
+    /// It may be as soon as the kubelet ever kills, until that is past.
+    fn soonest(&self, asked_at: Instant, kill_at: Instant) -> Instant {
+        let soonest = asked_at.checked_add(LEAST_GRACE).filter(|soonest| !is_past(*soonest, self.now));
+        soonest.unwrap_or(kill_at).min(kill_at)
+    }
+
     /// How long ending the sidecars and their exit may take. `limit`: --shutdown-timeout.
     #[must_use]
     pub fn shutdown(&self, limit: Limit) -> ShutdownBudget {
@@ -230,10 +248,7 @@ impl Budget {
             End::AtLeisure => by,
             End::Alone(kill_at) | End::WholePod(kill_at) => Some(earlier(by, self.before(kill_at, LEAST))),
             End::Unconfirmed { asked_at, kill_at } => {
-                // It may be as soon as the kubelet ever kills, until that is past.
-                let soonest =
-                    asked_at.checked_add(LEAST_GRACE).filter(|soonest| !is_past(*soonest, self.now));
-                Some(earlier(by, self.before(soonest.unwrap_or(kill_at).min(kill_at), LEAST)))
+                Some(earlier(by, self.before(self.soonest(asked_at, kill_at), LEAST)))
             }
         };
         let whole = by.map_or_else(|| self.at_leisure(), |by| by.saturating_duration_since(self.now));
@@ -356,6 +371,19 @@ mod tests {
             assert_eq!(budget.command(Limit::Default), shutdown.by, "{grace}");
             assert!(shutdown.waits);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_given_up_before_the_kill() {
+        let now = now();
+        let asked = |ago| StopRequests { at: vec![before(now, ago)], by_runtime: false };
+        let at = |asked: &StopRequests, seen| budget(&pod(seconds(30)), None, asked, now).give_up_at(seen);
+        assert_eq!([true, false].map(|seen| at(&never(), seen)), [None, None]);
+        assert_eq!(at(&asked(0), true), Some(now.instant + seconds(29)));
+        assert_eq!(at(&asked(0), false), Some(now.instant + seconds(1)), "the Pod may have any grace period");
+        assert_eq!(at(&asked(2), false), Some(before(now, 1)));
+        assert_eq!(at(&asked(5), false), Some(now.instant + seconds(24)), "and has not the least");
+        assert_eq!(at(&asked(33), true), None, "nobody has killed us");
     }
 
     #[test]

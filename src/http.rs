@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::causes::{cause, causes};
 use crate::endpoint::{Method, Request, without_secrets};
+use crate::shortage::is_shortage;
 use crate::transport::{self, Failure};
 
 /// What came of a request.
@@ -29,6 +30,8 @@ pub enum Answer {
     Broken(String),
     /// No connection, or no answer in time.
     None(String),
+    /// Nothing was sent: the system is short of what it takes.
+    Short(String),
 }
 
 /// Sends one request, as often as asked, over a new connection each time.
@@ -70,6 +73,9 @@ impl Client {
             Err(_) if self.request.url.is_loopback() => Answer::Broken(silent()),
             Err(_) => Answer::None(silent()),
             Ok(Err(failure @ Failure::Connect(_))) if self.is_refused(&failure) => Answer::Refused,
+            Ok(Err(failure @ Failure::Connect(_))) if cause(&failure).is_some_and(is_shortage) => {
+                Answer::Short(causes(&failure))
+            }
             Ok(Err(failure @ Failure::Connect(_))) => Answer::None(causes(&failure)),
             Ok(Err(failure @ Failure::Exchange(_))) => Answer::Broken(causes(&failure)),
         }

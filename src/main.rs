@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::unistd::Pid;
+use proa::budget::StopRequests;
 use proa::cli::flags::Output;
 use proa::cli::{self, Answer, Cli, QuitCli, SidecarCli, Task, WaitCli};
 use proa::crash::{self, Progress};
@@ -14,13 +15,15 @@ use proa::identity::Mounts;
 use proa::memory::Clearing;
 use proa::mode::sidecar::CommandDuty;
 use proa::mode::wrap::{mistake, resumed};
-use proa::mode::{helper, install, quit, sidecar, wait, wrap};
+use proa::mode::{helper, install, patiently, quit, sidecar, wait, wrap};
 use proa::peer::Presence;
 use proa::plan::quit::QuitPlan;
 use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::wait::WaitPlan;
 use proa::plan::{self, Environment, Plan};
 use proa::policy::LogFormat;
+use proa::shortage::insist;
+use proa::shutdown::Sight;
 use proa::signal::stream::Signals;
 use proa::{report, telemetry};
 
@@ -92,9 +95,8 @@ fn start_over(progress: Progress, mounts: &Mounts) -> ExitCode {
         Progress::Decided(code) => (Some(code), None),
         Progress::Running(pid) => {
             telemetry::set_up(cli.output.log_format, cli.output.log_level);
-            let ended = Signals::register().map_err(anyhow::Error::from);
-            let ended =
-                ended.and_then(|signals| resumed::wait(pid, cli.environment.forward_to, mounts, &signals));
+            let signals = insist(Signals::try_register);
+            let ended = resumed::wait(pid, cli.environment.forward_to, mounts, &signals);
             let ended = ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}"));
             ended.ok().map_or((None, None), |(code, presence)| (Some(code), presence))
         }
@@ -121,7 +123,8 @@ fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts, presence: Option<Presen
         _ => None,
     };
     let plan = whole.unwrap_or_else(|| Plan::after_mistake(cli, &environment));
-    match Signals::register() {
+    let registered = patiently(&Sight::none(), &StopRequests::default(), || Ok(Signals::try_register()?));
+    match registered {
         Ok(signals) => {
             conclusion.remaining =
                 mistake::end_sidecars(&plan, &conclusion.outcome, mounts, &signals, presence);
@@ -129,7 +132,7 @@ fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts, presence: Option<Presen
                 report::write_message(&conclusion, message_path.as_deref(), mounts);
             }
         }
-        Err(error) => tracing::error!("shutting down the sidecars failed: {error}"),
+        Err(error) => tracing::error!("shutting down the sidecars failed: {error:#}"),
     }
     code
 }

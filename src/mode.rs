@@ -10,11 +10,11 @@ pub mod sidecar;
 pub mod wait;
 pub mod wrap;
 
-use std::thread::sleep;
+use std::io;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::budget::StopRequests;
 use crate::cluster::{ApiServer, Cluster, OwnPod, SERVICE_HOST};
@@ -25,8 +25,8 @@ use crate::peer::{Part, Peer, Presence, Unannounced};
 use crate::policy::AskApi;
 use crate::shortage::{outlast, persist};
 use crate::shutdown::Sight;
-use crate::signal::stream::{Listener, Signals};
-use crate::signal::{Phase, reaper};
+use crate::signal::stream::{Listener, Signals, is_stop_pending};
+use crate::signal::{Phase, Sender, reaper};
 use crate::telemetry::LogPhase;
 
 /// What comes after the command. Whatever happens in it changes no exit code: the command's is decided by then.
@@ -142,42 +142,52 @@ fn runtime_without_timers() -> anyhow::Result<PhaseRuntime> {
     build(&mut Builder::new_current_thread())
 }
 
-/// For a phase without which sidecars are left running: tries for as long as there is time, by what is known of the Pod. Who asks
-/// proa to stop meanwhile is noted.
+/// For a phase without which sidecars are left running, with the signals: tries for as long as there is time.
 fn patient_runtime<'s>(
     signals: &'s Signals,
     known: &Sight,
-    asked: &mut StopRequests,
+    asked: &StopRequests,
 ) -> anyhow::Result<(PhaseRuntime, Listener<'s>)> {
-    let stop = known.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-    let make = || {
-        let runtime = runtime()?;
-        let listener = runtime.block_on(async { signals.listen() }).context("cannot listen for signals")?;
-        anyhow::Ok((runtime, listener))
-    };
-    let mut over_by = known.over_by(asked);
-    persist(make, |pause| {
-        match signals.stop_within(pause, Phase::Shutdown { stop }) {
-            Ok(None) => {}
-            Ok(Some(received)) => {
-                info!(signal = %received.signal, "asked to stop");
-                asked.note(now(), received.sender);
-                // Reckoned once: what is left has a least, which would begin anew with each look.
-                over_by = known.over_by(asked);
-            }
-            Err(error) => {
-                debug!(%error, "cannot receive signals");
-                sleep(pause);
-            }
-        }
-        over_by.is_none_or(|by| now() < by)
+    patiently(known, asked, || {
+        let runtime = try_build(Builder::new_current_thread().enable_time()).context(NO_RUNTIME)?;
+        let listener =
+            runtime.block_on(async { signals.try_listen() }).context("cannot listen for signals")?;
+        Ok((runtime, listener))
     })
 }
 
-fn build(builder: &mut Builder) -> anyhow::Result<PhaseRuntime> {
-    let runtime = outlast(|| builder.enable_io().max_io_events_per_tick(EVENTS).build());
-    Ok(PhaseRuntime(Some(runtime.context("cannot start the runtime")?)))
+/// Makes what the sidecars are shut down with, until there is no time left by what is `known` of the Pod. A signal that asks proa to
+/// stop meanwhile waits for whoever listens next.
+///
+/// # Errors
+/// Those of the last attempt.
+pub fn patiently<T>(
+    known: &Sight,
+    asked: &StopRequests,
+    make: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let stop = known.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
+    let (mut asked, mut pending, mut is_time) = (asked.clone(), false, true);
+    let result = persist(make, || {
+        if !pending && is_stop_pending(Phase::Shutdown { stop }) {
+            pending = true;
+            asked.note(now(), Sender::Inside);
+        }
+        is_time = known.give_up_at(&asked).is_none_or(|at| now() < at);
+        is_time
+    });
+    if is_time { result } else { result.context("no longer tried: this container is about to be killed") }
 }
+
+fn build(builder: &mut Builder) -> anyhow::Result<PhaseRuntime> {
+    outlast(|| try_build(builder)).context(NO_RUNTIME)
+}
+
+fn try_build(builder: &mut Builder) -> io::Result<PhaseRuntime> {
+    Ok(PhaseRuntime(Some(builder.enable_io().max_io_events_per_tick(EVENTS).build()?)))
+}
+
+const NO_RUNTIME: &str = "cannot start the runtime";
 
 /// A runtime that ends at once when it is dropped, where the library's own would wait for a name look-up that
 /// hangs, which no deadline and no signal could end.

@@ -5,13 +5,22 @@ use std::io;
 use std::thread::sleep;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tracing::{debug, info};
 
+/// How many attempts there are for what somebody waits for, and for what the sidecars are shut down with: with an exit code that is
+/// decided nothing else is left to do.
 const ATTEMPTS: usize = 5;
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long [`persist`] goes on, and its pause: with an exit code that is decided nothing else is left to do.
-const ATTEMPTS_IN_THE_END: usize = 15;
-const PAUSE_IN_THE_END: Duration = Duration::from_secs(1);
+const ATTEMPTS_IN_THE_END: usize = 150;
+/// How long until the next.
+pub const PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether an error says that the system is short of something, and nothing of what was to be done.
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
+    error.raw_os_error().is_some_and(|number| short.contains(&Errno::from_raw(number)))
+}
 
 /// Makes what nothing goes on without. Who gives up at the first failure leaves the sidecars of a finished command running.
 ///
@@ -20,24 +29,35 @@ const PAUSE_IN_THE_END: Duration = Duration::from_secs(1);
 pub fn outlast<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     attempt(ATTEMPTS, make, |error| {
         debug!(%error, "trying again");
-        sleep(PAUSE);
         true
     })
 }
 
-/// Makes what the sidecars are shut down with, however long that takes, within reason. `pause`: waits for so long, and tells
-/// whether there is time for another attempt: a container that is being stopped has less than this.
+/// Makes what the sidecars are shut down with, however long that takes, within reason; while there `is_time`.
 ///
 /// # Errors
 /// Those of the last attempt.
 pub fn persist<T, E: fmt::Display>(
     make: impl FnMut() -> Result<T, E>,
-    mut pause: impl FnMut(Duration) -> bool,
+    mut is_time: impl FnMut() -> bool,
 ) -> Result<T, E> {
+    let mut said = false;
     attempt(ATTEMPTS_IN_THE_END, make, |error| {
-        info!("trying again: {error:#}");
-        pause(PAUSE_IN_THE_END)
+        if !std::mem::replace(&mut said, true) {
+            info!("trying again: {error:#}");
+        }
+        is_time()
     })
+}
+
+/// Makes what an exit code depends on, however long that takes.
+pub fn insist<T, E: fmt::Display>(mut make: impl FnMut() -> Result<T, E>) -> T {
+    loop {
+        match persist(&mut make, || true) {
+            Ok(done) => return done,
+            Err(_) => sleep(PAUSE),
+        }
+    }
 }
 
 fn attempt<T, E>(
@@ -47,7 +67,7 @@ fn attempt<T, E>(
 ) -> Result<T, E> {
     for _ in 1..most {
         match make() {
-            Err(error) if again(&error) => {}
+            Err(error) if again(&error) => sleep(PAUSE),
             done => return done,
         }
     }
@@ -78,13 +98,19 @@ mod tests {
 
     #[test]
     fn in_the_end_a_shortage_is_outlasted_for_as_long_as_there_is_time() {
-        let mut paused = Duration::ZERO;
-        let made = persist(attempts(ATTEMPTS_IN_THE_END), |pause| {
-            paused += pause;
-            true
-        });
-        assert_eq!((made, paused), (Ok(ATTEMPTS_IN_THE_END), PAUSE_IN_THE_END * 14));
-        assert_eq!(persist(attempts(ATTEMPTS_IN_THE_END + 1), |_| true), Err("attempt 15".into()));
-        assert_eq!(persist(attempts(9), |_| false), Err("attempt 1".into()), "and no longer");
+        assert_eq!(persist(attempts(9), || true), Ok(9));
+        let mut left = 3;
+        let is_time = || {
+            left -= 1;
+            left > 0
+        };
+        assert_eq!(persist(attempts(9), is_time), Err("attempt 3".into()), "and no longer");
+        assert_eq!(insist(attempts(3)), 3);
+    }
+
+    #[test]
+    fn what_is_not_there_is_no_shortage() {
+        assert!(is_shortage(&Errno::EMFILE.into()) && is_shortage(&Errno::ENFILE.into()));
+        assert!(!is_shortage(&Errno::ENOENT.into()) && !is_shortage(&io::Error::other("x")));
     }
 }

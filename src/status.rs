@@ -115,9 +115,15 @@ impl Server {
     }
 
     async fn serve(&self, board: &Board) -> Infallible {
-        let listener = self.listener.as_ref().and_then(|listener| listener.try_clone().ok());
-        let Some(listener) = listener.and_then(|listener| TcpListener::from_std(listener).ok()) else {
+        let Some(listener) = &self.listener else {
             return pending().await;
+        };
+        let listener = loop {
+            match listener.try_clone().and_then(TcpListener::from_std) {
+                Ok(listener) => break listener,
+                Err(error) => debug!(%error, "cannot listen for clients"),
+            }
+            tokio::time::sleep(RECOVER).await;
         };
         let mut clients = Crowd::new(CLIENTS);
         loop {

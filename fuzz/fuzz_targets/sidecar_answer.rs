@@ -48,7 +48,7 @@ fuzz_target!(|input: &[u8]| {
     for reached in [false, true] {
         match next(whole.clone(), reached) {
             Next::Done(Done::Accepted(status)) => assert!((200..300).contains(&status), "{status}"),
-            Next::Done(Done::Gone) => panic!("somebody answered"),
+            Next::Done(Done::Gone) | Next::NotYet(_) => panic!("somebody answered"),
             Next::Retry(failure) | Next::GiveUp(failure) => {
                 assert!(failure.status().is_none_or(|status| !(200..300).contains(&status)));
                 assert!(!failure.to_string().contains(['\n', '\r', '\0']), "{failure}");

@@ -133,7 +133,7 @@ fn judge(answer: Answer) -> Finding {
         }
         Answer::Status(status, None) => Err(status.to_string()),
         Answer::Refused => Err(REFUSED.to_owned()),
-        Answer::Broken(why) | Answer::None(why) => Err(why),
+        Answer::Broken(why) | Answer::None(why) | Answer::Short(why) => Err(why),
     }
 }
 

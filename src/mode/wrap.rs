@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::Context;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::inspector::Inspector;
 use super::{
@@ -81,9 +81,9 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
         Some(outcome) => End::of(outcome, None),
     };
     run.board.gate_over();
-    run.appear_late(end.snapshot.as_ref());
     let code = end.outcome.code();
     Progress::Decided(code).note();
+    run.appear_late(end.snapshot.as_ref());
     let End { outcome, snapshot, after, asked } = end;
     let remaining = afterwards(|| {
         let is_early = snapshot.as_ref().is_some_and(|seen| !yet_to_start(&plan.shutdown, seen).is_empty());
@@ -230,7 +230,7 @@ impl Run<'_> {
         code: u8,
         snapshot: Option<Snapshot>,
         after: After,
-        mut asked: StopRequests,
+        asked: StopRequests,
         need: Need,
     ) -> anyhow::Result<Option<Remaining>> {
         // Outside Kubernetes nobody stays behind but what the flags name.
@@ -246,7 +246,7 @@ impl Run<'_> {
             return Ok(None);
         }
         let before = Sight { snapshot, ..Sight::none() };
-        let (runtime, mut signals) = patient_runtime(self.signals, &before, &mut asked)?;
+        let (runtime, mut signals) = patient_runtime(self.signals, &before, &asked)?;
         let ended = self.end_sidecars_if_last(code, before.snapshot, after, (asked, need), &mut signals);
         Ok(runtime.block_on(self.server.during(&self.board, ended)))
     }
@@ -262,7 +262,9 @@ impl Run<'_> {
         // Where the system did not let us before: whom nobody sees, others do not leave the sidecars to.
         if self.presence.borrow().is_none() {
             let own = before.as_ref().map_or_else(|| Peer::of(self.mounts), |before| Some(own_peer(before)));
-            *self.presence.borrow_mut() = own.and_then(|own| announce(&own, Part::Main).ok());
+            *self.presence.borrow_mut() = own.and_then(|own| {
+                announce(&own, Part::Main).inspect_err(|error| debug!("still so: {error}")).ok()
+            });
         }
         let mains = self.mains(before.as_ref());
         if let Some(before) = &mut before {

@@ -9,6 +9,7 @@ use tracing::debug;
 use crate::deadline::{before, elapsed, now};
 use crate::endpoint::Request;
 use crate::http::{Answer, Client};
+use crate::shortage;
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -24,6 +25,8 @@ const PAUSES: [Duration; 4] = [
 /// No attempt starts later than this after the first: an endpoint that hangs has one more attempt than the
 /// first, and costs no more than two.
 const LAST_START: Duration = Duration::from_secs(6);
+/// How long a shortage may keep us from asking at all.
+const SHORT: Duration = Duration::from_secs(15);
 
 /// How a sidecar took the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +115,8 @@ impl fmt::Display for Failure {
 pub enum Next {
     /// The sidecar is going to exit.
     Done(Done),
+    /// It was not asked, for want of descriptors or memory.
+    NotYet(Failure),
     /// It is worth another attempt.
     Retry(Failure),
     /// It is not.
@@ -131,6 +136,7 @@ pub fn next(answer: Answer, reached: bool) -> Next {
         Answer::Refused if reached => Next::Done(Done::Gone),
         Answer::Refused => Next::Retry(Failure::Refused),
         Answer::Broken(why) | Answer::None(why) => Next::Retry(Failure::NoAnswer(why)),
+        Answer::Short(why) => Next::NotYet(Failure::NoAnswer(why)),
     }
 }
 
@@ -147,16 +153,23 @@ pub async fn ask(request: &Request, by: Option<Instant>) -> Result<Done, Failure
 /// Asks until there is an end to it. `last` is how the attempt before failed, for whoever cuts this short.
 async fn persist(request: &Request, last: &mut Failure) -> Result<Done, Failure> {
     let client = Client::new(request.clone()).map_err(Failure::NoAnswer)?;
-    let started = now();
+    let begun = now();
+    let mut started = begun;
     let mut reached = false;
     let mut pauses = PAUSES.into_iter();
     loop {
         let answer = client.send(ATTEMPT).await;
         debug!(url = %request.url, ?answer, "asked");
-        let connected = !matches!(answer, Answer::Refused | Answer::None(_));
+        let connected = matches!(answer, Answer::Status(..) | Answer::Broken(_));
         match next(answer, reached) {
             Next::Done(done) => return Ok(done),
-            Next::GiveUp(failure) => return Err(failure),
+            // Which is no attempt of those that the sidecar has.
+            Next::NotYet(failure) if elapsed(begun) < SHORT => {
+                *last = failure;
+                sleep(shortage::PAUSE).await;
+                started = now();
+            }
+            Next::NotYet(failure) | Next::GiveUp(failure) => return Err(failure),
             Next::Retry(failure) => match pauses.next() {
                 Some(pause) if elapsed(started) + pause < LAST_START => {
                     *last = failure;

@@ -40,6 +40,12 @@ impl Sight {
         self.budget(asked, false).shutdown(Limit::None).by
     }
 
+    /// When what the sidecars are shut down with is done without; `None`: nothing presses.
+    #[must_use]
+    pub fn give_up_at(&self, asked: &StopRequests) -> Option<Instant> {
+        self.budget(asked, false).give_up_at(self.snapshot.is_some())
+    }
+
     /// Whether SIGKILL is still to follow what this container was asked.
     #[must_use]
     pub fn is_kill_to_come(&self, asked: &StopRequests) -> bool {

@@ -32,7 +32,7 @@ impl Origin {
             // Where it fails, `block` says so.
             let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or(SigSet::empty());
             // After that: none of the program that this process was comes later.
-            let pending = pending();
+            let pending = Self::pending();
             // Ignored, it would have the kernel collect children behind our back (wait(2), "ECHILD").
             set_disposition(libc::SIGCHLD, libc::SIG_DFL);
             Self { mask, pipe_ignored, child_ignored, pending }
@@ -46,6 +46,20 @@ impl Origin {
     /// Those of sigprocmask(2), which only a system has that forbids it.
     pub fn block() -> io::Result<()> {
         Ok(SigSet::all().thread_set_mask()?)
+    }
+
+    /// The signals that wait to be read: a bit for each number, that of 1 first.
+    #[expect(unsafe_code, reason = "nix knows no real-time signals")]
+    #[must_use]
+    pub fn pending() -> u64 {
+        let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: `set` is a valid place for one set.
+        unsafe { libc::sigpending(set.as_mut_ptr()) };
+        // SAFETY: zeroed is an empty set, and the call above filled it unless it failed.
+        let set = unsafe { set.assume_init() };
+        // SAFETY: reads a valid set; a number that is none is said to be by an error, which is not 1.
+        let is_member = |number: i32| unsafe { libc::sigismember(&raw const set, number) } == 1;
+        (1..=64).filter(|number| is_member(*number)).fold(0, |bits, number| bits | 1 << (number - 1))
     }
 
     /// Whether this one waited to be read already.
@@ -100,18 +114,6 @@ fn is_ignored(signal: i32) -> bool {
     // SAFETY: zeroed is a valid sigaction, and the call above filled it where it succeeded.
     let action = unsafe { action.assume_init() };
     failed == 0 && action.sa_sigaction == libc::SIG_IGN
-}
-
-#[expect(unsafe_code, reason = "nix knows no real-time signals")]
-fn pending() -> u64 {
-    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: `set` is a valid place for one set.
-    unsafe { libc::sigpending(set.as_mut_ptr()) };
-    // SAFETY: zeroed is an empty set, and the call above filled it unless it failed.
-    let set = unsafe { set.assume_init() };
-    // SAFETY: reads a valid set; a number that is none is said to be by an error, which is not 1.
-    let is_member = |number: i32| unsafe { libc::sigismember(&raw const set, number) } == 1;
-    (1..=64).filter(|number| is_member(*number)).fold(0, |bits, number| bits | 1 << (number - 1))
 }
 
 #[expect(unsafe_code, reason = "changing a disposition is unsafe, since it may install a handler")]

@@ -2,11 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::thread::sleep;
-use std::time::Duration;
 
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::Interest;
@@ -16,13 +13,7 @@ use tracing::info;
 use super::origin::Origin;
 use super::send::suspend_self;
 use super::{Phase, Reaction, Received, Sender, Signal, reaction, reaper};
-use crate::deadline::now;
 use crate::shortage::outlast;
-
-/// What poll(2) counts in.
-const ROUND: Duration = Duration::from_millis(1);
-/// How long until it is asked again, where it fails for want of memory.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Every catchable signal sent to proa, in the order in which the kernel gives them out: standard
 /// signals before real-time ones, lowest number first (signal(7)). Equal standard signals that arrive
@@ -38,12 +29,19 @@ impl Signals {
     /// # Errors
     /// Those of signalfd(2) and sigprocmask(2).
     pub fn register() -> io::Result<Self> {
+        outlast(Self::try_register)
+    }
+
+    /// The same, at the first attempt.
+    ///
+    /// # Errors
+    /// Those of signalfd(2) and sigprocmask(2).
+    pub fn try_register() -> io::Result<Self> {
         Origin::capture();
         Origin::block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let file = outlast(|| Ok(SignalFd::with_flags(&SigSet::all(), flags)?));
         let named = |error| io::Error::other(format!("cannot receive signals: signalfd(2): {error}"));
-        Ok(Self { file: file.map_err(named)? })
+        Ok(Self { file: SignalFd::with_flags(&SigSet::all(), flags).map_err(named)? })
     }
 
     /// A signal that has come by now.
@@ -64,53 +62,36 @@ impl Signals {
         Ok(None)
     }
 
-    /// Waits for so long at most, without a runtime, until a signal asks proa to stop; does meanwhile what the others call for.
-    ///
-    /// # Errors
-    /// Those of reading a signalfd(2).
-    pub fn stop_within(&self, limit: Duration, phase: Phase) -> io::Result<Option<Received>> {
-        let until = now() + limit;
-        loop {
-            if let Some(received) = self.stopped(phase)? {
-                return Ok(Some(received));
-            }
-            let left = until.saturating_duration_since(now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            // Rounded up, so as not to end just before.
-            let timeout = PollTimeout::try_from(left + ROUND).unwrap_or(PollTimeout::MAX);
-            if poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)], timeout).is_err() {
-                sleep(left.min(PAUSE));
-            }
-        }
-    }
-
-    /// A signal that has come by now and asks proa to stop.
-    fn stopped(&self, phase: Phase) -> io::Result<Option<Received>> {
-        while let Some(received) = self.read()? {
-            if react(phase, received) {
-                return Ok(Some(received));
-            }
-        }
-        Ok(None)
-    }
-
     /// Listens within the current runtime.
     ///
     /// # Errors
     /// When the runtime cannot watch the file descriptor.
-    #[expect(unsafe_code, reason = "the runtime wants a promise that the descriptor stays open")]
     pub fn listen(&self) -> io::Result<Listener<'_>> {
-        let file = self.file.as_fd();
-        let ready = outlast(|| {
-            // SAFETY: the descriptor is borrowed from `self`, which outlives the listener and never closes or
-            // replaces it before it is dropped.
-            let ready = unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) };
-            Ok(ready?)
-        });
+        outlast(|| self.try_listen())
+    }
+
+    /// The same, at the first attempt.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the file descriptor.
+    #[expect(unsafe_code, reason = "the runtime wants a promise that the descriptor stays open")]
+    pub fn try_listen(&self) -> io::Result<Listener<'_>> {
+        // SAFETY: the descriptor is borrowed from `self`, which outlives the listener and never closes or
+        // replaces it before it is dropped.
+        let ready = unsafe { AsyncFd::register_with_interest(self.file.as_fd(), Interest::READABLE) };
         Ok(Listener { signals: self, ready: ready? })
     }
+}
+
+/// Whether a signal waits to be read that asks proa to stop, whoever sent it. It stays where it is.
+#[must_use]
+pub fn is_stop_pending(phase: Phase) -> bool {
+    let pending = Origin::pending();
+    let is_pending = |signal: &Signal| pending & 1 << (signal.number() - 1) != 0;
+    Signal::all().filter(is_pending).any(|signal| {
+        let received = Received { signal, sender: Sender::Inside };
+        reaction(phase, received) == Reaction::Stop
+    })
 }
 
 /// Whether a signal that this process sent itself is of the program that it was before it executed proa. We send none; but the
@@ -159,7 +140,12 @@ impl Listener<'_> {
     /// # Errors
     /// Those of [`Listener::next`].
     pub fn stopped(&mut self, phase: Phase) -> io::Result<Option<Received>> {
-        self.signals.stopped(phase)
+        while let Some(received) = self.signals.read()? {
+            if react(phase, received) {
+                return Ok(Some(received));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -529,6 +529,26 @@ fn one_that_has_started_over_after_a_panic_speaks_for_those_that_left_the_sideca
     web.finish().expect(0, &[]);
 }
 
+/// Nobody else shuts the sidecars down after `second`, whose end would never be seen.
+#[test]
+fn a_denial_that_lasts_ends_the_wait_for_a_main_container_without_proa() {
+    let world = pod("Never", HIDDEN);
+    let Some(main) = world.mounted("main", "pod") else { return };
+    let (web, flags) = answering();
+    let held = Held::in_dir(&world.dir, "");
+    let main = main.flags(&flags).flag("--main=second").start(&held.command);
+    main.wait_stdout("up");
+    world.cluster.authorize(Access::to(&[]));
+    world.cluster.hang_up();
+    held.let_go();
+    // An attempt that was made for it alone.
+    main.wait_stderr("not waiting any longer: the Pod is out of sight: pods \"pod\" is forbidden");
+    web.request();
+    world.cluster.authorize(Access::to(&["watch"]));
+    world.set_state("web", DONE);
+    main.finish().expect(0, &[]);
+}
+
 /// The API server denies us for so long that nothing of it is waited for any more.
 #[test]
 fn out_of_sight_of_the_pod_a_wrapped_sidecar_hears_of_one_that_was_killed() {

@@ -13,7 +13,7 @@ use crate::support::http::Endpoint;
 use crate::support::{Beside, Finished, Held, PROA, Proa, World, children, eventually, unshare};
 
 /// A Pod of `main` and an Envoy called `proxy`, which is asked at this endpoint.
-fn beside_envoy(policy: &str, quit: &Endpoint, state: &str) -> World {
+pub(crate) fn beside_envoy(policy: &str, quit: &Endpoint, state: &str) -> World {
     World::of(&format!(
         "
 metadata: {{name: pod, namespace: default}}

@@ -3,63 +3,87 @@
 
 use nix::libc;
 
-use crate::support::http::Endpoint;
-use crate::support::{Held, Running, World};
+use crate::mistakes::beside_envoy;
+use crate::support::http::{Endpoint, Reply};
+use crate::support::{Held, Proa, Running, World, eventually};
 
-/// How many descriptors a process may have from now on.
+/// As many as a process of these tests ever needs.
+const PLENTY: libc::rlim_t = 1024;
+
+/// How many descriptors a process may have from now on; 0: this one.
 #[expect(unsafe_code, reason = "nix limits the own process alone")]
 fn limit_descriptors(pid: i32, most: libc::rlim_t) {
-    let limit = libc::rlimit { rlim_cur: most, rlim_max: 1024 };
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: PLENTY };
     // SAFETY: reads one structure of ours, and writes none.
     let failed = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
     assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// proa whose command is over, and which is short of descriptors.
-fn short(world: &World, quit: &Endpoint) -> Running {
+/// proa whose command is over, and which may have so many descriptors.
+fn short(world: &World, proa: Proa, most: libc::rlim_t) -> Running {
     let held = Held::in_dir(&world.dir, "exit 7");
-    let running = world.proa().flags(["--shutdown-http-post", &quit.url()]).start(&held.command);
+    let running = proa.start(&held.command);
     running.wait_stdout("up");
-    limit_descriptors(running.pid(), 3);
+    limit_descriptors(running.pid(), most);
     held.let_go();
-    running.wait_stderr("trying again");
     running
-}
-
-fn attempts(stderr: &str) -> usize {
-    stderr.lines().filter(|line| line.contains("trying again")).count()
 }
 
 #[test]
 fn a_shortage_at_the_commands_end_leaves_no_sidecar_running() {
-    let (world, quit) = (World::alone(), Endpoint::ok());
-    let running = short(&world, &quit);
-    limit_descriptors(running.pid(), 1024);
-    quit.request();
-    running.finish().expect(7, &[]);
+    // Those that there are already; one and more of those that it takes to ask.
+    for most in 3..10 {
+        let (world, quit) = (World::alone(), Endpoint::replying(vec![Reply::Last(200)]));
+        let flags = ["--api=off", "--log-level=debug", "--shutdown-http-post", &quit.url()];
+        let running = short(&world, world.proa().flags(flags), most);
+        let mut requests = 0;
+        eventually("it is short of something for longer than a sidecar is asked, or of nothing", || {
+            requests += quit.more_requests();
+            let seen = running.stderr_so_far();
+            requests > 0 || seen.contains("trying again") || seen.matches(" asked ").count() > 5
+        });
+        limit_descriptors(running.pid(), PLENTY);
+        if requests == 0 {
+            quit.request();
+        }
+        running.finish().expect(7, &[]);
+    }
 }
 
 /// SIGKILL may be two seconds away, and would cost the exit code.
 #[test]
 fn a_shortage_in_a_container_that_is_being_stopped_costs_no_exit_code() {
     let (world, quit) = (World::alone(), Endpoint::ok());
-    let running = short(&world, &quit);
-    let before = attempts(&running.stderr_so_far());
+    let running = short(&world, world.proa().flags(["--api=off", "--shutdown-http-post", &quit.url()]), 3);
+    running.wait_stderr("trying again");
     running.signal(libc::SIGTERM);
-    let finished = running.finish().expect(7, &["asked to stop", "shutting down the sidecars failed"]);
-    let after = attempts(&finished.stderr) - before;
-    // A second apart.
-    assert!(after <= 3, "{}", finished.stderr);
+    running.finish().expect(7, &["no longer tried: this container is about to be killed"]);
 }
 
 #[test]
-fn a_signal_that_stops_nobody_shortens_no_shortage() {
+fn a_shortage_takes_no_signal_away() {
+    // It goes on listening, and its end is waited for.
     let (world, quit) = (World::alone(), Endpoint::ok());
-    let running = short(&world, &quit);
-    running.signal(libc::SIGWINCH);
-    running.signal(libc::SIGUSR1);
-    limit_descriptors(running.pid(), 1024);
+    let running = short(&world, world.proa().flags(["--api=off", "--shutdown-http-post", &quit.url()]), 3);
+    running.wait_stderr("trying again");
+    running.signal(libc::SIGINT);
+    limit_descriptors(running.pid(), PLENTY);
+    running.finish().expect(7, &["asked to stop", "not waiting for the sidecars to exit"]);
+}
+
+#[test]
+fn a_mistake_while_descriptors_are_short_ends_the_sidecars() {
+    let quit = Endpoint::ok();
+    let world = beside_envoy("Never", &quit, "running: {}");
+    let proa = world.proa().flag("--nonsense").setup(|| {
+        // The signals take the one that is left.
+        limit_descriptors(0, 4);
+        Ok(())
+    });
+    let running = proa.start(["true"]);
+    running.wait_stderr("trying again");
+    limit_descriptors(running.pid(), PLENTY);
     quit.request();
-    let finished = running.finish().expect(7, &[]);
-    assert!(!finished.stderr.contains("asked to stop"), "{}", finished.stderr);
+    world.set_state("proxy", "terminated: {exitCode: 0}");
+    running.finish().expect(2, &[]);
 }

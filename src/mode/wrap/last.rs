@@ -24,35 +24,47 @@ const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long main containers are waited for while the API server denies us: their end would never be seen.
 const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
 
-/// Since when the API server shows nothing, and denies us without anything else between.
+/// Since when the API server shows nothing, and whether it denies us without anything else between.
 #[derive(Debug, Default)]
 struct Blind {
     since: Option<Instant>,
-    denied_since: Option<Instant>,
-    /// Whether what it says now is its last word.
-    asked_again: bool,
+    denial: Denial,
+}
+
+#[derive(Debug, Default)]
+enum Denial {
+    #[default]
+    None,
+    Since(Instant),
+    /// It has lasted, and what the API server says next is its last word.
+    AskedAgain,
+    Final,
 }
 
 impl Blind {
     fn note(&mut self, trouble: &Trouble, now: Instant) {
         self.since.get_or_insert(now);
         // One that is away will come back, and the main containers may run on meanwhile.
-        if trouble.is_denial() {
-            self.denied_since.get_or_insert(now);
-        } else {
-            (self.denied_since, self.asked_again) = (None, false);
-        }
+        self.denial = match self.denial {
+            _ if !trouble.is_denial() => Denial::None,
+            Denial::None => Denial::Since(now),
+            Denial::Since(since) => Denial::Since(since),
+            Denial::AskedAgain | Denial::Final => Denial::Final,
+        };
     }
 
     /// When a denial has lasted so long that it is for good, unless one more attempt shows otherwise: by then they are half a
     /// minute apart.
     fn ask_again_at(&self) -> Option<Instant> {
-        if self.asked_again { None } else { self.denied_since?.checked_add(OUT_OF_SIGHT) }
+        match self.denial {
+            Denial::Since(since) => since.checked_add(OUT_OF_SIGHT),
+            Denial::None | Denial::AskedAgain | Denial::Final => None,
+        }
     }
 
     /// Whether that attempt was denied too.
     fn is_denied(&self) -> bool {
-        self.asked_again && self.denied_since.is_some()
+        matches!(self.denial, Denial::Final)
     }
 
     /// Whether it has lasted so long that nothing of the Pod's status is waited for any more that shows elsewhere too.
@@ -220,7 +232,7 @@ impl Last {
                     return false;
                 }
                 () = until(blind.ask_again_at()) => {
-                    blind.asked_again = true;
+                    blind.denial = Denial::AskedAgain;
                     // A new watch pauses before no attempt.
                     *observations = sight.own_pod.as_ref().map(OwnPod::watch);
                 }
@@ -418,13 +430,13 @@ status:
         let mut blind = Blind::default();
         blind.note(&denied, now());
         assert!(!blind.is_denied());
-        blind.asked_again = true;
-        assert_eq!(blind.ask_again_at(), None);
+        blind.denial = Denial::AskedAgain;
+        assert!(!blind.is_denied() && blind.ask_again_at().is_none(), "before there is an answer");
         blind.note(&away, now());
         assert!(!blind.is_denied(), "which says nothing");
         blind.note(&denied, now());
         assert!(!blind.is_denied() && blind.ask_again_at().is_some());
-        blind.asked_again = true;
+        blind.denial = Denial::AskedAgain;
         blind.note(&denied, now());
         assert!(blind.is_denied());
     }

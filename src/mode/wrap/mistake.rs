@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::stream::StreamExt;
 use tokio::time::interval_at;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Run;
 use crate::budget::StopRequests;
@@ -52,6 +52,11 @@ pub fn end_sidecars(
     if plan.disabled || is_outside(&plan.api, mounts) || came_later() {
         return None;
     }
+    // What follows takes a failure for an answer: a service account that cannot be opened is none.
+    if let Err(error) = patient_runtime(signals, &Sight::none(), &StopRequests::default()) {
+        error!("shutting down the sidecars failed: {error:#}");
+        return None;
+    }
     // Another proa in this container ends them.
     let started = now();
     let presence = match presence {
@@ -85,12 +90,8 @@ impl Run<'_> {
         let shutdown = &self.plan.shutdown;
         let stay = shutdown::decide(shutdown.when, code, Origin::Inside, None) != Decision::End;
         if let Some(own_pod) = self.own_pod.as_ref().filter(|_| !stay && shutdown.auto != ShutdownAuto::Off) {
-            let (runtime, mut signals) = patient_runtime(self.signals, &Sight::none(), &mut seen.asked)?;
-            if seen.asked.is_empty() {
-                runtime.block_on(self.watch(own_pod, code, &mut seen, &mut signals))?;
-            } else {
-                seen.after = After::EarlyStop;
-            }
+            let (runtime, mut signals) = patient_runtime(self.signals, &Sight::none(), &seen.asked)?;
+            runtime.block_on(self.watch(own_pod, code, &mut seen, &mut signals))?;
         }
         Ok(seen)
     }

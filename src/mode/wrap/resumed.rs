@@ -11,6 +11,7 @@ use crate::identity::Mounts;
 use crate::mode::{appear, runtime};
 use crate::peer::{Part, Presence};
 use crate::policy::ForwardTo;
+use crate::shortage::insist;
 use crate::signal::stream::Signals;
 
 /// Forwards signals until the command ends: its exit code, and our place among the main containers, by which others may have
@@ -28,8 +29,13 @@ pub fn wait(
     // The other main containers would take the command for over, and `--hold-term` this one for gone.
     let presence = appear(mounts, Part::Main).ok().flatten();
     let child = Child::resumed(pid, forward_to);
-    let ended = runtime()?.block_on(async {
-        let mut signals = signals.listen().context("cannot listen for signals")?;
+    // Where it is not to be had, nothing else brings the exit code.
+    let (runtime, mut signals) = insist(|| {
+        let runtime = runtime()?;
+        let listener = runtime.block_on(async { signals.try_listen() })?;
+        anyhow::Ok((runtime, listener))
+    });
+    let ended = runtime.block_on(async {
         let mut asked = StopRequests::default();
         // The news of its end may have been read before the panic.
         let mut ended = child.collect();
