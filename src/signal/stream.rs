@@ -8,12 +8,16 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
 use tracing::info;
 
 use super::origin::Origin;
 use super::send::suspend_self;
 use super::{Phase, Reaction, Received, Sender, Signal, reaction, reaper};
 use crate::shortage::outlast;
+
+/// How many signals are read before everything else has its turn.
+const IN_A_ROW: u32 = 64;
 
 /// Every catchable signal sent to proa, in the order in which the kernel gives them out: standard
 /// signals before real-time ones, lowest number first (signal(7)). Equal standard signals that arrive
@@ -79,7 +83,7 @@ impl Signals {
         // SAFETY: the descriptor is borrowed from `self`, which outlives the listener and never closes or
         // replaces it before it is dropped.
         let ready = unsafe { AsyncFd::register_with_interest(self.file.as_fd(), Interest::READABLE) };
-        Ok(Listener { signals: self, ready: ready? })
+        Ok(Listener { signals: self, ready: ready?, count: 0 })
     }
 }
 
@@ -105,6 +109,8 @@ fn is_of_an_earlier_program(number: i32) -> bool {
 pub struct Listener<'a> {
     signals: &'a Signals,
     ready: AsyncFd<BorrowedFd<'a>>,
+    /// How many have been asked for.
+    count: u32,
 }
 
 impl Listener<'_> {
@@ -113,6 +119,11 @@ impl Listener<'_> {
     /// # Errors
     /// Those of reading a signalfd(2).
     pub async fn next(&mut self) -> io::Result<Received> {
+        // Whoever sends them faster than they are read keeps nothing else from its turn.
+        self.count = self.count.wrapping_add(1);
+        if self.count.is_multiple_of(IN_A_ROW) {
+            yield_now().await;
+        }
         loop {
             let mut ready = self.ready.readable().await?;
             match self.signals.read()? {

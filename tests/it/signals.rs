@@ -1,10 +1,12 @@
 //! Every catchable signal reaches the command; before it exists, the four that ask for an end do end.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use nix::libc;
 
-use crate::support::http::Endpoint;
+use crate::support::http::{Endpoint, Reply};
 use crate::support::{Beside, World, children, eventually, puppet, send};
 
 /// Every signal that can be caught, but for the child events that proa keeps.
@@ -230,4 +232,35 @@ fn a_second_signal_gives_up_on_a_hanging_quit_endpoint() {
     running.wait_stderr("not waiting for the sidecars to exit");
     running.signal(libc::SIGTERM);
     running.finish().expect(5, &["no longer waiting for the sidecars signal"]);
+}
+
+struct Calm<'a>(&'a AtomicBool);
+
+impl Drop for Calm<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_storm_of_signals_holds_up_nothing_else() {
+    let (world, quit) =
+        (World::alone(), Endpoint::replying(vec![Reply::Status(503, None), Reply::Last(200)]));
+    let running = world.proa().flags(["--api=off", "--shutdown-http-post", &quit.url()]).start(["true"]);
+    quit.request();
+    let (pid, over) = (running.pid(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            // Real-time signals do not merge: there is always one more.
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    send(pid, libc::SIGRTMIN() + 6);
+                }
+            });
+        }
+        // However this ends.
+        let _calm = Calm(&over);
+        quit.request();
+    });
+    running.finish().expect(0, &[]);
 }
