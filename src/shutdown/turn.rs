@@ -186,6 +186,7 @@ mod tests {
     use super::*;
     use crate::pod::KnownBy;
     use crate::pod::mains::Mains;
+    use crate::pod::run::Run;
     use crate::pod::tests::snapshot;
 
     fn pod(policy: &str, status: &str) -> Snapshot {
@@ -387,6 +388,41 @@ status:
         Mains::named(vec!["plain".into()]).settle(&mut pod);
         let decided = turn(Some((&pod, Worth::Current)), &Others::default());
         assert_eq!(decided, Turn::Await(vec![Other { name: "plain".into(), why: Why::StartsAgain }]));
+    }
+
+    #[test]
+    fn what_is_seen_is_worth_less_the_older_it_is() {
+        let moment = Duration::from_millis(1);
+        let present = pod("Never", RUNNING);
+        let mut earlier = pod("Never", RUNNING);
+        earlier.own.run = Run::Over;
+        for (snapshot, fresh, since, worth) in [
+            (&present, true, REPORTED, Worth::Current),
+            (&present, true, REPORTED + moment, Worth::Current),
+            (&present, true, REPORTED - moment, Worth::Early),
+            (&present, false, REPORTED, Worth::Past),
+            (&earlier, true, REPORTED, Worth::Past),
+            (&earlier, false, Duration::ZERO, Worth::Past),
+        ] {
+            assert_eq!(Worth::of(snapshot, fresh, since, false), worth);
+            assert_eq!(Worth::of(snapshot, fresh, since, true), Worth::Blind);
+        }
+    }
+
+    /// The others must come to the opposite by what they see.
+    #[test]
+    fn of_two_that_cannot_be_seen_the_later_name_shuts_the_sidecars_down() {
+        let mut seen = pod("Never", RUNNING);
+        let first = |own, seen: &Snapshot| {
+            let awaited = ["other".to_owned(), "another".into()].map(|name| Other { name, why: Why::Runs });
+            goes_first(&awaited, own, Some(seen))
+        };
+        assert!(first("main", &seen) && first("a", &seen));
+        assert!(!first("other", &seen) && !first("z", &seen));
+        // One without proa waits for nobody, and shuts nobody down.
+        seen.mains[0].known_by = KnownBy::Flag;
+        assert!(!first("main", &seen) && first("a", &seen), "`another` may have one");
+        assert!(!goes_first(&[], "main", Some(&seen)) && !goes_first(&[], "main", None));
     }
 
     #[test]
