@@ -399,7 +399,7 @@ status:
         for (snapshot, fresh, since, worth) in [
             (&present, true, REPORTED, Worth::Current),
             (&present, true, REPORTED + moment, Worth::Current),
-            (&present, true, REPORTED - moment, Worth::Early),
+            (&present, true, REPORTED.saturating_sub(moment), Worth::Early),
             (&present, false, REPORTED, Worth::Past),
             (&earlier, true, REPORTED, Worth::Past),
             (&earlier, false, Duration::ZERO, Worth::Past),
