@@ -373,6 +373,19 @@ mod tests {
         }
     }
 
+    /// A quarter of the grace period is kept for the command's own end.
+    #[test]
+    fn a_probes_grace_period_is_the_containers_own_unless_the_pod_goes() {
+        let now = now();
+        let probed = Termination { probe_grace: Some(seconds(8)), ..pod(seconds(30)) };
+        let held = |life| {
+            let asked = once(now.instant);
+            budget(&probed, Some(life), &asked, now).hold(HoldTerm::Grace, now.instant, Limit::Default)
+        };
+        assert_eq!(held(Life::Active), now.instant + seconds(5));
+        assert_eq!(held(Life::Deleting), now.instant + seconds(24));
+    }
+
     #[test]
     fn what_cannot_be_had_is_given_up_before_the_kill() {
         let now = now();

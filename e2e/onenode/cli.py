@@ -34,7 +34,7 @@ def up(arguments):
         (STATE / "binaries").symlink_to(binaries)
         if runtime:
             containerd.PROGRAMS.symlink_to(runtime)
-        node.create(binaries)
+        node.create(binaries, wanted.runtime)
     for name in ("etcd", "containerd", "apiserver"):
         components.start(name)
     # The kubelet would make its first sandbox at once, and needs the image for it.

@@ -29,6 +29,7 @@ GLOBAL_SYSCTLS = (
 # Runs as the first process of the new namespaces. Everything is bound while the mounts are private, and shared only
 # then: the kubelet wants a shared tree, and binds of an already shared tree would repeat every later mount in each copy.
 # catatonit stays as init: it reaps what daemons and container shims leave behind, and does nothing else.
+# crun refuses a machine with cgroup v1 and some controllers in v2 beside it ("cgroups in hybrid mode not supported"): it sees v1 alone.
 # mount -n: libmount would otherwise make /run/mount, still in the machine's own /run.
 SETUP = f"""
 set -e
@@ -38,6 +39,7 @@ mount -n --bind "$BINARIES" {STATE}/bin
 mount -n --rbind {STATE} {STATE}/var/lib/{STATE.name}
 mount -n --rbind {STATE}/var /var
 mount -n -t tmpfs -o mode=755 tmpfs /run
+if [ "$RUNTIME" = crun ] && [ -e /sys/fs/cgroup/unified/cgroup.controllers ]; then umount -n /sys/fs/cgroup/unified; fi
 mount -n --make-rshared /
 hostname {NODE}
 ip link set lo up
@@ -65,7 +67,7 @@ def init_pid():
     return int(pid) if _start_time(pid) == started else None
 
 
-def create(binaries):
+def create(binaries, runtime):
     STATE.mkdir(parents=True, exist_ok=True)
     PIDS.mkdir(exist_ok=True)
     kept = (f"{name} {_sysctl(name).read_text().strip()}\n" for name in GLOBAL_SYSCTLS)
@@ -77,7 +79,7 @@ def create(binaries):
         flags = ("--propagation", "private", "--mount-proc", "--fork", "--kill-child")
         outer = subprocess.Popen(
             ["unshare", *NAMESPACES, *flags, "sh", "-c", SETUP],
-            env={**ENVIRONMENT, "BINARIES": str(binaries)},
+            env={**ENVIRONMENT, "BINARIES": str(binaries), "RUNTIME": runtime},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=log,
