@@ -87,13 +87,19 @@ impl OwnPod {
     /// Watches the Pod. The stream goes on until it is dropped, and holds at most one connection.
     #[must_use]
     pub fn watch(&self) -> BoxStream<'static, Observation> {
-        self.observe(Start::Cached)
+        self.observe(Start::Cached, false)
+    }
+
+    /// The same for who has seen the Pod: where there is none of this name, it is gone.
+    #[must_use]
+    pub fn watch_again(&self) -> BoxStream<'static, Observation> {
+        self.observe(Start::Cached, true)
     }
 
     /// Looks at the Pod once, for so long at most. What is seen is not older than the request, where the API server can tell.
     /// `denial_is_final`: not to be asked again.
     pub async fn look(&self, limit: Duration, denial_is_final: bool) -> Looked {
-        let mut observations = self.observe(Start::Consistent);
+        let mut observations = self.observe(Start::Consistent, false);
         let mut last = Trouble::NoConnection("no answer in time".to_owned());
         let looking = async {
             while let Some(observation) = observations.next().await {
@@ -124,13 +130,13 @@ impl OwnPod {
         Self { cluster: self.cluster.clone(), identity }
     }
 
-    fn observe(&self, start: Start) -> BoxStream<'static, Observation> {
+    fn observe(&self, start: Start, verified: bool) -> BoxStream<'static, Observation> {
         let watcher = Watcher {
             cluster: self.cluster.clone(),
             identity: self.identity.clone(),
             start,
             first_start: start,
-            verified: false,
+            verified,
             shown: false,
             events: None,
             answer: ANSWER,

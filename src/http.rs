@@ -1,5 +1,6 @@
 //! One HTTP request and what came of it.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,27 @@ pub enum Answer {
     Short(String),
 }
 
+/// Why a request cannot be sent at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unready {
+    /// In words.
+    pub why: String,
+    /// Whether it is that the system is short of what it takes.
+    pub short: bool,
+}
+
+impl Unready {
+    fn for_good(why: &dyn fmt::Display) -> Self {
+        Self { why: why.to_string(), short: false }
+    }
+}
+
+impl From<Unready> for Answer {
+    fn from(Unready { why, short }: Unready) -> Self {
+        if short { Self::Short(why) } else { Self::None(why) }
+    }
+}
+
 /// Sends one request, as often as asked, over a new connection each time.
 #[derive(Debug)]
 pub struct Client {
@@ -47,10 +69,10 @@ impl Client {
     ///
     /// # Errors
     /// When the system's certificates are needed and cannot be read, or no HTTP request can hold this one.
-    pub fn new(request: Request) -> Result<Self, String> {
+    pub fn new(request: Request) -> Result<Self, Unready> {
         // Without https no certificates are needed, and an empty image has none to load.
         let tls = if request.url.is_https() { Some(trust_system()?) } else { None };
-        let head = head(&request).map_err(|error| error.to_string())?;
+        let head = head(&request).map_err(|error| Unready::for_good(&error))?;
         Ok(Self { request, head: Box::new(head), tls })
     }
 
@@ -126,15 +148,19 @@ fn location<B>(response: &Response<B>) -> Option<String> {
 }
 
 /// Trusts whom the image's system trusts.
-fn trust_system() -> Result<Arc<ClientConfig>, String> {
+fn trust_system() -> Result<Arc<ClientConfig>, Unready> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
+        let is_short = |error: &&rustls_native_certs::Error| cause(*error).is_some_and(is_shortage);
+        if let Some(error) = found.errors.iter().find(is_short) {
+            return Err(Unready { why: error.to_string(), short: true });
+        }
         let why = found.errors.first().map_or_else(|| "found none".to_owned(), ToString::to_string);
-        return Err(format!(
+        return Err(Unready::for_good(&format!(
             "{why}; expected certificate authorities in the image, where https looks for them"
-        ));
+        )));
     }
-    transport::tls(roots).map_err(|error| error.to_string())
+    transport::tls(roots).map_err(|error| Unready::for_good(&error))
 }

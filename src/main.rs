@@ -14,15 +14,14 @@ use proa::exit::{Code, Conclusion, Outcome};
 use proa::identity::Mounts;
 use proa::memory::Clearing;
 use proa::mode::sidecar::CommandDuty;
-use proa::mode::wrap::{mistake, resumed};
+use proa::mode::wrap::mistake;
+use proa::mode::wrap::resumed::{self, Resumed};
 use proa::mode::{helper, install, patiently, quit, sidecar, wait, wrap};
-use proa::peer::Presence;
 use proa::plan::quit::QuitPlan;
 use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::wait::WaitPlan;
 use proa::plan::{self, Environment, Plan};
 use proa::policy::LogFormat;
-use proa::shortage::insist;
 use proa::shutdown::Sight;
 use proa::signal::stream::Signals;
 use proa::{report, telemetry};
@@ -90,18 +89,16 @@ fn start_over(progress: Progress, mounts: &Mounts) -> ExitCode {
             return end(&Outcome::Panicked(progress.code()).into(), message_path.as_deref(), mounts);
         }
     };
-    let (code, presence) = match progress {
-        Progress::Begun => (None, None),
-        Progress::Decided(code) => (Some(code), None),
+    let resumed = match progress {
+        Progress::Begun => None,
+        Progress::Decided(code) => Some(Resumed { code, presence: None, asked: StopRequests::default() }),
         Progress::Running(pid) => {
             telemetry::set_up(cli.output.log_format, cli.output.log_level);
-            let signals = insist(Signals::try_register);
-            let ended = resumed::wait(pid, cli.environment.forward_to, mounts, &signals);
-            let ended = ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}"));
-            ended.ok().map_or((None, None), |(code, presence)| (Some(code), presence))
+            let ended = resumed::wait(pid, cli.environment.forward_to, mounts);
+            ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}")).ok()
         }
     };
-    mistaken(Outcome::Panicked(code), *cli, mounts, presence)
+    mistaken(Outcome::Panicked(resumed.as_ref().map(|resumed| resumed.code)), *cli, mounts, resumed)
 }
 
 fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) -> ExitCode {
@@ -110,8 +107,8 @@ fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) ->
 }
 
 /// Says what is wrong before anything else, then ends the sidecars, which takes its time. `cli`: what can be read of the command
-/// line. `presence`: ours, if we are there for the other proas already.
-fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts, presence: Option<Presence>) -> ExitCode {
+/// line. `resumed`: what is left of a command that has run.
+fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts, resumed: Option<Resumed>) -> ExitCode {
     telemetry::set_up(cli.output.log_format, cli.output.log_level);
     let message_path = cli.output.termination_message_path.clone();
     let mut conclusion = Conclusion::from(outcome);
@@ -123,11 +120,12 @@ fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts, presence: Option<Presen
         _ => None,
     };
     let plan = whole.unwrap_or_else(|| Plan::after_mistake(cli, &environment));
-    let registered = patiently(&Sight::none(), &StopRequests::default(), || Ok(Signals::try_register()?));
-    match registered {
+    let (presence, mut asked) =
+        resumed.map_or_else(Default::default, |resumed| (resumed.presence, resumed.asked));
+    match registered(&mut asked) {
         Ok(signals) => {
-            conclusion.remaining =
-                mistake::end_sidecars(&plan, &conclusion.outcome, mounts, &signals, presence);
+            let outcome = &conclusion.outcome;
+            conclusion.remaining = mistake::end_sidecars(&plan, outcome, mounts, &signals, presence, asked);
             if conclusion.remaining.is_some() {
                 report::write_message(&conclusion, message_path.as_deref(), mounts);
             }
@@ -150,15 +148,20 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
+/// Where it fails, nobody shuts the sidecars down.
+fn registered(asked: &mut StopRequests) -> anyhow::Result<Signals> {
+    patiently(&Sight::none(), asked, || Ok(Signals::try_register()?))
+}
+
 fn main_container(cli: Cli, mounts: &Mounts) -> ExitCode {
     set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
-    let conclusion = match (Plan::new(cli, &environment()), Signals::register()) {
+    let conclusion = match (Plan::new(cli, &environment()), registered(&mut StopRequests::default())) {
         (Err(invalid), _) => match cli::readable() {
             Some(cli) => return mistaken(Outcome::Invalid(invalid), cli, mounts, None),
             None => Outcome::Invalid(invalid).into(),
         },
-        (_, Err(error)) => Outcome::Failed(error.into()).into(),
+        (_, Err(error)) => Outcome::Failed(error).into(),
         (Ok(plan), Ok(signals)) => wrap::run(&plan, mounts, &signals),
     };
     end(&conclusion, message_path.as_deref(), mounts)
@@ -172,9 +175,9 @@ fn sidecar_container(
 ) -> (Conclusion, Option<PathBuf>) {
     set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
-    let conclusion = match (SidecarPlan::new(cli, &environment()), Signals::register()) {
+    let conclusion = match (SidecarPlan::new(cli, &environment()), registered(&mut StopRequests::default())) {
         (Err(invalid), _) => Outcome::Invalid(invalid).into(),
-        (_, Err(error)) => Outcome::Failed(error.into()).into(),
+        (_, Err(error)) => Outcome::Failed(error).into(),
         (Ok(plan), Ok(signals)) => match &plan.duty {
             Duty::Command(command, env_files, stop) => {
                 let duty = CommandDuty { command, env_files, stop: *stop, running };

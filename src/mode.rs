@@ -10,24 +10,31 @@ pub mod sidecar;
 pub mod wait;
 pub mod wrap;
 
+use std::fs::File;
 use std::io;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
 
-use crate::budget::StopRequests;
+use crate::budget::{LEAST, StopRequests};
 use crate::cluster::{ApiServer, Cluster, OwnPod, SERVICE_HOST};
 use crate::deadline::now;
 use crate::exit::Outcome;
 use crate::identity::{Claim, Identity, Mounts};
-use crate::peer::{Part, Peer, Presence, Unannounced};
+use crate::peer::{Message, Part, Peer, Peers, Presence, Unannounced};
 use crate::policy::AskApi;
-use crate::shortage::{outlast, persist};
+use crate::shortage::{is_shortage, outlast, persist};
 use crate::shutdown::Sight;
 use crate::signal::stream::{Listener, Signals, is_stop_pending};
 use crate::signal::{Phase, Sender, reaper};
 use crate::telemetry::LogPhase;
+
+/// Where the system does not tell which proas there are.
+fn unseen_peers(error: &io::Error, ended: Vec<Message>) -> Peers {
+    warn!("no wrapped sidecar is notified that neither the Pod nor its manifest shows: {error}");
+    Peers { ended, ..Peers::default() }
+}
 
 /// What comes after the command. Whatever happens in it changes no exit code: the command's is decided by then.
 fn afterwards<T>(task: impl FnOnce() -> anyhow::Result<Option<T>>) -> Option<T> {
@@ -104,6 +111,14 @@ fn own_pod(
         );
         return Ok(None);
     }
+    // A service account that cannot be opened for want of descriptors is one all the same.
+    let short = patiently(&Sight::none(), &mut StopRequests::default(), || match File::open("/") {
+        Err(error) if is_shortage(&error) => Err(error.into()),
+        Ok(_) | Err(_) => Ok(()),
+    });
+    if let Err(error) = short {
+        info!("{error:#}");
+    }
     let cluster = match Cluster::new(api) {
         Ok(cluster) => cluster,
         // Whoever has put proa here did not know; whoever has given it direct waits did.
@@ -146,7 +161,7 @@ fn runtime_without_timers() -> anyhow::Result<PhaseRuntime> {
 fn patient_runtime<'s>(
     signals: &'s Signals,
     known: &Sight,
-    asked: &StopRequests,
+    asked: &mut StopRequests,
 ) -> anyhow::Result<(PhaseRuntime, Listener<'s>)> {
     patiently(known, asked, || {
         let runtime = try_build(Builder::new_current_thread().enable_time()).context(NO_RUNTIME)?;
@@ -157,23 +172,26 @@ fn patient_runtime<'s>(
 }
 
 /// Makes what the sidecars are shut down with, until there is no time left by what is `known` of the Pod. A signal that asks proa to
-/// stop meanwhile waits for whoever listens next.
+/// stop meanwhile is noted, since time counts from then on, and waits for whoever listens next. One that is a stop signal because the
+/// runtime sends it alone, as an image's own is, is not known for one until it is read.
 ///
 /// # Errors
 /// Those of the last attempt.
 pub fn patiently<T>(
     known: &Sight,
-    asked: &StopRequests,
+    asked: &mut StopRequests,
     make: impl FnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let stop = known.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-    let (mut asked, mut pending, mut is_time) = (asked.clone(), false, true);
+    let (mut pending, mut is_time) = (false, true);
+    // For one attempt or two it is never too late.
+    let least = now() + LEAST;
     let result = persist(make, || {
         if !pending && is_stop_pending(Phase::Shutdown { stop }) {
             pending = true;
             asked.note(now(), Sender::Inside);
         }
-        is_time = known.give_up_at(&asked).is_none_or(|at| now() < at);
+        is_time = known.give_up_at(asked).is_none_or(|at| now() < at.max(least));
         is_time
     });
     if is_time { result } else { result.context("no longer tried: this container is about to be killed") }

@@ -19,7 +19,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener as StdListener};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
@@ -30,6 +30,7 @@ use tracing::debug;
 
 use crate::crowd::Crowd;
 use crate::identity::Mounts;
+use crate::shortage::{is_shortage, once_there_is_enough};
 use handover::Handover;
 pub use message::{Message, Peer, Peers, Reply};
 use sender::Sender;
@@ -55,14 +56,16 @@ const LONGEST_LIST: u64 = 8 * 1024 * 1024;
 
 impl Peers {
     /// Looks around in this container. Finds nobody where the system does not tell (`proc_net(5)`, /proc/net/unix).
-    #[must_use]
-    pub fn beside(uid: &str, container: &str, ended: Vec<Message>) -> Self {
-        let sockets = sockets();
+    ///
+    /// # Errors
+    /// When it is short of what it takes to look, which says nothing.
+    pub fn beside(uid: &str, container: &str, ended: Vec<Message>) -> io::Result<Self> {
+        let sockets = sockets()?;
         // A socket is listed once for itself and once for each connection that waits for it.
         let names: BTreeSet<_> =
             message::listening(&sockets, uid).filter(|name| *name != container).collect();
         let peers = names.into_iter().map(|name| Peer { uid: uid.to_owned(), container: name.to_owned() });
-        Self { listening: peers.collect(), ended }
+        Ok(Self { listening: peers.collect(), ended })
     }
 }
 
@@ -113,8 +116,14 @@ impl Peer {
     }
 
     /// Whether proa runs in this container, where the system does not list that.
-    pub async fn is_there(&self) -> bool {
-        shows_presence(&connect(&self.presence()).await)
+    ///
+    /// # Errors
+    /// When the system is short of what it takes to ask, which says nothing.
+    pub async fn is_there(&self) -> io::Result<bool> {
+        match connect(&self.presence()).await {
+            Err(error) if is_shortage(&error) => Err(error),
+            connected => Ok(shows_presence(&connected)),
+        }
     }
 
     /// Waits until no proa runs in this container: at once, if none does.
@@ -157,6 +166,8 @@ impl Peer {
             if attempt > 0 {
                 sleep(AGAIN).await;
             }
+            // Where there is no socket to be had, it is not asked.
+            let _ = once_there_is_enough(None, UnixDatagram::unbound).await;
             // Saying it twice does no harm.
             match timeout(LIMIT, self.converse(message)).await {
                 Ok(Ok(reply)) => return Ok(reply),
@@ -182,8 +193,7 @@ impl Peer {
     }
 }
 
-/// A queue that is full is somebody's (connect(2), `EAGAIN`). That we are short of descriptors or memory, or are not allowed to
-/// ask, says nothing of anybody.
+/// A queue that is full is somebody's (connect(2), `EAGAIN`). That we are not allowed to ask says nothing of anybody.
 fn shows_presence<T>(connected: &io::Result<T>) -> bool {
     match connected {
         Ok(_) => true,
@@ -210,15 +220,18 @@ async fn connect(name: &str) -> io::Result<UnixStream> {
     UnixStream::connect(format!("\0{name}")).await
 }
 
-/// The sockets of our network namespace (`proc_net(5)`); none where the system does not list them.
-fn sockets() -> Vec<u8> {
+/// The sockets of our network namespace (`proc_net(5)`); none where the system does not list them. A failure is a shortage.
+fn sockets() -> io::Result<Vec<u8>> {
     let mut list = Vec::new();
     let read =
         fs::File::open("/proc/net/unix").and_then(|file| file.take(LONGEST_LIST).read_to_end(&mut list));
     if let Err(error) = read {
         debug!(%error, "cannot list the sockets of this network namespace");
+        if is_shortage(&error) {
+            return Err(error);
+        }
     }
-    list
+    Ok(list)
 }
 
 fn listen(name: &str) -> io::Result<StdListener> {
@@ -394,12 +407,16 @@ mod tests {
         let there = ["seen-1", "seen-2", "seen-main"].map(|name| peer(name).announce(Part::Sidecar).unwrap());
         let _listeners = [there[0].listen().unwrap(), there[1].listen().unwrap()];
         let names = |own| -> Vec<_> {
-            let found = Peers::beside(&uid, own, Vec::new()).listening.into_iter().map(|peer| peer.container);
+            let found = Peers::beside(&uid, own, Vec::new())
+                .unwrap()
+                .listening
+                .into_iter()
+                .map(|peer| peer.container);
             found.filter(|name| name.starts_with("seen-")).collect()
         };
         assert_eq!(names("seen-main"), ["seen-1", "seen-2"]);
         assert_eq!(names("seen-1"), ["seen-2"]);
-        assert!(Peers::beside("another", "", Vec::new()).listening.is_empty());
+        assert!(Peers::beside("another", "", Vec::new()).unwrap().listening.is_empty());
     }
 
     #[test]
@@ -444,7 +461,9 @@ mod tests {
             while let Ok(stream) = connect(&peer("full").presence()).await {
                 crowd.push(stream);
             }
-            assert!(peer("full").is_there().await && !peer("nobody-there").is_there().await);
+            assert!(
+                peer("full").is_there().await.unwrap() && !peer("nobody-there").is_there().await.unwrap()
+            );
             let full = peer("full");
             let mut gone = std::pin::pin!(full.gone());
             assert!(timeout(Duration::from_millis(50), &mut gone).await.is_err(), "it is still there");

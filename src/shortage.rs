@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tracing::{debug, info};
+
+use crate::deadline::{elapsed, now};
 
 /// How many attempts there are for what somebody waits for, and for what the sidecars are shut down with: with an exit code that is
 /// decided nothing else is left to do.
@@ -14,6 +16,9 @@ const ATTEMPTS: usize = 5;
 const ATTEMPTS_IN_THE_END: usize = 150;
 /// How long until the next.
 pub const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long it may keep the sidecars from being shut down.
+pub const LONGEST: Duration = Duration::from_secs(15);
 
 /// Whether an error says that the system is short of something, and nothing of what was to be done.
 #[must_use]
@@ -50,12 +55,47 @@ pub fn persist<T, E: fmt::Display>(
     })
 }
 
-/// Makes what an exit code depends on, however long that takes.
-pub fn insist<T, E: fmt::Display>(mut make: impl FnMut() -> Result<T, E>) -> T {
+/// Makes what an exit code depends on, however long that takes; unless there is something `instead` of it.
+///
+/// # Errors
+/// What there is instead.
+pub fn insist<T, E: fmt::Display, I>(
+    mut make: impl FnMut() -> Result<T, E>,
+    mut instead: impl FnMut() -> Option<I>,
+) -> Result<T, I> {
+    let mut said = false;
     loop {
-        match persist(&mut make, || true) {
-            Ok(done) => return done,
-            Err(_) => sleep(PAUSE),
+        match make() {
+            Ok(done) => return Ok(done),
+            Err(error) if !said => info!("trying again: {error:#}"),
+            Err(_) => {}
+        }
+        said = true;
+        if let Some(instead) = instead() {
+            return Err(instead);
+        }
+        sleep(PAUSE);
+    }
+}
+
+/// What it comes to once nothing that it takes is short, or time is up: at [`LONGEST`], or at this moment.
+///
+/// # Errors
+/// Those of the last attempt.
+pub async fn once_there_is_enough<T>(
+    by: Option<Instant>,
+    mut make: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let begun = now();
+    loop {
+        match make() {
+            Err(error)
+                if is_shortage(&error) && elapsed(begun) < LONGEST && by.is_none_or(|by| now() < by) =>
+            {
+                debug!(%error, "trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
         }
     }
 }
@@ -105,7 +145,8 @@ mod tests {
             left > 0
         };
         assert_eq!(persist(attempts(9), is_time), Err("attempt 3".into()), "and no longer");
-        assert_eq!(insist(attempts(3)), 3);
+        assert_eq!(insist(attempts(3), || None::<()>), Ok(3));
+        assert_eq!(insist(attempts(3), || Some(7)), Err(7));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod stages;
 pub mod turn;
 
 use std::cell::RefCell;
+use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use crate::deadline::{before, now, until};
 use crate::peer::{Message, Peer, Peers, Reply};
 use crate::pod::{Snapshot, State, list};
 use crate::policy::ShutdownAuto;
+use crate::shortage::once_there_is_enough;
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received, Signal};
 use crate::status::board::{ActionResult, Board};
@@ -417,6 +419,8 @@ async fn perform(
         Step::Kill(processes, signal) => {
             // /proc/PID/cmdline may block on a process that hangs (`mmap_lock`), and with it all that this thread does.
             let (processes, signal, snapshot) = (processes.clone(), *signal, snapshot.cloned());
+            // Where it cannot be opened for want of descriptors, there would be no process in it.
+            let _ = once_there_is_enough(by, || fs::read_dir("/proc")).await;
             let kill = spawn_blocking(move || kill::kill(&processes, spared, signal, snapshot.as_ref()));
             let killed = before(by, kill)
                 .await

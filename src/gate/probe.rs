@@ -67,7 +67,9 @@ enum Subject {
 impl Subject {
     fn new(wait: &DirectWait) -> Result<Self, String> {
         Ok(match wait {
-            DirectWait::Http(url) => Self::Http(Client::new(Request::new(Method::Get, url.clone()))?),
+            DirectWait::Http(url) => Self::Http(
+                Client::new(Request::new(Method::Get, url.clone())).map_err(|unready| unready.why)?,
+            ),
             DirectWait::Tcp(address) => Self::Tcp(address.clone()),
             DirectWait::File(path) => Self::File(Follow::new(path.clone())),
         })

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use anyhow::Context;
 use futures::future::{join_all, pending};
 use futures::stream::StreamExt;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info};
 
-use super::{announce_disabled, appear, collect_orphans, own_pod, runtime};
+use super::{PhaseRuntime, announce_disabled, appear, collect_orphans, own_pod, patient_runtime};
+use crate::budget::StopRequests;
 use crate::cluster::trouble::{Refused, Trouble};
 use crate::cluster::{Looked, Observation, OwnPod};
 use crate::deadline::{now, until};
@@ -26,8 +26,9 @@ use crate::plan::sidecar::{Duty, SidecarPlan};
 use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Exit, Snapshot, list};
+use crate::shutdown::Sight;
 use crate::signal::Signal;
-use crate::signal::stream::Signals;
+use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
 use crate::status::{Quit, Server};
 use crate::telemetry::LogPhase;
@@ -120,6 +121,11 @@ impl<'a> Companion<'a> {
         })
     }
 
+    /// Without one nobody shuts the sidecars down, or goes on with the command.
+    pub(super) fn runtime(&self) -> anyhow::Result<(PhaseRuntime, Listener<'_>)> {
+        patient_runtime(self.signals, &Sight::none(), &mut StopRequests::default())
+    }
+
     /// Waits for what is asked for, if anything. Sidecars do not wait for one another by themselves.
     pub(super) fn gate(&self) -> anyhow::Result<Gated> {
         let gate = &self.plan.gate;
@@ -128,9 +134,8 @@ impl<'a> Companion<'a> {
             return Ok(Gated::Open);
         }
         let _phase = LogPhase::Gate.enter();
-        let waiting = runtime()?;
+        let (waiting, mut signals) = self.runtime()?;
         let gated = waiting.block_on(async {
-            let mut signals = self.signals.listen().context("cannot listen for signals")?;
             let api = match &self.own_pod {
                 Some(own_pod) if !gate.selection.wait_for.is_empty() => Api::Needed(own_pod.watch()),
                 _ => Api::NotAsked,
@@ -156,8 +161,8 @@ impl<'a> Companion<'a> {
                     () = self.quit_asked() => Gated::Over(Outcome::ShutDown),
                 }
             };
-            anyhow::Ok(self.server.during(&self.board, gated).await)
-        })?;
+            self.server.during(&self.board, gated).await
+        });
         self.board.gate_over();
         Ok(gated)
     }
@@ -384,7 +389,9 @@ async fn gone_for_good(peers: &[Peer], silence: &Silence) {
         join_all(peers.iter().map(Peer::gone)).await;
         silence.lasts(now(), ABANDONED).await;
         // One that was to be restarted may be there again.
-        if !join_all(peers.iter().map(Peer::is_there)).await.contains(&true) {
+        let there = join_all(peers.iter().map(Peer::is_there)).await;
+        // Where that cannot be asked nobody is known to be gone.
+        if there.iter().all(|there| matches!(there, Ok(false))) {
             return;
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use tracing::{error, info, warn};
 
 use super::companion::{CONFIRM, Companion, Gated, Mains, announce};
-use super::{PhaseRuntime, afterwards, is_outside, patient_runtime, ready_file};
+use super::{afterwards, is_outside, patient_runtime, ready_file};
 use crate::budget::StopRequests;
 use crate::cluster::{Looked, NoApi};
 use crate::exit::{Conclusion, Outcome};
@@ -76,7 +76,7 @@ impl Helper<'_> {
             return Ok(outcome.into());
         }
         self.companion.board.helping(true);
-        let (runtime, mut signals) = self.runtime()?;
+        let (runtime, mut signals) = self.companion.runtime()?;
         let waited = self.wait_for_mains(&mut signals);
         let waited = runtime.block_on(self.companion.server.during(&self.companion.board, waited));
         drop((signals, runtime));
@@ -87,15 +87,10 @@ impl Helper<'_> {
         }
     }
 
-    /// Without one nobody shuts the sidecars down.
-    fn runtime(&self) -> anyhow::Result<(PhaseRuntime, Listener<'_>)> {
-        patient_runtime(self.companion.signals, &Sight::none(), &StopRequests::default())
-    }
-
     /// The main containers may run all the same, and need somebody who shuts the sidecars down. Unless the kubelet starts this
     /// container again, which then waits once more.
     fn refuse(&self, outcome: Outcome, shutdown: &Shutdown) -> anyhow::Result<Conclusion> {
-        let (runtime, signals) = self.runtime()?;
+        let (runtime, signals) = self.companion.runtime()?;
         let seen = runtime.block_on(async {
             match &self.companion.own_pod {
                 Some(own_pod) => Some(own_pod.look(CONFIRM, true).await),
@@ -135,8 +130,8 @@ impl Helper<'_> {
                 let own_pod = self.companion.own_pod.as_ref().map(|own_pod| own_pod.named(&snapshot.name));
                 let sight = Sight { snapshot: Some(snapshot), fresh: true, own_pod, mains };
                 let (after, board) = (After::Command, &self.companion.board);
-                let asked = StopRequests::default();
-                let (runtime, mut signals) = patient_runtime(self.companion.signals, &sight, &asked)?;
+                let mut asked = StopRequests::default();
+                let (runtime, mut signals) = patient_runtime(self.companion.signals, &sight, &mut asked)?;
                 let ended = shutdown::run(shutdown, &sight, after, asked, &peers, &mut signals, board);
                 let drained = runtime.block_on(self.companion.server.during(board, ended)).drained;
                 let running = drained.running().map(<[String]>::to_vec);

@@ -48,5 +48,5 @@ impl<'a> Inspector<'a> {
 }
 
 fn peers(snapshot: &Snapshot) -> Peers {
-    Peers::beside(&snapshot.uid, &snapshot.own.name, Vec::new())
+    Peers::beside(&snapshot.uid, &snapshot.own.name, Vec::new()).unwrap_or_default()
 }

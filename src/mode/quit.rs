@@ -7,7 +7,7 @@ use anyhow::Context;
 use tracing::{info, warn};
 
 use super::inspector::Inspector;
-use super::{own_pod, runtime};
+use super::{own_pod, runtime, unseen_peers};
 use crate::budget::StopRequests;
 use crate::cluster::OwnPod;
 use crate::exit::Outcome;
@@ -18,6 +18,7 @@ use crate::plan::quit::QuitPlan;
 use crate::plan::selection::Selection;
 use crate::pod::mains::Mains;
 use crate::pod::{Snapshot, list};
+use crate::shortage::once_there_is_enough;
 use crate::shutdown::stages::{Source, Stages, Step, Task, stages};
 use crate::shutdown::{self, After, Drained, Need, Report, Shown, Sight};
 use crate::signal::stream::{Listener, Signals};
@@ -64,9 +65,14 @@ async fn quit(
     let sight = shutdown::look(own_pod, None, mains, Need::Usual, &mut asked, signals).await;
     let seen = sight.snapshot.as_ref().map(|snapshot| (&snapshot.uid, &snapshot.own.name));
     let own = seen.or(mounts.uid.as_ref().zip(mounts.container.as_ref()));
-    let peers = own.map_or_else(Peers::default, |(uid, name)| {
-        Peers::beside(uid, name, vec![Message { container: name.clone(), code: 0 }])
-    });
+    let peers = match own {
+        None => Peers::default(),
+        Some((uid, name)) => {
+            let ended = || vec![Message { container: name.clone(), code: 0 }];
+            let beside = once_there_is_enough(None, || Peers::beside(uid, name, ended())).await;
+            beside.unwrap_or_else(|error| unseen_peers(&error, ended()))
+        }
+    };
     if plan.dry_run {
         return Outcome::Planned(planned(plan, &sight, &peers));
     }

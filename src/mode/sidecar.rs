@@ -99,8 +99,8 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
 }
 
 fn until_its_end(companion: &Companion<'_>, child: Child, stop: Stop) -> anyhow::Result<Outcome> {
-    let outcome = runtime()?.block_on(async {
-        let mut signals = companion.signals.listen().context("cannot listen for signals")?;
+    let (running, mut signals) = companion.runtime()?;
+    let outcome = running.block_on(async {
         let supervised = supervise::until_its_end(companion, child, stop, &mut signals);
         companion.server.during(&companion.board, supervised).await.context("cannot receive signals")
     });

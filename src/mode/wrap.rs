@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::inspector::Inspector;
 use super::{
     afterwards, announce, announce_disabled, appear, collect_orphans, is_outside, own_pod, patient_runtime,
-    runtime, runtime_without_timers,
+    runtime, runtime_without_timers, unseen_peers,
 };
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
@@ -31,6 +31,7 @@ use crate::plan::Plan;
 use crate::pod::Snapshot;
 use crate::pod::mains::Mains;
 use crate::policy::{OnSidecarExit, ShutdownAuto, ShutdownWhen};
+use crate::shortage::once_there_is_enough;
 use crate::shutdown::stages::yet_to_start;
 use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight};
 use crate::signal::Phase;
@@ -88,7 +89,7 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
     let remaining = afterwards(|| {
         let is_early = snapshot.as_ref().is_some_and(|seen| !yet_to_start(&plan.shutdown, seen).is_empty());
         if asked.is_empty() && outcome.is_refusal() && (is_early || matches!(outcome, Outcome::NoStatus(_))) {
-            let seen = run.until_they_have_started(code)?;
+            let seen = run.until_they_have_started(code, asked)?;
             return run.end_sidecars(code, seen.snapshot.or(snapshot), seen.after, seen.asked, Need::Usual);
         }
         // A gate has waited for the API server for as long as it may.
@@ -230,7 +231,7 @@ impl Run<'_> {
         code: u8,
         snapshot: Option<Snapshot>,
         after: After,
-        asked: StopRequests,
+        mut asked: StopRequests,
         need: Need,
     ) -> anyhow::Result<Option<Remaining>> {
         // Outside Kubernetes nobody stays behind but what the flags name.
@@ -246,7 +247,7 @@ impl Run<'_> {
             return Ok(None);
         }
         let before = Sight { snapshot, ..Sight::none() };
-        let (runtime, mut signals) = patient_runtime(self.signals, &before, &asked)?;
+        let (runtime, mut signals) = patient_runtime(self.signals, &before, &mut asked)?;
         let ended = self.end_sidecars_if_last(code, before.snapshot, after, (asked, need), &mut signals);
         Ok(runtime.block_on(self.server.during(&self.board, ended)))
     }
@@ -320,7 +321,11 @@ impl Run<'_> {
                 return None;
             }
             let (uid, own) = (last.uid().to_owned(), last.own().to_owned());
-            peers = Peers::beside(&uid, &own, last.ended(sight.snapshot.as_ref()));
+            let ended = last.ended(sight.snapshot.as_ref());
+            let beside = || Peers::beside(&uid, &own, ended.clone());
+            peers = once_there_is_enough(sight.over_by(&asked), beside)
+                .await
+                .unwrap_or_else(|error| unseen_peers(&error, ended));
         }
         if let Some(snapshot) = &sight.snapshot {
             self.inspector.look_at_end(snapshot);

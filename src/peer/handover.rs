@@ -19,6 +19,7 @@ use tracing::debug;
 use super::message::{self, Message, Peer};
 use super::sender::Sender;
 use super::{LIMIT, LONGEST, connect, listen, sockets};
+use crate::shortage::is_shortage;
 
 /// How often a main container whose queue is full is tried, and the pause between.
 const ATTEMPTS: usize = 5;
@@ -94,35 +95,39 @@ fn note(found: &mut BTreeMap<String, u8>, Message { container, code }: Message) 
 
 /// Leaves the sidecars to those of these main containers that still listen: their names. `ended`: who will not need the
 /// sidecars any more.
-pub async fn hand_over(peers: Vec<Peer>, ended: &[Message]) -> BTreeSet<String> {
+///
+/// # Errors
+/// When the system is short of what it takes to ask one of them, which says nothing.
+pub async fn hand_over(peers: Vec<Peer>, ended: &[Message]) -> io::Result<BTreeSet<String>> {
     let text: String = ended.iter().map(ToString::to_string).collect();
     let mut listening = BTreeSet::new();
     for peer in peers {
-        if leave_to(&peer, &text).await {
+        if leave_to(&peer, &text).await? {
             listening.insert(peer.container);
         }
     }
-    listening
+    Ok(listening)
 }
 
-async fn leave_to(peer: &Peer, text: &str) -> bool {
+async fn leave_to(peer: &Peer, text: &str) -> io::Result<bool> {
     let mut is_full = false;
     for _ in 0..ATTEMPTS {
         match connect(&peer.handover()).await {
-            Ok(stream) if Sender::of(&stream).is_of_another_pod(&peer.uid) => return false,
+            Ok(stream) if Sender::of(&stream).is_of_another_pod(&peer.uid) => return Ok(false),
             Ok(mut stream) => {
-                return matches!(timeout(LIMIT, stream.write_all(text.as_bytes())).await, Ok(Ok(())));
+                return Ok(matches!(timeout(LIMIT, stream.write_all(text.as_bytes())).await, Ok(Ok(()))));
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return false,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(false),
+            Err(error) if is_shortage(&error) => return Err(error),
             Err(error) => {
-                // Its queue is full (connect(2), `EAGAIN`): it is there. A failure of ours says nothing of it.
+                // Its queue is full (connect(2), `EAGAIN`): it is there. That we may not ask says nothing of it.
                 is_full = error.kind() == io::ErrorKind::WouldBlock;
                 debug!(%error, container = peer.container, "cannot leave the sidecars to it yet");
             }
         }
         sleep(AGAIN).await;
     }
-    is_full
+    Ok(is_full)
 }
 
 /// The other proas of the Pod, as /proc/net/unix shows them (`proc_net(5)`); none where the system does not.
@@ -136,14 +141,22 @@ pub struct Sockets {
 
 impl Sockets {
     /// Looks.
-    #[must_use]
-    pub fn of(uid: &str) -> Self {
-        let sockets = sockets();
+    ///
+    /// # Errors
+    /// When the system is short of what it takes to look, which says nothing.
+    pub fn look(uid: &str) -> io::Result<Self> {
+        let sockets = sockets()?;
         let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-        Self {
+        Ok(Self {
             present: owned(message::present(&sockets, uid).collect()),
             mains: owned(message::mains(&sockets, uid).collect()),
-        }
+        })
+    }
+
+    /// The same for who looks often, and takes from each look what is new.
+    #[must_use]
+    pub fn of(uid: &str) -> Self {
+        Self::look(uid).unwrap_or_default()
     }
 }
 
@@ -176,7 +189,7 @@ mod tests {
         block_on(async {
             let left =
                 hand_over(vec![peer("left-to"), peer("left-to-nobody")], &[from("a", 3), from("b", 0)]).await;
-            assert_eq!(left, BTreeSet::from(["left-to".to_owned()]));
+            assert_eq!(left.unwrap(), BTreeSet::from(["left-to".to_owned()]));
             assert_eq!(handover.withdraw().await, [from("a", 3), from("b", 0)]);
         });
     }
@@ -188,7 +201,7 @@ mod tests {
         assert!(Sockets::of(&uid).mains.contains("withdrawn"));
         block_on(async {
             handover.withdraw().await;
-            assert!(hand_over(vec![peer("withdrawn")], &[from("a", 0)]).await.is_empty());
+            assert!(hand_over(vec![peer("withdrawn")], &[from("a", 0)]).await.unwrap().is_empty());
         });
         let sockets = Sockets::of(&uid);
         assert!(sockets.present.contains("withdrawn") && !sockets.mains.contains("withdrawn"));
@@ -203,7 +216,7 @@ mod tests {
                 silent.push(connect(&peer("pestered-main").handover()).await.unwrap());
             }
             let begun = std::time::Instant::now();
-            hand_over(vec![peer("pestered-main")], &[from("a", 0)]).await;
+            hand_over(vec![peer("pestered-main")], &[from("a", 0)]).await.unwrap();
             assert_eq!(handover.withdraw().await, [from("a", 0)]);
             assert!(begun.elapsed() < LIMIT * 5, "{:?}", begun.elapsed());
         });
@@ -217,7 +230,7 @@ mod tests {
             while let Ok(stream) = connect(&peer("full-main").handover()).await {
                 crowd.push(stream);
             }
-            assert_eq!(hand_over(vec![peer("full-main")], &[]).await.len(), 1);
+            assert_eq!(hand_over(vec![peer("full-main")], &[]).await.unwrap().len(), 1);
         });
     }
 
@@ -242,7 +255,7 @@ mod tests {
                                 let others = others.map(|other| peer(&name(other))).collect();
                                 let left = hand_over(others, &[from(&name(number), 0)]).await;
                                 drop(presence);
-                                left.is_empty()
+                                left.unwrap().is_empty()
                             })
                         })
                     })

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use crate::deadline::{before, elapsed, now};
 use crate::endpoint::Request;
-use crate::http::{Answer, Client};
+use crate::http::{Answer, Client, Unready};
 use crate::shortage;
 
 /// How long one attempt may take.
@@ -25,8 +25,6 @@ const PAUSES: [Duration; 4] = [
 /// No attempt starts later than this after the first: an endpoint that hangs has one more attempt than the
 /// first, and costs no more than two.
 const LAST_START: Duration = Duration::from_secs(6);
-/// How long a shortage may keep us from asking at all.
-const SHORT: Duration = Duration::from_secs(15);
 
 /// How a sidecar took the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,19 +150,22 @@ pub async fn ask(request: &Request, by: Option<Instant>) -> Result<Done, Failure
 
 /// Asks until there is an end to it. `last` is how the attempt before failed, for whoever cuts this short.
 async fn persist(request: &Request, last: &mut Failure) -> Result<Done, Failure> {
-    let client = Client::new(request.clone()).map_err(Failure::NoAnswer)?;
+    let mut client = None;
     let begun = now();
     let mut started = begun;
     let mut reached = false;
     let mut pauses = PAUSES.into_iter();
     loop {
-        let answer = client.send(ATTEMPT).await;
+        let answer = match prepared(&mut client, request) {
+            Ok(client) => client.send(ATTEMPT).await,
+            Err(unready) => unready.into(),
+        };
         debug!(url = %request.url, ?answer, "asked");
         let connected = matches!(answer, Answer::Status(..) | Answer::Broken(_));
         match next(answer, reached) {
             Next::Done(done) => return Ok(done),
             // Which is no attempt of those that the sidecar has.
-            Next::NotYet(failure) if elapsed(begun) < SHORT => {
+            Next::NotYet(failure) if elapsed(begun) < shortage::LONGEST => {
                 *last = failure;
                 sleep(shortage::PAUSE).await;
                 started = now();
@@ -179,6 +180,13 @@ async fn persist(request: &Request, last: &mut Failure) -> Result<Done, Failure>
             },
         }
         reached |= connected;
+    }
+}
+
+fn prepared<'a>(client: &'a mut Option<Client>, request: &Request) -> Result<&'a Client, Unready> {
+    match client {
+        Some(client) => Ok(client),
+        None => Ok(client.insert(Client::new(request.clone())?)),
     }
 }
 

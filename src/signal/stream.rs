@@ -87,7 +87,7 @@ impl Signals {
     }
 }
 
-/// Whether a signal waits to be read that asks proa to stop, whoever sent it. It stays where it is.
+/// Whether a signal waits to be read that asks proa to stop even if it is from inside. It stays where it is.
 #[must_use]
 pub fn is_stop_pending(phase: Phase) -> bool {
     let pending = Origin::pending();
@@ -151,9 +151,12 @@ impl Listener<'_> {
     /// # Errors
     /// Those of [`Listener::next`].
     pub fn stopped(&mut self, phase: Phase) -> io::Result<Option<Received>> {
-        while let Some(received) = self.signals.read()? {
-            if react(phase, received) {
-                return Ok(Some(received));
+        // More than can wait at once of those that stop a container by default, which come first: their numbers are lower.
+        for _ in 0..IN_A_ROW {
+            match self.signals.read()? {
+                Some(received) if react(phase, received) => return Ok(Some(received)),
+                Some(_) => {}
+                None => break,
             }
         }
         Ok(None)

@@ -234,6 +234,25 @@ fn a_second_signal_gives_up_on_a_hanging_quit_endpoint() {
     running.finish().expect(5, &["no longer waiting for the sidecars signal"]);
 }
 
+#[test]
+fn a_storm_of_signals_at_the_gate_lets_the_command_start() {
+    let world = World::with("Never", &[Beside::Native("web")]);
+    let running = world.proa().flag("--shutdown-when=never").start(["echo", "up"]);
+    running.wait_stderr("waiting for web");
+    let (pid, over) = (running.pid(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                send(pid, libc::SIGRTMIN() + 6);
+            }
+        });
+        let _calm = Calm(&over);
+        running.wait_stderr("SIGRTMIN+6 came before the command");
+        world.make_ready("web");
+        running.wait_stderr("command started");
+    });
+}
+
 struct Calm<'a>(&'a AtomicBool);
 
 impl Drop for Calm<'_> {

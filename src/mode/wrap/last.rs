@@ -1,6 +1,7 @@
 //! Whether this is the last main container, which shuts the sidecars down.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::time::{Duration, Instant};
 
 use futures::stream::StreamExt;
@@ -129,7 +130,7 @@ impl Last {
     /// Leaves the sidecars to a main container whose proa is there for that: whether there is one. It takes no look at the Pod.
     pub(super) async fn is_followed(&self, snapshot: Option<&Snapshot>) -> bool {
         let others = self.look_around(snapshot).await;
-        let Turn::Theirs(theirs) = turn(None, &others) else {
+        let Some(Turn::Theirs(theirs)) = others.ok().map(|others| turn(None, &others)) else {
             return false;
         };
         announce(&theirs);
@@ -146,7 +147,7 @@ impl Last {
         is_restarted: impl Fn(Option<&Snapshot>) -> bool,
     ) -> bool {
         let mut observations = None;
-        let mut said = Vec::new();
+        let (mut said, mut short) = (Vec::new(), false);
         // Where nobody sees us others may wait for us as well: one of two goes first.
         let mut blind = Blind::default();
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
@@ -155,26 +156,34 @@ impl Last {
             let (fresh, blind_for_long) = (sight.fresh, blind.is_lasting(now()));
             let worth = |snapshot| Worth::of(snapshot, fresh, elapsed(self.started), blind_for_long);
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, worth(snapshot)));
-            let awaited = match turn(seen, &others) {
-                Turn::Ours => {
-                    self.note_killed(seen, &others);
+            let awaited = match others.as_ref().map(|others| (others, turn(seen, others))) {
+                Ok((others, Turn::Ours)) => {
+                    self.note_killed(seen, others);
                     return false;
                 }
-                Turn::Theirs(theirs) => {
+                Ok((_, Turn::Theirs(theirs))) => {
                     announce(&theirs);
                     return true;
                 }
-                Turn::Await(awaited)
+                Ok((_, Turn::Await(awaited)))
                     if !self.seen && goes_first(&awaited, &self.own, sight.snapshot.as_ref()) =>
                 {
                     announce(&awaited);
                     return true;
                 }
-                Turn::Await(_) if blind.is_denied() => {
-                    self.note_killed(seen, &others);
+                Ok((others, Turn::Await(_))) if blind.is_denied() => {
+                    self.note_killed(seen, others);
                     return false;
                 }
-                Turn::Await(awaited) => awaited,
+                Ok((_, Turn::Await(awaited))) => awaited,
+                // Nobody has been seen, so nothing is decided.
+                Err(error) => {
+                    if !short {
+                        info!("waiting until the other main containers can be looked for: {error}");
+                    }
+                    short = true;
+                    said.clone()
+                }
             };
             if *asked != looked_for {
                 // The API server knew first whether the whole Pod goes.
@@ -194,11 +203,13 @@ impl Last {
                 return true;
             }
             let over_by = sight.over_by(asked);
+            // Where the Pod was seen, that there is none of its name means that it is gone.
+            let watch = if sight.snapshot.is_some() { OwnPod::watch_again } else { OwnPod::watch };
             if awaited != said {
                 info!("waiting for {} before the sidecars are shut down", names(&awaited));
                 said = awaited;
             }
-            let observations = observations.get_or_insert_with(|| sight.own_pod.as_ref().map(OwnPod::watch));
+            let observations = observations.get_or_insert_with(|| sight.own_pod.as_ref().map(watch));
             let observation = async {
                 match observations {
                     Some(observations) => observations.next().await,
@@ -234,7 +245,7 @@ impl Last {
                 () = until(blind.ask_again_at()) => {
                     blind.denial = Denial::AskedAgain;
                     // A new watch pauses before no attempt.
-                    *observations = sight.own_pod.as_ref().map(OwnPod::watch);
+                    *observations = sight.own_pod.as_ref().map(watch);
                 }
                 () = tokio::time::sleep(LOOK_AROUND) => {}
             }
@@ -254,35 +265,38 @@ impl Last {
     }
 
     /// What the other proas of the Pod show; those that still listen are left the sidecars thereby.
-    async fn look_around(&self, snapshot: Option<&Snapshot>) -> Others {
+    ///
+    /// # Errors
+    /// When the system is short of what it takes to look, which says nothing.
+    async fn look_around(&self, snapshot: Option<&Snapshot>) -> io::Result<Others> {
         let known = snapshot.into_iter().flat_map(|snapshot| &snapshot.mains);
         let known: BTreeSet<_> = known.map(|Main { container, .. }| container.name.clone()).collect();
-        let Sockets { present, mut mains } = self.sockets(&known).await;
+        let Sockets { present, mut mains } = self.sockets(&known).await?;
         // Anybody may have bound a name: one that is no container of the Pod ends nothing.
         mains.retain(|name| snapshot.is_none_or(|seen| seen.beside().any(|beside| beside.name == *name)));
         mains.extend(known.iter().cloned());
         let peers = mains.into_iter().filter(|name| *name != self.own);
         let peers = peers.map(|container| Peer { uid: self.uid.clone(), container }).collect();
-        let listening = hand_over(peers, &self.ended).await;
+        let listening = hand_over(peers, &self.ended).await?;
         // One that exits just now, to be started again, listens to nobody either, and is not over for that.
-        let stayed = self.sockets(&known).await.present;
+        let stayed = self.sockets(&known).await?.present;
         let present = present.into_iter().filter(|name| stayed.contains(name)).collect();
         let ended = self.ended.iter().map(|message| (message.container.clone(), message.code)).collect();
-        Others { listening, present, ended }
+        Ok(Others { listening, present, ended })
     }
 
     /// The other proas that there are. `known`: those that are asked where the system does not list them.
-    async fn sockets(&self, known: &BTreeSet<String>) -> Sockets {
-        let mut sockets = Sockets::of(&self.uid);
+    async fn sockets(&self, known: &BTreeSet<String>) -> io::Result<Sockets> {
+        let mut sockets = Sockets::look(&self.uid)?;
         if self.seen && !sockets.present.contains(&self.own) {
             for container in known.iter().cloned() {
                 let peer = Peer { uid: self.uid.clone(), container };
-                if peer.is_there().await {
+                if peer.is_there().await? {
                     sockets.present.insert(peer.container);
                 }
             }
         }
-        sockets
+        Ok(sockets)
     }
 }
 
@@ -355,7 +369,7 @@ status:
             let begun = poll_fn(|context| Poll::Ready(looking.as_mut().poll(context))).await;
             assert!(begun.is_pending());
             drop(there);
-            let others = looking.await;
+            let others = looking.await.unwrap();
             assert!(others.listening.is_empty() && others.ended == BTreeMap::from([("main".to_owned(), 0)]));
             assert_ne!(turn(Some((&snapshot, Worth::Current)), &others), Turn::Ours, "{others:?}");
         });

@@ -40,7 +40,7 @@ const REPORT: Duration = Duration::from_secs(10);
 
 /// Ends the sidecars after such an outcome, as after any other refusal. Not for somebody who tries proa in a container that
 /// runs already: the command that needs them may be at work.
-/// `presence`: ours, if we are there for the other proas already.
+/// `presence`: ours, if we are there for the other proas already. `asked`: whether proa was asked to stop.
 #[must_use]
 pub fn end_sidecars(
     plan: &Plan,
@@ -48,12 +48,13 @@ pub fn end_sidecars(
     mounts: &Mounts,
     signals: &Signals,
     presence: Option<Presence>,
+    mut asked: StopRequests,
 ) -> Option<Remaining> {
     if plan.disabled || is_outside(&plan.api, mounts) || came_later() {
         return None;
     }
     // What follows takes a failure for an answer: a service account that cannot be opened is none.
-    if let Err(error) = patient_runtime(signals, &Sight::none(), &StopRequests::default()) {
+    if let Err(error) = patient_runtime(signals, &Sight::none(), &mut asked) {
         error!("shutting down the sidecars failed: {error:#}");
         return None;
     }
@@ -70,7 +71,7 @@ pub fn end_sidecars(
     let run = Run { plan, mounts, own_pod, signals, server, board, presence, started, inspector };
     run.board.gate_over();
     afterwards(|| {
-        let Seen { snapshot, after, asked } = run.until_they_have_started(code)?;
+        let Seen { snapshot, after, asked } = run.until_they_have_started(code, asked)?;
         run.end_sidecars(code, snapshot, after, asked, Need::Usual)
     })
 }
@@ -85,12 +86,12 @@ pub(super) struct Seen {
 impl Run<'_> {
     /// Waits until everybody has started who is going to be asked to exit, as long as the gate would have: containers start one
     /// after the other, ours perhaps first, and a mesh proxy that is not up yet keeps us from seeing the Pod.
-    pub(super) fn until_they_have_started(&self, code: u8) -> anyhow::Result<Seen> {
-        let mut seen = Seen { snapshot: None, after: After::Command, asked: StopRequests::default() };
+    pub(super) fn until_they_have_started(&self, code: u8, asked: StopRequests) -> anyhow::Result<Seen> {
+        let mut seen = Seen { snapshot: None, after: After::Command, asked };
         let shutdown = &self.plan.shutdown;
         let stay = shutdown::decide(shutdown.when, code, Origin::Inside, None) != Decision::End;
         if let Some(own_pod) = self.own_pod.as_ref().filter(|_| !stay && shutdown.auto != ShutdownAuto::Off) {
-            let (runtime, mut signals) = patient_runtime(self.signals, &Sight::none(), &seen.asked)?;
+            let (runtime, mut signals) = patient_runtime(self.signals, &Sight::none(), &mut seen.asked)?;
             runtime.block_on(self.watch(own_pod, code, &mut seen, &mut signals))?;
         }
         Ok(seen)

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use tracing::{info, warn};
 
 use crate::budget::StopRequests;
-use crate::child::Child;
+use crate::child::{Child, Ended};
 use crate::identity::Mounts;
 use crate::mode::{appear, runtime};
 use crate::peer::{Part, Presence};
@@ -14,41 +14,62 @@ use crate::policy::ForwardTo;
 use crate::shortage::insist;
 use crate::signal::stream::Signals;
 
-/// Forwards signals until the command ends: its exit code, and our place among the main containers, by which others may have
-/// left the sidecars to us.
+/// What is left of a command that has ended after all.
+pub struct Resumed {
+    /// Its exit code.
+    pub code: u8,
+    /// Our place among the main containers, by which others may have left the sidecars to us.
+    pub presence: Option<Presence>,
+    /// When we were asked to stop.
+    pub asked: StopRequests,
+}
+
+/// Forwards signals until the command ends.
 ///
 /// # Errors
 /// When signals cannot be received, the command's end among them.
-pub fn wait(
-    pid: Pid,
-    forward_to: ForwardTo,
-    mounts: &Mounts,
-    signals: &Signals,
-) -> anyhow::Result<(u8, Option<Presence>)> {
+pub fn wait(pid: Pid, forward_to: ForwardTo, mounts: &Mounts) -> anyhow::Result<Resumed> {
     warn!("proa panicked, which is a bug: it has started over, and waits for the command");
     // The other main containers would take the command for over, and `--hold-term` this one for gone.
     let presence = appear(mounts, Part::Main).ok().flatten();
-    let child = Child::resumed(pid, forward_to);
-    // Where it is not to be had, nothing else brings the exit code.
-    let (runtime, mut signals) = insist(|| {
-        let runtime = runtime()?;
-        let listener = runtime.block_on(async { signals.try_listen() })?;
-        anyhow::Ok((runtime, listener))
-    });
-    let ended = runtime.block_on(async {
-        let mut asked = StopRequests::default();
-        // The news of its end may have been read before the panic.
-        let mut ended = child.collect();
-        if ended.is_none() {
-            kill(pid, None).context("the command is gone")?;
-        }
-        while ended.is_none() {
-            let received = signals.next().await.context("cannot receive signals")?;
-            ended = child.receive(received, None, &mut asked);
-        }
-        anyhow::Ok(ended)
-    })?;
-    let ended = ended.context("the command is gone")?;
+    let mut asked = StopRequests::default();
+    let ended = end_of(&Child::resumed(pid, forward_to), &mut asked)?;
     info!(exit_code = ended.exit_code(), "command ended: {ended}");
-    Ok((ended.exit_code(), presence))
+    Ok(Resumed { code: ended.exit_code(), presence, asked })
+}
+
+fn end_of(child: &Child, asked: &mut StopRequests) -> anyhow::Result<Ended> {
+    // The news of its end may have been read before the panic.
+    if let Some(ended) = child.collect() {
+        return Ok(ended);
+    }
+    kill(child.pid(), None).context("the command is gone")?;
+    // What it takes to wait may be short. Its end can be collected without.
+    let signals = match insist(Signals::try_register, || child.collect()) {
+        Ok(signals) => signals,
+        Err(ended) => return Ok(ended),
+    };
+    let made = insist(
+        || {
+            let runtime = runtime()?;
+            let listener = runtime.block_on(async { signals.try_listen() })?;
+            anyhow::Ok((runtime, listener))
+        },
+        || child.collect(),
+    );
+    let (runtime, mut signals) = match made {
+        Ok(made) => made,
+        Err(ended) => return Ok(ended),
+    };
+    runtime.block_on(async {
+        loop {
+            if let Some(ended) = child.collect() {
+                return Ok(ended);
+            }
+            let received = signals.next().await.context("cannot receive signals")?;
+            if let Some(ended) = child.receive(received, None, asked) {
+                return Ok(ended);
+            }
+        }
+    })
 }

@@ -80,7 +80,8 @@ fn what_is_no_message_ends_nobody_and_costs_nothing() {
         .collect();
     assert!(!sidecar.stderr_so_far().contains("asks this sidecar to stop"));
     for (running, before) in [&main, &sidecar].into_iter().zip(before) {
-        let grown = peak_memory(running.pid()) - before;
+        // The kernel counts what a process holds in batches, so that a peak may come out lower later.
+        let grown = peak_memory(running.pid()).saturating_sub(before);
         assert!(grown < 2048, "{grown} KiB more");
     }
     held.let_go();
@@ -119,7 +120,7 @@ fn a_flood_of_what_others_left_to_main_changes_nothing_of_its_end() {
     held.let_go();
     assert!(quit.request().starts_with("POST "));
     assert!(ended.elapsed() < Duration::from_secs(30), "{:?}", ended.elapsed());
-    let grown = peak_memory(main.pid()) - before;
+    let grown = peak_memory(main.pid()).saturating_sub(before);
     assert!(grown < 8 * 1024, "{grown} KiB more");
     world.set_state("web", "terminated: {exitCode: 0, reason: Completed}");
     main.finish().expect(4, &["every sidecar has exited"]);
