@@ -90,7 +90,7 @@ impl OwnPod {
         self.observe(Start::Cached, false)
     }
 
-    /// The same for who has seen the Pod: where there is none of this name, it is gone.
+    /// The same for who has seen the Pod by this name: where there is none of it, it is gone.
     #[must_use]
     pub fn watch_again(&self) -> BoxStream<'static, Observation> {
         self.observe(Start::Cached, true)

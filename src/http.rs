@@ -50,12 +50,6 @@ impl Unready {
     }
 }
 
-impl From<Unready> for Answer {
-    fn from(Unready { why, short }: Unready) -> Self {
-        if short { Self::Short(why) } else { Self::None(why) }
-    }
-}
-
 /// Sends one request, as often as asked, over a new connection each time.
 #[derive(Debug)]
 pub struct Client {

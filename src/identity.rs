@@ -13,6 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, gethostname, sysconf};
 
 use crate::procfs::Stat;
+use crate::shortage::is_shortage;
 
 /// What flags and variables say of who we are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -136,9 +137,15 @@ pub struct Mounts {
 
 impl Mounts {
     /// Reads this process's mounts; nothing is known where they cannot be read.
-    #[must_use]
-    pub fn of_this_process() -> Self {
-        fs::read("/proc/self/mountinfo").map_or_else(|_| Self::default(), |bytes| Self::parse(&bytes))
+    ///
+    /// # Errors
+    /// When the system is short of what it takes to read them.
+    pub fn of_this_process() -> io::Result<Self> {
+        match fs::read("/proc/self/mountinfo") {
+            Ok(bytes) => Ok(Self::parse(&bytes)),
+            Err(error) if is_shortage(&error) => Err(error),
+            Err(_) => Ok(Self::default()),
+        }
     }
 
     /// Reads mountinfo (`proc_pid_mountinfo(5)`): the fourth field of a line is the path within the source

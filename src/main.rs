@@ -45,7 +45,9 @@ static ALLOCATOR: Clearing = Clearing;
 
 fn main() -> ExitCode {
     let panicked = crash::prepare(Code::Internal as u8);
-    let mounts = Mounts::of_this_process();
+    // Who does not know who it is, is not known to the others either.
+    let mounts = patiently(&Sight::none(), &mut StopRequests::default(), || Ok(Mounts::of_this_process()?));
+    let mounts = mounts.unwrap_or_default();
     if let Some(progress) = panicked {
         return start_over(progress, &mounts);
     }

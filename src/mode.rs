@@ -86,7 +86,17 @@ fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
 
 /// Is there for the other proas of the Pod.
 fn announce(own: &Peer, part: Part) -> Result<Presence, Unannounced> {
-    // What fails for want of descriptors may succeed a moment later.
+    // Who runs on without it may have the sidecars shut down under it.
+    let tried =
+        patiently(&Sight::none(), &mut StopRequests::default(), || match own.clone().announce(part) {
+            Err(Unannounced::Failed(error)) if is_shortage(&error) => Err(error.into()),
+            announced => Ok(announced),
+        });
+    match tried {
+        Ok(Err(Unannounced::Failed(_))) => {}
+        Ok(announced) => return announced,
+        Err(error) => return Err(Unannounced::Failed(io::Error::other(format!("{error:#}")))),
+    }
     let announced = outlast(|| match own.clone().announce(part) {
         Err(Unannounced::Failed(error)) => Err(error),
         announced => Ok(announced),

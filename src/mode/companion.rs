@@ -26,6 +26,7 @@ use crate::plan::sidecar::{Duty, SidecarPlan};
 use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Exit, Snapshot, list};
+use crate::shortage::outlast;
 use crate::shutdown::Sight;
 use crate::signal::Signal;
 use crate::signal::stream::{Listener, Signals};
@@ -96,7 +97,7 @@ impl<'a> Companion<'a> {
         };
         let listener = presence.as_ref().and_then(|presence| {
             let failed = |error: &io::Error| debug!(%error, "cannot listen for the other proas of this Pod");
-            presence.listen().inspect_err(failed).ok()
+            outlast(|| presence.listen()).inspect_err(failed).ok()
         });
         let server = Server::bind(plan.status, Quit::Offered).map_err(Outcome::NoStatus)?;
         let own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable)?;
@@ -271,16 +272,19 @@ impl<'a> Companion<'a> {
     }
 
     /// These, and other main containers whose proa has shown itself since they were found.
-    pub(super) fn with_late(&self, snapshot: &Snapshot, mains: &[Awaited]) -> Vec<Awaited> {
+    ///
+    /// # Errors
+    /// When the system is short of what it takes to look for those. The next observation is soon enough.
+    pub(super) fn with_late(&self, snapshot: &Snapshot, mains: &[Awaited]) -> io::Result<Vec<Awaited>> {
         let mut all = mains.to_vec();
         if self.plan.mains.is_empty() {
-            let running = Sockets::of(&snapshot.uid).mains;
+            let running = Sockets::look(&snapshot.uid)?.mains;
             let late = snapshot.beside().filter(|beside| !beside.native && running.contains(&beside.name));
             let late: Vec<_> =
                 late.filter(|beside| mains.iter().all(|main| main.name != beside.name)).collect();
             all.extend(late.iter().map(|beside| Awaited { name: beside.name.clone(), end: End::ForGood }));
         }
-        all
+        Ok(all)
     }
 
     /// Looks once more, from the API server's store: what seems to be the main containers' end is final for us. `None`: it
@@ -304,7 +308,7 @@ impl<'a> Companion<'a> {
                 seen.clone()
             }
         };
-        match mains::progress(&snapshot, &self.with_late(&snapshot, mains)) {
+        match mains::progress(&snapshot, &self.with_late(&snapshot, mains).ok()?) {
             Progress::Ended(code) => {
                 info!("the main containers have exited");
                 Some(Mains::Ended(Box::new(snapshot), code))

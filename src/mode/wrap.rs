@@ -143,12 +143,11 @@ impl End {
 impl Run<'_> {
     fn gate_and_command(&self) -> anyhow::Result<End> {
         let phase = LogPhase::Gate.enter();
-        let waiting = runtime()?;
-        let passed = waiting.block_on(async {
-            let mut signals = self.signals.listen().context("cannot listen for signals")?;
-            let passed = self.gate(&mut signals);
-            anyhow::Ok(self.server.during(&self.board, passed).await)
-        })?;
+        let (waiting, mut listener) =
+            patient_runtime(self.signals, &Sight::none(), &mut StopRequests::default())?;
+        let passed = self.gate(&mut listener);
+        let passed = waiting.block_on(self.server.during(&self.board, passed));
+        drop(listener);
         let (Opened { snapshot, waits }, variables) = match passed {
             Ok(passed) => passed,
             Err(end) => return Ok(*end),

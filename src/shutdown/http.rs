@@ -158,7 +158,8 @@ async fn persist(request: &Request, last: &mut Failure) -> Result<Done, Failure>
     loop {
         let answer = match prepared(&mut client, request) {
             Ok(client) => client.send(ATTEMPT).await,
-            Err(unready) => unready.into(),
+            Err(unready) if unready.short => Answer::Short(unready.why),
+            Err(unready) => return Err(Failure::NoAnswer(unready.why)),
         };
         debug!(url = %request.url, ?answer, "asked");
         let connected = matches!(answer, Answer::Status(..) | Answer::Broken(_));

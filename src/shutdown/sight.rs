@@ -93,6 +93,8 @@ pub async fn look(
     match looked {
         Looked::Seen(mut snapshot) => {
             sight.mains.settle(&mut snapshot);
+            // The hostname need not be its name, which may just have been searched for.
+            let own_pod = own_pod.named(&snapshot.name);
             Sight { snapshot: Some(snapshot), fresh: true, own_pod: Some(own_pod), mains: sight.mains }
         }
         Looked::Gone => {

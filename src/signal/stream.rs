@@ -50,7 +50,8 @@ impl Signals {
 
     /// A signal that has come by now.
     fn read(&self) -> io::Result<Option<Received>> {
-        while let Some(info) = self.file.read_signal()? {
+        // One that fails says nothing of the next; who takes it for the end leaves the command running.
+        while let Some(info) = outlast(|| Ok(self.file.read_signal()?))? {
             let number = i32::try_from(info.ssi_signo).ok();
             if info.ssi_pid == std::process::id() && !number.is_some_and(is_of_an_earlier_program) {
                 continue;

@@ -529,6 +529,25 @@ fn one_that_has_started_over_after_a_panic_speaks_for_those_that_left_the_sideca
     web.finish().expect(0, &[]);
 }
 
+/// The hostname need not be the Pod's name, which the look at the end was the first to find.
+#[test]
+fn a_main_container_without_proa_is_waited_for_where_the_hostname_is_another() {
+    let world = pod("Never", HIDDEN);
+    let Some(main) = world.mounted("main", "another") else { return };
+    let (web, flags) = answering();
+    let held = Held::in_dir(&world.dir, "");
+    let away = world.cluster.refuse();
+    let main = main.flags(&flags).flags(["--main=second", "--wait-file=/proc/self"]).start(&held.command);
+    main.wait_stdout("up");
+    away.clear();
+    held.let_go();
+    main.wait_stderr("waiting for `second` (running)");
+    world.set_state("second", DONE);
+    web.request();
+    world.set_state("web", DONE);
+    main.finish().expect(0, &[]);
+}
+
 /// Nobody else shuts the sidecars down after `second`, whose end would never be seen.
 #[test]
 fn a_denial_that_lasts_ends_the_wait_for_a_main_container_without_proa() {

@@ -182,6 +182,8 @@ fn judge(delivery: &Delivery, moment: Moment, seen: &Observed) -> Result<(), Str
         (Moment::During | Moment::After, Form::Sidecar) if signal == libc::SIGTERM => {
             (1, vec![form.code()], 1..=2)
         }
+        // The command's language runtime ignores it on its way to `main`, by which one that waits already is lost (sigaction(2)).
+        (Moment::During, _) if signal == libc::SIGPIPE => (1, vec![form.code()], 0..=1),
         (Moment::During, _) => (1, vec![form.code()], 1..=1),
         (Moment::After, _) => (1, vec![form.code()], 0..=1),
         (Moment::Alone, Form::Wait) if is_stop && is_read => (0, vec![stopped], 0..=0),

@@ -395,7 +395,10 @@ impl Watch<'_, '_> {
             Looked::Gone => {}
         }
         if let (Some(snapshot), Some(mains)) = (&self.snapshot, &self.mains) {
-            self.mains = Some(self.companion.with_late(snapshot, mains));
+            let Ok(mains) = self.companion.with_late(snapshot, mains) else {
+                return;
+            };
+            self.mains = Some(mains);
         }
         let Some(progress) = self.snapshot.as_ref().map(|snapshot| self.progress(snapshot)) else {
             return;

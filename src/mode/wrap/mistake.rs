@@ -71,7 +71,12 @@ pub fn end_sidecars(
     let run = Run { plan, mounts, own_pod, signals, server, board, presence, started, inspector };
     run.board.gate_over();
     afterwards(|| {
-        let Seen { snapshot, after, asked } = run.until_they_have_started(code, asked)?;
+        // Who asks us to stop has no time for it.
+        let Seen { snapshot, after, asked } = if asked.is_empty() {
+            run.until_they_have_started(code, asked)?
+        } else {
+            Seen { snapshot: None, after: After::Command, asked }
+        };
         run.end_sidecars(code, snapshot, after, asked, Need::Usual)
     })
 }
