@@ -95,7 +95,7 @@ spec:
 
 @scenario
 def memory_limits_are_enforced(t):
-    """A container over its memory limit is reported as OOMKilled with 137."""
+    """A container over its memory limit is killed: 137, and OOMKilled as a rule."""
     t.apply("""
 apiVersion: v1
 kind: Pod
@@ -109,7 +109,8 @@ spec:
     command: [sh, -c, "x=x; while :; do x=$x$x; done"]
 """)
     main = t.finished("greedy").container("main")
-    assert (main.reason, main.exit_code) == ("OOMKilled", 137), main
+    # containerd hears of the want of memory by another way than of the exit, and on a busy machine perhaps later.
+    assert main.reason in ("OOMKilled", "Error") and main.exit_code == 137, main
 
 
 @scenario
