@@ -70,7 +70,7 @@ fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
     let Some(own) = Peer::of(mounts) else {
         return Ok(None);
     };
-    match announce(&own, part) {
+    match announce(&own, part, &mut StopRequests::default()) {
         Ok(presence) => Ok(Some(presence)),
         Err(taken @ Unannounced::Taken(_)) => Err(Outcome::TwoProas(taken)),
         Err(stranger @ Unannounced::Stranger(_)) => {
@@ -84,23 +84,22 @@ fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
     }
 }
 
-/// Is there for the other proas of the Pod.
-fn announce(own: &Peer, part: Part) -> Result<Presence, Unannounced> {
-    // Who runs on without it may have the sidecars shut down under it.
-    let tried =
-        patiently(&Sight::none(), &mut StopRequests::default(), || match own.clone().announce(part) {
-            Err(Unannounced::Failed(error)) if is_shortage(&error) => Err(error.into()),
-            announced => Ok(announced),
-        });
-    match tried {
-        Ok(Err(Unannounced::Failed(_))) => {}
-        Ok(announced) => return announced,
-        Err(error) => return Err(Unannounced::Failed(io::Error::other(format!("{error:#}")))),
-    }
-    let announced = outlast(|| match own.clone().announce(part) {
+/// Is there for the other proas of the Pod. `asked`: when proa was asked to stop, which leaves less time.
+fn announce(own: &Peer, part: Part, asked: &mut StopRequests) -> Result<Presence, Unannounced> {
+    let attempt = || match own.clone().announce(part) {
         Err(Unannounced::Failed(error)) => Err(error),
         announced => Ok(announced),
+    };
+    // Who runs on without it may have the sidecars shut down under it.
+    let tried = patiently(&Sight::none(), asked, || match attempt() {
+        Err(error) if is_shortage(&error) => Err(error.into()),
+        tried => Ok(tried),
     });
+    let announced = match tried {
+        Ok(Err(_)) => outlast(attempt),
+        Ok(announced) => announced,
+        Err(error) => Err(io::Error::other(format!("{error:#}"))),
+    };
     announced.unwrap_or_else(|error| Err(Unannounced::Failed(error)))
 }
 

@@ -77,14 +77,14 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
         started,
         inspector: Inspector::new(plan.asked()),
     };
-    let end = match unable {
+    let mut end = match unable {
         None => run.gate_and_command().unwrap_or_else(|error| End::of(Outcome::Failed(error), None)),
         Some(outcome) => End::of(outcome, None),
     };
     run.board.gate_over();
     let code = end.outcome.code();
     Progress::Decided(code).note();
-    run.appear_late(end.snapshot.as_ref());
+    run.appear_late(end.snapshot.as_ref(), &mut end.asked);
     let End { outcome, snapshot, after, asked } = end;
     let remaining = afterwards(|| {
         let is_early = snapshot.as_ref().is_some_and(|seen| !yet_to_start(&plan.shutdown, seen).is_empty());
@@ -153,7 +153,7 @@ impl Run<'_> {
             Err(end) => return Ok(*end),
         };
         self.board.gate_over();
-        self.appear_late(snapshot.as_ref());
+        self.appear_late(snapshot.as_ref(), &mut StopRequests::default());
         drop(phase);
         let _phase = LogPhase::Command.enter();
         // What may fail comes before the command, whose outcome is ours from then on.
@@ -215,11 +215,12 @@ impl Run<'_> {
     }
 
     /// Where no mount told who we are, the Pod has.
-    fn appear_late(&self, snapshot: Option<&Snapshot>) {
+    fn appear_late(&self, snapshot: Option<&Snapshot>, asked: &mut StopRequests) {
         let mut presence = self.presence.borrow_mut();
         let known = self.mounts.uid.is_some() && self.mounts.container.is_some();
         if let (None, false, Some(snapshot)) = (presence.as_ref(), known, snapshot) {
-            *presence = announce(&own_peer(snapshot), Part::Main).inspect_err(|error| warn!("{error}")).ok();
+            *presence =
+                announce(&own_peer(snapshot), Part::Main, asked).inspect_err(|error| warn!("{error}")).ok();
         }
     }
 
@@ -263,7 +264,7 @@ impl Run<'_> {
         if self.presence.borrow().is_none() {
             let own = before.as_ref().map_or_else(|| Peer::of(self.mounts), |before| Some(own_peer(before)));
             *self.presence.borrow_mut() = own.and_then(|own| {
-                announce(&own, Part::Main).inspect_err(|error| debug!("still so: {error}")).ok()
+                announce(&own, Part::Main, &mut asked).inspect_err(|error| debug!("{error}")).ok()
             });
         }
         let mains = self.mains(before.as_ref());

@@ -61,6 +61,15 @@ fn answering() -> (Endpoint, [String; 2]) {
     (web, flags)
 }
 
+/// `second` ends; `main`, which has waited for that, shuts the sidecar down and exits with this code.
+#[track_caller]
+fn after_second(world: &World, web: &Endpoint, main: Running, code: i32) {
+    world.set_state("second", DONE);
+    web.request();
+    world.set_state("web", DONE);
+    main.finish().expect(code, &[]);
+}
+
 #[test]
 fn main_containers_do_not_wait_for_one_another() {
     for command in [SHOWN, HIDDEN] {
@@ -136,10 +145,7 @@ fn one_whose_proa_is_switched_off_is_waited_for() {
         let main = main.flags(&flags).start(["true"]);
         main.wait_stderr("waiting for `second` (to be restarted) before the sidecars are shut down");
         assert_eq!(web.more_requests(), 0);
-        world.set_state("second", DONE);
-        web.request();
-        world.set_state("web", DONE);
-        main.finish().expect(0, &[]);
+        after_second(&world, &web, main, 0);
     }
 }
 
@@ -367,10 +373,7 @@ fn a_stop_request_that_no_kill_follows_ends_no_wait_for_another_main_container()
     main.signal(libc::SIGTERM);
     main.wait_stderr("waiting for `second` (running) before the sidecars are shut down");
     assert_eq!(web.more_requests(), 0, "under a running main container");
-    world.set_state("second", DONE);
-    web.request();
-    world.set_state("web", DONE);
-    main.finish().expect(4, &[]);
+    after_second(&world, &web, main, 4);
 }
 
 /// As a failed probe has it: the run that follows would find no sidecars, and shut them down under the others.
@@ -454,10 +457,7 @@ fn one_that_has_its_socket_by_its_end_alone_waits_for_the_others_then() {
     held.let_go();
     main.wait_stderr("waiting for `second` (running) before the sidecars are shut down");
     assert_eq!(web.more_requests(), 0);
-    world.set_state("second", DONE);
-    web.request();
-    world.set_state("web", DONE);
-    main.finish().expect(0, &[]);
+    after_second(&world, &web, main, 0);
 }
 
 /// A failure of ours to ask says nothing of who is there. Of two that nobody sees one goes first, and the other waits for it.
@@ -542,10 +542,7 @@ fn a_main_container_without_proa_is_waited_for_where_the_hostname_is_another() {
     away.clear();
     held.let_go();
     main.wait_stderr("waiting for `second` (running)");
-    world.set_state("second", DONE);
-    web.request();
-    world.set_state("web", DONE);
-    main.finish().expect(0, &[]);
+    after_second(&world, &web, main, 0);
 }
 
 /// Nobody else shuts the sidecars down after `second`, whose end would never be seen.
