@@ -188,7 +188,9 @@ impl Bind {
         let root = String::from_utf8_lossy(&root);
         let segments: Vec<_> = root.split('/').collect();
         match segments.as_slice() {
-            [.., "pods", uid, "containers", container, file] if is_uid(uid) && is_hex(file, 8) => {
+            [.., "pods", uid, "containers", container, file]
+                if is_uid(uid) && is_label(container) && is_hex(file, 8) =>
+            {
                 Some(Self::TerminationMessage {
                     uid: (*uid).to_owned(),
                     container: (*container).to_owned(),
@@ -210,6 +212,16 @@ fn is_uid(text: &str) -> bool {
     let groups: Vec<_> = text.split('-').collect();
     let lengths = [8, 4, 4, 4, 12];
     groups.len() == lengths.len() && groups.iter().zip(lengths).all(|(group, length)| is_hex(group, length))
+}
+
+/// What the API server accepts as a container's name: a label of RFC 1123, `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, of 63 characters
+/// at most (`ValidateDNS1123Label` of apimachinery's validation).
+fn is_label(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(is_inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 fn is_hex(text: &str, length: usize) -> bool {
@@ -353,10 +365,13 @@ mod tests {
         let subpath = format!("1 2 8:1 /pods/{UID}/volume-subpaths/v/main/0 /x rw - ext4 /dev/sda1 rw");
         let no_uid =
             "1 2 8:1 /pods/blue/containers/main/5f0c6d11 /dev/termination-log rw - ext4 /dev/sda1 rw";
+        let unnamed = format!("1 2 8:1 /pods/{UID}/containers//5f0c6d11 /dev/termination-log rw - ext4 x rw");
+        let misnamed =
+            format!("1 2 8:1 /pods/{UID}/containers/a_b/5f0c6d11 /dev/termination-log rw - ext4 x rw");
         for text in
             ["", "\n\n", "garbage", "1 2 3", "1 2 8:1 / / rw - ext4 x rw", "\\", "1 2 8:1 \\0 \\999 rw"]
                 .into_iter()
-                .chain([other_pods_file.as_str(), &volume, &subpath, no_uid])
+                .chain([other_pods_file.as_str(), &volume, &subpath, no_uid, &unnamed, &misnamed])
         {
             assert_eq!(Mounts::parse(text.as_bytes()), Mounts::default(), "{text}");
         }
