@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use nix::unistd::Pid;
 use proa::budget::StopRequests;
 use proa::cli::flags::Output;
@@ -16,7 +17,8 @@ use proa::memory::Clearing;
 use proa::mode::sidecar::CommandDuty;
 use proa::mode::wrap::mistake;
 use proa::mode::wrap::resumed::{self, Resumed};
-use proa::mode::{helper, install, patiently, quit, sidecar, wait, wrap};
+use proa::mode::{helper, install, patiently, quit, sidecar, unable, wait, wrap};
+use proa::peer::Presence;
 use proa::plan::quit::QuitPlan;
 use proa::plan::sidecar::{Duty, SidecarPlan};
 use proa::plan::wait::WaitPlan;
@@ -69,7 +71,7 @@ fn main() -> ExitCode {
         }
         Err(Answer::Asked(text)) => return print(&text),
         Err(Answer::Usage { text, readable: Some(cli) }) => {
-            return mistaken(Outcome::Usage(text), *cli, &mounts, None);
+            return mistaken(Outcome::Usage(text), *cli, &mounts, None, StopRequests::default());
         }
         Err(Answer::Usage { text, readable: None }) => (Outcome::Usage(text).into(), message_path()),
     };
@@ -100,7 +102,10 @@ fn start_over(progress: Progress, mounts: &Mounts) -> ExitCode {
             ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}")).ok()
         }
     };
-    mistaken(Outcome::Panicked(resumed.as_ref().map(|resumed| resumed.code)), *cli, mounts, resumed)
+    let outcome = Outcome::Panicked(resumed.as_ref().map(|resumed| resumed.code));
+    let (presence, asked) =
+        resumed.map_or_else(Default::default, |resumed| (resumed.presence, resumed.asked));
+    mistaken(outcome, *cli, mounts, presence, asked)
 }
 
 fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) -> ExitCode {
@@ -109,21 +114,25 @@ fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) ->
 }
 
 /// Says what is wrong before anything else, then ends the sidecars, which takes its time. `cli`: what can be read of the command
-/// line. `resumed`: what is left of a command that has run.
-fn mistaken(outcome: Outcome, cli: Cli, mounts: &Mounts, resumed: Option<Resumed>) -> ExitCode {
+/// line. `presence`: ours, if we have one. `asked`: whether we were asked to stop.
+fn mistaken(
+    outcome: Outcome,
+    cli: Cli,
+    mounts: &Mounts,
+    presence: Option<Presence>,
+    mut asked: StopRequests,
+) -> ExitCode {
     telemetry::set_up(cli.output.log_format, cli.output.log_level);
     let message_path = cli.output.termination_message_path.clone();
     let mut conclusion = Conclusion::from(outcome);
     let code = end(&conclusion, message_path.as_deref(), mounts);
     let environment = environment();
-    // After a panic there is nothing wrong with it.
-    let whole = match (&conclusion.outcome, cli::read()) {
-        (Outcome::Panicked(_), Ok(Task::Main(cli))) => Plan::new(*cli, &environment).ok(),
+    // It may be the system that something is wrong with.
+    let whole = match cli::read() {
+        Ok(Task::Main(cli)) => Plan::new(*cli, &environment).ok(),
         _ => None,
     };
     let plan = whole.unwrap_or_else(|| Plan::after_mistake(cli, &environment));
-    let (presence, mut asked) =
-        resumed.map_or_else(Default::default, |resumed| (resumed.presence, resumed.asked));
     match registered(&mut asked) {
         Ok(signals) => {
             let outcome = &conclusion.outcome;
@@ -152,21 +161,24 @@ fn print(text: &str) -> ExitCode {
 
 /// Where it fails, nobody shuts the sidecars down.
 fn registered(asked: &mut StopRequests) -> anyhow::Result<Signals> {
-    patiently(&Sight::none(), asked, || Ok(Signals::try_register()?))
+    patiently(&Sight::none(), asked, || Signals::register().context("cannot receive signals: signalfd(2)"))
 }
 
 fn main_container(cli: Cli, mounts: &Mounts) -> ExitCode {
     set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
-    let conclusion = match (Plan::new(cli, &environment()), registered(&mut StopRequests::default())) {
-        (Err(invalid), _) => match cli::readable() {
-            Some(cli) => return mistaken(Outcome::Invalid(invalid), cli, mounts, None),
-            None => Outcome::Invalid(invalid).into(),
-        },
-        (_, Err(error)) => Outcome::Failed(error).into(),
-        (Ok(plan), Ok(signals)) => wrap::run(&plan, mounts, &signals),
+    let mut asked = StopRequests::default();
+    let outcome = match (Plan::new(cli, &environment()), registered(&mut asked)) {
+        (Err(invalid), _) => Outcome::Invalid(invalid),
+        (_, Err(error)) => unable(error),
+        (Ok(plan), Ok(signals)) => {
+            return end(&wrap::run(&plan, mounts, &signals), message_path.as_deref(), mounts);
+        }
     };
-    end(&conclusion, message_path.as_deref(), mounts)
+    match cli::readable() {
+        Some(cli) => mistaken(outcome, cli, mounts, None, asked),
+        None => end(&outcome.into(), message_path.as_deref(), mounts),
+    }
 }
 
 /// `running`: its command, if proa has started over.
@@ -179,7 +191,11 @@ fn sidecar_container(
     let message_path = cli.output.termination_message_path.clone();
     let conclusion = match (SidecarPlan::new(cli, &environment()), registered(&mut StopRequests::default())) {
         (Err(invalid), _) => Outcome::Invalid(invalid).into(),
-        (_, Err(error)) => Outcome::Failed(error).into(),
+        // There is nothing yet that a signal could end.
+        (_, Err(error)) => match unable(error) {
+            Outcome::Stopped(_) => Outcome::ShutDown.into(),
+            outcome => outcome.into(),
+        },
         (Ok(plan), Ok(signals)) => match &plan.duty {
             Duty::Command(command, env_files, stop) => {
                 let duty = CommandDuty { command, env_files, stop: *stop, running };
@@ -196,9 +212,9 @@ fn sidecar_container(
 fn wait_alone(cli: WaitCli, mounts: &Mounts) -> (Conclusion, Option<PathBuf>) {
     set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
-    let outcome = match (WaitPlan::new(cli, &environment()), Signals::register()) {
+    let outcome = match (WaitPlan::new(cli, &environment()), registered(&mut StopRequests::default())) {
         (Err(invalid), _) => Outcome::Invalid(invalid),
-        (_, Err(error)) => Outcome::Failed(error.into()),
+        (_, Err(error)) => unable(error),
         (Ok(plan), Ok(signals)) => wait::run(&plan, mounts, &signals),
     };
     (outcome.into(), message_path)
@@ -207,9 +223,9 @@ fn wait_alone(cli: WaitCli, mounts: &Mounts) -> (Conclusion, Option<PathBuf>) {
 fn quit_alone(cli: QuitCli, mounts: &Mounts) -> (Conclusion, Option<PathBuf>) {
     set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
-    let outcome = match (QuitPlan::new(cli, &environment()), Signals::register()) {
+    let outcome = match (QuitPlan::new(cli, &environment()), registered(&mut StopRequests::default())) {
         (Err(invalid), _) => Outcome::Invalid(invalid),
-        (_, Err(error)) => Outcome::Failed(error.into()),
+        (_, Err(error)) => unable(error),
         (Ok(plan), Ok(signals)) => quit::run(&plan, mounts, &signals),
     };
     (outcome.into(), message_path)

@@ -26,7 +26,7 @@ use crate::peer::{Message, Part, Peer, Peers, Presence, Unannounced};
 use crate::policy::AskApi;
 use crate::shortage::{is_shortage, outlast, persist};
 use crate::shutdown::Sight;
-use crate::signal::stream::{Listener, Signals, is_stop_pending};
+use crate::signal::stream::{Listener, Signals, pending_stop};
 use crate::signal::{Phase, Sender, reaper};
 use crate::telemetry::LogPhase;
 
@@ -196,7 +196,7 @@ pub fn patiently<T>(
     // For one attempt or two it is never too late.
     let least = now() + LEAST;
     let result = persist(make, || {
-        if !pending && is_stop_pending(Phase::Shutdown { stop }) {
+        if !pending && pending_stop(Phase::Shutdown { stop }).is_some() {
             pending = true;
             asked.note(now(), Sender::Inside);
         }
@@ -204,6 +204,19 @@ pub fn patiently<T>(
         is_time
     });
     if is_time { result } else { result.context("no longer tried: this container is about to be killed") }
+}
+
+/// The outcome of what could not be made before the command: nobody has read the signals, and one that asks us to stop is why no
+/// command started.
+#[must_use]
+pub fn unable(error: anyhow::Error) -> Outcome {
+    match pending_stop(Phase::Gate { stop: None }) {
+        Some(signal) => {
+            warn!(%signal, "asked to stop: {error:#}");
+            Outcome::Stopped(signal)
+        }
+        None => Outcome::Failed(error),
+    }
 }
 
 fn build(builder: &mut Builder) -> anyhow::Result<PhaseRuntime> {

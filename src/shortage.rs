@@ -10,8 +10,8 @@ use tracing::{debug, info};
 
 use crate::deadline::{elapsed, now};
 
-/// How many attempts there are for what somebody waits for, and for what the sidecars are shut down with: with an exit code that is
-/// decided nothing else is left to do.
+/// How many attempts there are for what somebody waits for, and during a shortage for what the sidecars are shut down with: with an exit
+/// code that is decided nothing else is left to do.
 const ATTEMPTS: usize = 5;
 const ATTEMPTS_IN_THE_END: usize = 150;
 /// How long until the next.
@@ -23,7 +23,8 @@ pub const LONGEST: Duration = Duration::from_secs(15);
 /// Whether an error says that the system is short of something, and nothing of what was to be done.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
-    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
+    // ENOSPC: of watches, by epoll_ctl(2).
+    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::ENOSPC];
     error.raw_os_error().is_some_and(|number| short.contains(&Errno::from_raw(number)))
 }
 
@@ -38,20 +39,23 @@ pub fn outlast<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     })
 }
 
-/// Makes what the sidecars are shut down with, however long that takes, within reason; while there `is_time`.
+/// Makes what the sidecars are shut down with, however long a shortage lasts, within reason; while there `is_time`.
 ///
 /// # Errors
 /// Those of the last attempt.
-pub fn persist<T, E: fmt::Display>(
-    make: impl FnMut() -> Result<T, E>,
+pub fn persist<T>(
+    make: impl FnMut() -> anyhow::Result<T>,
     mut is_time: impl FnMut() -> bool,
-) -> Result<T, E> {
-    let mut said = false;
+) -> anyhow::Result<T> {
+    let mut attempts = 0;
     attempt(ATTEMPTS_IN_THE_END, make, |error| {
-        if !std::mem::replace(&mut said, true) {
+        if attempts == 0 {
             info!("trying again: {error:#}");
         }
-        is_time()
+        attempts += 1;
+        // What a system does not have at all, it will not have in a while.
+        let passes = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_shortage);
+        (passes || attempts < ATTEMPTS) && is_time()
     })
 }
 
@@ -116,21 +120,23 @@ fn attempt<T, E>(
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context;
+
     use super::*;
 
-    /// An attempt that succeeds the `good`th time.
-    fn attempts(good: usize) -> impl FnMut() -> Result<usize, String> {
+    /// An attempt that succeeds the `good`th time, and fails for want of something before, or because it is forbidden.
+    fn attempts(good: usize, error: Errno) -> impl FnMut() -> anyhow::Result<usize> {
         let mut attempt = 0;
         move || {
             attempt += 1;
-            if attempt == good { Ok(attempt) } else { Err(format!("attempt {attempt}")) }
+            if attempt == good { Ok(attempt) } else { Err(io::Error::from(error)).context(attempt) }
         }
     }
 
     #[test]
     fn a_shortage_that_passes_is_outlasted_and_another_is_reported() {
         let outlasted = |good| {
-            let mut attempt = attempts(good);
+            let mut attempt = attempts(good, Errno::EMFILE);
             outlast(|| attempt().map_err(io::Error::other)).ok()
         };
         assert_eq!([1, ATTEMPTS, ATTEMPTS + 1].map(outlasted), [Some(1), Some(ATTEMPTS), None]);
@@ -138,15 +144,21 @@ mod tests {
 
     #[test]
     fn in_the_end_a_shortage_is_outlasted_for_as_long_as_there_is_time() {
-        assert_eq!(persist(attempts(9), || true), Ok(9));
+        let persisted = |good, error| persist(attempts(good, error), || true).ok();
+        assert_eq!(persisted(9, Errno::EMFILE), Some(9));
+        assert_eq!(
+            [ATTEMPTS, ATTEMPTS + 1].map(|good| persisted(good, Errno::EPERM)),
+            [Some(ATTEMPTS), None]
+        );
         let mut left = 3;
         let is_time = || {
             left -= 1;
             left > 0
         };
-        assert_eq!(persist(attempts(9), is_time), Err("attempt 3".into()), "and no longer");
-        assert_eq!(insist(attempts(3), || None::<()>), Ok(3));
-        assert_eq!(insist(attempts(3), || Some(7)), Err(7));
+        let error = persist(attempts(9, Errno::EMFILE), is_time).unwrap_err();
+        assert_eq!(error.to_string(), "3", "and no longer");
+        assert_eq!(insist(attempts(3, Errno::EPERM), || None::<()>), Ok(3));
+        assert_eq!(insist(attempts(3, Errno::EPERM), || Some(7)), Err(7));
     }
 
     #[test]

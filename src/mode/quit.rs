@@ -3,11 +3,10 @@
 
 use std::fmt::Write;
 
-use anyhow::Context;
 use tracing::{info, warn};
 
 use super::inspector::Inspector;
-use super::{own_pod, runtime, unseen_peers};
+use super::{own_pod, patient_runtime, unseen_peers};
 use crate::budget::StopRequests;
 use crate::cluster::OwnPod;
 use crate::exit::Outcome;
@@ -44,16 +43,16 @@ fn carry_out(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> anyhow::Res
     };
     let board = Board::default();
     board.gate_over();
-    runtime()?.block_on(async {
-        let mut signals = signals.listen().context("cannot listen for signals")?;
-        Ok(quit(plan, own_pod.as_ref(), mounts, &mut signals, &board).await)
-    })
+    let mut asked = StopRequests::default();
+    let (runtime, mut signals) = patient_runtime(signals, &Sight::none(), &mut asked)?;
+    Ok(runtime.block_on(quit(plan, own_pod.as_ref(), mounts, asked, &mut signals, &board)))
 }
 
 async fn quit(
     plan: &QuitPlan,
     own_pod: Option<&OwnPod>,
     mounts: &Mounts,
+    mut asked: StopRequests,
     signals: &mut Listener<'_>,
     board: &Board,
 ) -> Outcome {
@@ -61,7 +60,6 @@ async fn quit(
     if let Some(uid) = &mounts.uid {
         mains.see(Sockets::of(uid).mains);
     }
-    let mut asked = StopRequests::default();
     let sight = shutdown::look(own_pod, None, mains, Need::Usual, &mut asked, signals).await;
     let seen = sight.snapshot.as_ref().map(|snapshot| (&snapshot.uid, &snapshot.own.name));
     let own = seen.or(mounts.uid.as_ref().zip(mounts.container.as_ref()));

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use tracing::{info, warn};
 
 use super::companion::{Companion, Gated};
-use super::runtime;
+use super::{PhaseRuntime, runtime};
 use crate::child::{self, Child, Command};
 use crate::env_file::{self, EnvFiles};
 use crate::exit::Outcome;
@@ -15,7 +15,7 @@ use crate::identity::Mounts;
 use crate::memory;
 use crate::plan::sidecar::{SidecarPlan, Stop};
 use crate::policy::AskApi;
-use crate::signal::stream::Signals;
+use crate::signal::stream::{Listener, Signals};
 use crate::signal::{Phase, Received};
 use crate::telemetry::LogPhase;
 
@@ -52,7 +52,8 @@ fn carry_out(
     };
     if let Some(pid) = duty.running {
         warn!("proa panicked, which is a bug: it has started over, and goes on with the command");
-        return until_its_end(&companion, Child::resumed(pid, duty.command.forward_to), duty.stop);
+        let child = Child::resumed(pid, duty.command.forward_to);
+        return until_its_end(&companion, child, duty.stop, companion.runtime()?);
     }
     match companion.gate()? {
         Gated::Over(outcome) | Gated::Refused(outcome) => Ok(outcome),
@@ -84,6 +85,8 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
         Ok(variables) => variables,
         Err(outcome) => return Ok(outcome),
     };
+    // What may fail comes before the command, which would end with us.
+    let running = companion.runtime()?;
     let child = match child::spawn(command, &variables) {
         Ok(child) => child,
         Err(why) => {
@@ -95,11 +98,15 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
     info!(pid = child.pid().as_raw(), program = %command.program.display(), "command started");
     drop((variables, waiting));
     memory::give_back();
-    until_its_end(companion, child, stop)
+    until_its_end(companion, child, stop, running)
 }
 
-fn until_its_end(companion: &Companion<'_>, child: Child, stop: Stop) -> anyhow::Result<Outcome> {
-    let (running, mut signals) = companion.runtime()?;
+fn until_its_end(
+    companion: &Companion<'_>,
+    child: Child,
+    stop: Stop,
+    (running, mut signals): (PhaseRuntime, Listener<'_>),
+) -> anyhow::Result<Outcome> {
     let outcome = running.block_on(async {
         let supervised = supervise::until_its_end(companion, child, stop, &mut signals);
         companion.server.during(&companion.board, supervised).await.context("cannot receive signals")

@@ -1,11 +1,11 @@
 //! `proa wait`: the gate alone, for init containers and probes. It takes nobody's place: it may run beside a proa in the same
 //! container, so it announces nothing and shuts nothing down.
 
-use anyhow::Context;
 use tracing::info;
 
 use super::inspector::Inspector;
-use super::{own_pod, ready_file, runtime};
+use super::{own_pod, patient_runtime, ready_file, unable};
+use crate::budget::StopRequests;
 use crate::deadline::{now, until};
 use crate::env_file;
 use crate::exit::Outcome;
@@ -15,6 +15,7 @@ use crate::gate::{self, Api, Refusal};
 use crate::identity::Mounts;
 use crate::plan::wait::WaitPlan;
 use crate::pod::Snapshot;
+use crate::shutdown::Sight;
 use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
@@ -45,11 +46,9 @@ pub fn run(plan: &WaitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
             Some(own_pod) => Api::Needed(own_pod.watch()),
         };
         let board = Board::default();
-        let waiting = runtime().map_err(Outcome::Failed)?;
-        waiting.block_on(async {
-            let signals = signals.listen().context("cannot listen for signals").map_err(Outcome::Failed)?;
-            server.during(&board, opened(plan, api, signals, &board)).await
-        })?;
+        let (waiting, listener) =
+            patient_runtime(signals, &Sight::none(), &mut StopRequests::default()).map_err(unable)?;
+        waiting.block_on(server.during(&board, opened(plan, api, listener, &board)))?;
         plan.ready_file.as_deref().map_or(Ok(()), ready_file::write)
     };
     waited().err().unwrap_or(Outcome::Ready)

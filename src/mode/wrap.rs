@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::inspector::Inspector;
 use super::{
     afterwards, announce, announce_disabled, appear, collect_orphans, is_outside, own_pod, patient_runtime,
-    runtime, runtime_without_timers, unseen_peers,
+    runtime, runtime_without_timers, unable, unseen_peers,
 };
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
@@ -143,8 +143,14 @@ impl End {
 impl Run<'_> {
     fn gate_and_command(&self) -> anyhow::Result<End> {
         let phase = LogPhase::Gate.enter();
-        let (waiting, mut listener) =
-            patient_runtime(self.signals, &Sight::none(), &mut StopRequests::default())?;
+        let mut asked = StopRequests::default();
+        let (waiting, mut listener) = match patient_runtime(self.signals, &Sight::none(), &mut asked) {
+            Ok(made) => made,
+            Err(error) => {
+                let after = if asked.is_empty() { After::Command } else { After::EarlyStop };
+                return Ok(End { outcome: unable(error), snapshot: None, after, asked });
+            }
+        };
         let passed = self.gate(&mut listener);
         let passed = waiting.block_on(self.server.during(&self.board, passed));
         drop(listener);

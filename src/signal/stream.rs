@@ -33,19 +33,10 @@ impl Signals {
     /// # Errors
     /// Those of signalfd(2) and sigprocmask(2).
     pub fn register() -> io::Result<Self> {
-        outlast(Self::try_register)
-    }
-
-    /// The same, at the first attempt.
-    ///
-    /// # Errors
-    /// Those of signalfd(2) and sigprocmask(2).
-    pub fn try_register() -> io::Result<Self> {
         Origin::capture();
         Origin::block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let named = |error| io::Error::other(format!("cannot receive signals: signalfd(2): {error}"));
-        Ok(Self { file: SignalFd::with_flags(&SigSet::all(), flags).map_err(named)? })
+        Ok(Self { file: SignalFd::with_flags(&SigSet::all(), flags)? })
     }
 
     /// A signal that has come by now.
@@ -88,12 +79,12 @@ impl Signals {
     }
 }
 
-/// Whether a signal waits to be read that asks proa to stop even if it is from inside. It stays where it is.
+/// A signal that waits to be read and asks proa to stop even if it is from inside. It stays where it is.
 #[must_use]
-pub fn is_stop_pending(phase: Phase) -> bool {
+pub fn pending_stop(phase: Phase) -> Option<Signal> {
     let pending = Origin::pending();
     let is_pending = |signal: &Signal| pending & 1 << (signal.number() - 1) != 0;
-    Signal::all().filter(is_pending).any(|signal| {
+    Signal::all().filter(is_pending).find(|&signal| {
         let received = Received { signal, sender: Sender::Inside };
         reaction(phase, received) == Reaction::Stop
     })

@@ -15,6 +15,8 @@ mod docs;
 mod drain;
 mod env_file;
 mod exit_codes;
+#[path = "../filter.rs"]
+mod filter;
 mod gate;
 mod guard;
 mod hardening;

@@ -3,6 +3,7 @@
 
 use nix::libc;
 
+use crate::filter;
 use crate::mistakes::beside_envoy;
 use crate::support::http::{Endpoint, Reply};
 use crate::support::{Held, Proa, Running, World, eventually};
@@ -86,4 +87,25 @@ fn a_mistake_while_descriptors_are_short_ends_the_sidecars() {
     quit.request();
     world.set_state("proxy", "terminated: {exitCode: 0}");
     running.finish().expect(2, &[]);
+}
+
+/// Where signals cannot be read they can still be seen, and nobody waits for more descriptors who is to stop.
+#[test]
+fn a_stop_request_while_signals_cannot_be_received_is_obeyed() {
+    let forms = [
+        ("-- true", 143),
+        ("wait --wait-file=/nowhere", 143),
+        ("quit --shutdown-http-post=http://localhost:1/", 143),
+        // Its command has not started, which is what it was to come to.
+        ("sidecar --until-exit=main -- true", 0),
+    ];
+    for (words, code) in forms {
+        let world = World::alone();
+        let mut short = filter::refusing(&[libc::SYS_signalfd4], None, libc::EMFILE).unwrap();
+        let proa = world.proa().env("PROA_API", "off").flags(words.split(' '));
+        let running = proa.setup(move || filter::install(&mut short)).start_bare();
+        running.wait_stderr("trying again: cannot receive signals: signalfd(2)");
+        running.signal(libc::SIGTERM);
+        running.finish().expect(code, &["asked to stop: no longer tried"]);
+    }
 }

@@ -11,6 +11,8 @@
 mod cell;
 mod crowd;
 mod endpoint;
+#[path = "../filter.rs"]
+mod filter;
 mod launch;
 mod law;
 #[path = "../marks.rs"]

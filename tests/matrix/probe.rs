@@ -9,6 +9,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc;
 
+use super::filter;
+
 /// The first argument of a probe.
 pub(crate) const FLAG: &str = "--probe";
 
@@ -46,49 +48,13 @@ fn without(what: &str) -> Result<()> {
         other => bail!("cannot be without {other}"),
     };
     let family = (what == "Unix sockets").then_some(libc::AF_UNIX);
-    refuse(calls, family, error)
+    Ok(filter::install(&mut filter::refusing(calls, family, error)?)?)
 }
 
 #[cfg(target_arch = "x86_64")]
 const FORKS: &[libc::c_long] = &[libc::SYS_clone, libc::SYS_clone3, libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const FORKS: &[libc::c_long] = &[libc::SYS_clone, libc::SYS_clone3];
-
-/// Has these calls fail with this error from now on; with a first argument, only those that have it.
-#[expect(unsafe_code, reason = "a filter of system calls is set by a system call")]
-fn refuse(calls: &[libc::c_long], first: Option<i32>, error: i32) -> Result<()> {
-    // What a filter sees: the number, and the arguments after it (seccomp(2), struct seccomp_data).
-    const NUMBER: u32 = 0;
-    const FIRST: u32 = 16;
-    let bits = |bits: u32| u16::try_from(bits).context("a code of BPF");
-    let load = bits(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS)?;
-    let equals = bits(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K)?;
-    let back = bits(libc::BPF_RET | libc::BPF_K)?;
-    let one = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    let mut filter = vec![one(load, NUMBER, 0, 0)];
-    for call in calls {
-        let (call, refusal) = (u32::try_from(*call)?, libc::SECCOMP_RET_ERRNO | u32::try_from(error)?);
-        match first {
-            None => filter.extend([one(equals, call, 0, 1), one(back, refusal, 0, 0)]),
-            Some(first) => filter.extend([
-                one(equals, call, 0, 4),
-                one(load, FIRST, 0, 0),
-                one(equals, u32::try_from(first)?, 0, 1),
-                one(back, refusal, 0, 0),
-                one(load, NUMBER, 0, 0),
-            ]),
-        }
-    }
-    filter.push(one(back, libc::SECCOMP_RET_ALLOW, 0, 0));
-    let program = libc::sock_fprog { len: u16::try_from(filter.len())?, filter: filter.as_mut_ptr() };
-    // SAFETY: takes integers alone.
-    let private = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    ensure!(private == 0, "PR_SET_NO_NEW_PRIVS: {}", std::io::Error::last_os_error());
-    // SAFETY: the program and its filter live until the call returns, which copies them.
-    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
-    ensure!(set == 0, "PR_SET_SECCOMP: {}", std::io::Error::last_os_error());
-    Ok(())
-}
 
 /// Has so many processes lose their parent, and end.
 #[expect(unsafe_code, reason = "a program for each would take minutes")]

@@ -45,7 +45,7 @@ fn end_of(child: &Child, asked: &mut StopRequests) -> anyhow::Result<Ended> {
     }
     kill(child.pid(), None).context("the command is gone")?;
     // What it takes to wait may be short. Its end can be collected without.
-    let signals = match insist(Signals::try_register, || child.collect()) {
+    let signals = match insist(Signals::register, || child.collect()) {
         Ok(signals) => signals,
         Err(ended) => return Ok(ended),
     };
