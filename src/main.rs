@@ -172,7 +172,7 @@ fn main_container(cli: Cli, mounts: &Mounts) -> ExitCode {
         (Err(invalid), _) => Outcome::Invalid(invalid),
         (_, Err(error)) => unable(error),
         (Ok(plan), Ok(signals)) => {
-            return end(&wrap::run(&plan, mounts, &signals), message_path.as_deref(), mounts);
+            return end(&wrap::run(&plan, mounts, &signals, asked), message_path.as_deref(), mounts);
         }
     };
     match cli::readable() {

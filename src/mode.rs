@@ -64,13 +64,13 @@ fn is_outside(api: &ApiServer, mounts: &Mounts) -> bool {
 }
 
 /// Takes up the place of a container's entrypoint: collects orphans, and is there for the other proas of the Pod.
-/// `None`: there is no telling who we are, or the system does not let us.
-fn appear(mounts: &Mounts, part: Part) -> Result<Option<Presence>, Outcome> {
+/// `None`: there is no telling who we are, or the system does not let us. `asked`: when proa was asked to stop.
+fn appear(mounts: &Mounts, part: Part, asked: &mut StopRequests) -> Result<Option<Presence>, Outcome> {
     collect_orphans();
     let Some(own) = Peer::of(mounts) else {
         return Ok(None);
     };
-    match announce(&own, part, &mut StopRequests::default()) {
+    match announce(&own, part, asked) {
         Ok(presence) => Ok(Some(presence)),
         Err(taken @ Unannounced::Taken(_)) => Err(Outcome::TwoProas(taken)),
         Err(stranger @ Unannounced::Stranger(_)) => {
@@ -103,12 +103,13 @@ fn announce(own: &Peer, part: Part, asked: &mut StopRequests) -> Result<Presence
     announced.unwrap_or_else(|error| Err(Unannounced::Failed(error)))
 }
 
-/// Where to see the own Pod, unless proa is not to ask, or makes do without.
+/// Where to see the own Pod, unless proa is not to ask, or makes do without. `asked`: when proa was asked to stop.
 fn own_pod(
     claim: &Claim,
     api: &ApiServer,
     mounts: &Mounts,
     dispensable: bool,
+    asked: &mut StopRequests,
 ) -> Result<Option<OwnPod>, Outcome> {
     if api.ask == AskApi::Off {
         return Ok(None);
@@ -121,7 +122,7 @@ fn own_pod(
         return Ok(None);
     }
     // A service account that cannot be opened for want of descriptors is one all the same.
-    let short = patiently(&Sight::none(), &mut StopRequests::default(), || match File::open("/") {
+    let short = patiently(&Sight::none(), asked, || match File::open("/") {
         Err(error) if is_shortage(&error) => Err(error.into()),
         Ok(_) | Err(_) => Ok(()),
     });

@@ -88,19 +88,20 @@ impl<'a> Companion<'a> {
         signals: &'a Signals,
         dispensable: bool,
     ) -> Result<Self, Outcome> {
+        let mut asked = StopRequests::default();
         let presence = if plan.disabled {
             announce_disabled();
             collect_orphans();
             None
         } else {
-            appear(mounts, Part::Sidecar)?
+            appear(mounts, Part::Sidecar, &mut asked)?
         };
         let listener = presence.as_ref().and_then(|presence| {
             let failed = |error: &io::Error| debug!(%error, "cannot listen for the other proas of this Pod");
             outlast(|| presence.listen()).inspect_err(failed).ok()
         });
         let server = Server::bind(plan.status, Quit::Offered).map_err(Outcome::NoStatus)?;
-        let own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable)?;
+        let own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable, &mut asked)?;
         Ok(Self {
             plan,
             own_pod,

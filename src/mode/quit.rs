@@ -37,13 +37,13 @@ fn carry_out(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> anyhow::Res
         info!("disabled (PROA_DISABLED): proa shuts down no sidecar");
         return Ok(Outcome::ShutDown);
     }
-    let own_pod = match own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable()) {
+    let (mut asked, dispensable) = (StopRequests::default(), plan.api_is_dispensable());
+    let own_pod = match own_pod(&plan.claim, &plan.api, mounts, dispensable, &mut asked) {
         Ok(own_pod) => own_pod,
         Err(outcome) => return Ok(outcome),
     };
     let board = Board::default();
     board.gate_over();
-    let mut asked = StopRequests::default();
     let (runtime, mut signals) = patient_runtime(signals, &Sight::none(), &mut asked)?;
     Ok(runtime.block_on(quit(plan, own_pod.as_ref(), mounts, asked, &mut signals, &board)))
 }

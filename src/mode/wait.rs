@@ -30,7 +30,8 @@ pub fn run(plan: &WaitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
         info!("disabled (PROA_DISABLED): proa waits for nothing");
     }
     let waited = || {
-        let mut own_pod = own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable())?;
+        let (mut asked, dispensable) = (StopRequests::default(), plan.api_is_dispensable());
+        let mut own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable, &mut asked)?;
         // A probe's process is younger than its container, which nothing shows where containers share a PID namespace.
         if let Some(own_pod) = own_pod.as_mut().filter(|_| plan.gate.looks.once) {
             own_pod.identity.started = None;
@@ -42,12 +43,11 @@ pub fn run(plan: &WaitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
         }
         let api = match &own_pod {
             None => Api::NotAsked,
-            Some(own_pod) if plan.api_is_dispensable() => Api::Dispensable(own_pod.watch()),
+            Some(own_pod) if dispensable => Api::Dispensable(own_pod.watch()),
             Some(own_pod) => Api::Needed(own_pod.watch()),
         };
         let board = Board::default();
-        let (waiting, listener) =
-            patient_runtime(signals, &Sight::none(), &mut StopRequests::default()).map_err(unable)?;
+        let (waiting, listener) = patient_runtime(signals, &Sight::none(), &mut asked).map_err(unable)?;
         waiting.block_on(server.during(&board, opened(plan, api, listener, &board)))?;
         plan.ready_file.as_deref().map_or(Ok(()), ready_file::write)
     };

@@ -42,22 +42,23 @@ use crate::telemetry::LogPhase;
 use crate::warnings::Remaining;
 use last::Last;
 
-/// Carries the plan out.
+/// Carries the plan out. `asked`: when proa was asked to stop, so far.
 #[must_use]
-pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
+pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals, mut asked: StopRequests) -> Conclusion {
     let started = now();
     let presence = if plan.disabled {
         announce_disabled();
         collect_orphans();
         None
     } else {
-        match appear(mounts, Part::Main) {
+        match appear(mounts, Part::Main, &mut asked) {
             Ok(presence) => presence,
             // The other one ends the sidecars.
             Err(outcome) => return outcome.into(),
         }
     };
-    let (own_pod, no_pod) = match own_pod(&plan.claim, &plan.api, mounts, plan.api_is_dispensable()) {
+    let dispensable = plan.api_is_dispensable();
+    let (own_pod, no_pod) = match own_pod(&plan.claim, &plan.api, mounts, dispensable, &mut asked) {
         Ok(own_pod) => (own_pod, None),
         Err(outcome) => (None, Some(outcome)),
     };
@@ -78,8 +79,8 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals) -> Conclusion {
         inspector: Inspector::new(plan.asked()),
     };
     let mut end = match unable {
-        None => run.gate_and_command().unwrap_or_else(|error| End::of(Outcome::Failed(error), None)),
-        Some(outcome) => End::of(outcome, None),
+        None => run.gate_and_command(asked).unwrap_or_else(|error| End::of(Outcome::Failed(error), None)),
+        Some(outcome) => End { asked, ..End::of(outcome, None) },
     };
     run.board.gate_over();
     let code = end.outcome.code();
@@ -128,10 +129,10 @@ impl End {
         Self { outcome, snapshot, after: After::Command, asked: StopRequests::default() }
     }
 
-    fn closed(Closed { snapshot, cause }: Closed) -> Self {
+    /// `asked`: what was known of it before this was read.
+    fn closed(Closed { snapshot, cause }: Closed, mut asked: StopRequests) -> Self {
         match cause {
             Cause::Stopped(received) => {
-                let mut asked = StopRequests::default();
                 asked.note(now(), received.sender);
                 Self { outcome: cause.into(), snapshot, after: After::EarlyStop, asked }
             }
@@ -141,9 +142,9 @@ impl End {
 }
 
 impl Run<'_> {
-    fn gate_and_command(&self) -> anyhow::Result<End> {
+    /// `asked`: what of it is still to be read.
+    fn gate_and_command(&self, mut asked: StopRequests) -> anyhow::Result<End> {
         let phase = LogPhase::Gate.enter();
-        let mut asked = StopRequests::default();
         let (waiting, mut listener) = match patient_runtime(self.signals, &Sight::none(), &mut asked) {
             Ok(made) => made,
             Err(error) => {
@@ -151,7 +152,7 @@ impl Run<'_> {
                 return Ok(End { outcome: unable(error), snapshot: None, after, asked });
             }
         };
-        let passed = self.gate(&mut listener);
+        let passed = self.gate(asked, &mut listener);
         let passed = waiting.block_on(self.server.during(&self.board, passed));
         drop(listener);
         let (Opened { snapshot, waits }, variables) = match passed {
@@ -193,13 +194,17 @@ impl Run<'_> {
 
     /// Waits for the sidecars, then for what they have written. Whoever asks us to stop meanwhile is obeyed: there is no
     /// command yet that could.
-    async fn gate(&self, signals: &mut Listener<'_>) -> Result<(Opened, Variables), Box<End>> {
+    async fn gate(
+        &self,
+        asked: StopRequests,
+        signals: &mut Listener<'_>,
+    ) -> Result<(Opened, Variables), Box<End>> {
         let api = match &self.own_pod {
             None => Api::NotAsked,
             Some(own_pod) if self.plan.api_is_dispensable() => Api::Dispensable(own_pod.watch()),
             Some(own_pod) => Api::Needed(own_pod.watch()),
         };
-        let closed = |closed| Box::new(End::closed(closed));
+        let closed = |closed| Box::new(End::closed(closed, asked.clone()));
         let opened = gate::pass(&self.plan.gate, api, signals, &self.board, &|pod| self.inspector.look(pod))
             .await
             .map_err(closed)?;

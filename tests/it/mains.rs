@@ -13,6 +13,7 @@ use localpod::cluster::Access;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
+use crate::filter;
 use crate::support::http::Endpoint;
 use crate::support::{Dir, Held, PATIENCE, PROA, Proa, Running, World, children, eventually, send, unshare};
 
@@ -20,10 +21,6 @@ const DONE: &str = "terminated: {exitCode: 0, reason: Completed}";
 
 /// A Pod of `main`, `second` and a sidecar that is ready. `command`: of the main containers, where the manifest shows it.
 fn pod(policy: &str, command: &str) -> World {
-    pod_of(["main", "second"], policy, command)
-}
-
-fn pod_of([main, second]: [&str; 2], policy: &str, command: &str) -> World {
     World::of(&format!(
         "
 metadata: {{name: pod, namespace: default}}
@@ -31,14 +28,14 @@ spec:
   restartPolicy: {policy}
   containers:
   - {{name: web, image: w}}
-  - {{name: {main}, image: m, {command}}}
-  - {{name: {second}, image: s, {command}}}
+  - {{name: main, image: m, {command}}}
+  - {{name: second, image: s, {command}}}
 status:
   phase: Running
   containerStatuses:
   - {{name: web, image: w, imageID: w, ready: true, started: true, restartCount: 0, state: {{running: {{}}}}}}
-  - {{name: {main}, image: m, imageID: m, ready: false, restartCount: 0, state: {{running: {{}}}}}}
-  - {{name: {second}, image: s, imageID: s, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: main, image: m, imageID: m, ready: false, restartCount: 0, state: {{running: {{}}}}}}
+  - {{name: second, image: s, imageID: s, ready: false, restartCount: 0, state: {{running: {{}}}}}}
 "
     ))
 }
@@ -463,16 +460,19 @@ fn one_that_has_its_socket_by_its_end_alone_waits_for_the_others_then() {
 /// A failure of ours to ask says nothing of who is there. Of two that nobody sees one goes first, and the other waits for it.
 #[test]
 fn of_two_that_can_open_no_socket_one_shuts_the_sidecars_down() {
-    // No socket has a name of this length.
-    let names = ["main", "second"].map(|name| format!("{name}-{}", "x".repeat(80)));
-    let world = pod_of(names.each_ref().map(String::as_str), "Never", SHOWN);
-    let [Some(main), Some(second)] = names.each_ref().map(|name| world.mounted(name, "pod")) else { return };
+    let world = pod("Never", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let [main, second] = [main, second].map(|proa| {
+        let sockets = [libc::SYS_socket];
+        let mut none = filter::refusing(&sockets, Some(libc::AF_UNIX), libc::EAFNOSUPPORT).unwrap();
+        proa.setup(move || filter::install(&mut none))
+    });
     let (web, flags) = answering();
     let second = second.flags(&flags).start(["true"]);
-    second.wait_stderr(&format!("waiting for `{}` (running) before the sidecars are shut down", names[0]));
-    main.flags(&flags).run(["true"]).expect(0, &[UNSEEN, &format!("left running for `{}`", names[1])]);
+    second.wait_stderr("waiting for `main` (running) before the sidecars are shut down");
+    main.flags(&flags).run(["true"]).expect(0, &[UNSEEN, "left running for `second`"]);
     assert_eq!(web.more_requests(), 0);
-    world.set_state(&names[0], DONE);
+    world.set_state("main", DONE);
     web.request();
     world.set_state("web", DONE);
     second.finish().expect(0, &[UNSEEN]);

@@ -62,10 +62,10 @@ pub fn end_sidecars(
     let started = now();
     let presence = match presence {
         Some(presence) => Some(presence),
-        None => appear(mounts, Part::Main).ok()?,
+        None => appear(mounts, Part::Main, &mut asked).ok()?,
     };
     // What proa wraps is found without sight of the Pod too.
-    let own_pod = own_pod(&plan.claim, &plan.api, mounts, true).unwrap_or_default();
+    let own_pod = own_pod(&plan.claim, &plan.api, mounts, true, &mut asked).unwrap_or_default();
     let (server, board, code) = (Server::none(), Board::default(), outcome.code());
     let (presence, inspector) = (RefCell::new(presence), Inspector::new(plan.asked()));
     let run = Run { plan, mounts, own_pod, signals, server, board, presence, started, inspector };

@@ -31,8 +31,8 @@ pub struct Resumed {
 pub fn wait(pid: Pid, forward_to: ForwardTo, mounts: &Mounts) -> anyhow::Result<Resumed> {
     warn!("proa panicked, which is a bug: it has started over, and waits for the command");
     // The other main containers would take the command for over, and `--hold-term` this one for gone.
-    let presence = appear(mounts, Part::Main).ok().flatten();
     let mut asked = StopRequests::default();
+    let presence = appear(mounts, Part::Main, &mut asked).ok().flatten();
     let ended = end_of(&Child::resumed(pid, forward_to), &mut asked)?;
     info!(exit_code = ended.exit_code(), "command ended: {ended}");
     Ok(Resumed { code: ended.exit_code(), presence, asked })
