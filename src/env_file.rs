@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::memory;
 use crate::policy::Precedence;
+use crate::shortage::outlast_shortage;
 
 /// How long files may take to be read.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -121,7 +122,11 @@ fn read_text(path: &Path) -> Result<String, Unusable> {
     let unread = |error| Unusable::Unread(path.to_owned(), error);
     let mut text = Vec::new();
     let more = u64::try_from(LONGEST_FILE).unwrap_or(u64::MAX).saturating_add(1);
-    fs::File::open(path).and_then(|file| file.take(more).read_to_end(&mut text)).map_err(unread)?;
+    outlast_shortage(|| {
+        text.clear();
+        fs::File::open(path)?.take(more).read_to_end(&mut text)
+    })
+    .map_err(unread)?;
     if text.len() > LONGEST_FILE {
         return Err(Unusable::TooLong(path.to_owned()));
     }

@@ -17,7 +17,7 @@ use proa::memory::Clearing;
 use proa::mode::sidecar::CommandDuty;
 use proa::mode::wrap::mistake;
 use proa::mode::wrap::resumed::{self, Resumed};
-use proa::mode::{helper, install, patiently, quit, sidecar, unable, wait, wrap};
+use proa::mode::{helper, install, patiently, quit, sidecar, unable, unable_sidecar, wait, wrap};
 use proa::peer::Presence;
 use proa::plan::quit::QuitPlan;
 use proa::plan::sidecar::{Duty, SidecarPlan};
@@ -48,13 +48,14 @@ static ALLOCATOR: Clearing = Clearing;
 fn main() -> ExitCode {
     let panicked = crash::prepare(Code::Internal as u8);
     // Who does not know who it is, is not known to the others either.
-    let mounts = patiently(&Sight::none(), &mut StopRequests::default(), || Ok(Mounts::of_this_process()?));
+    let mut asked = StopRequests::default();
+    let mounts = patiently(&Sight::none(), &mut asked, || Ok(Mounts::of_this_process()?));
     let mounts = mounts.unwrap_or_default();
     if let Some(progress) = panicked {
-        return start_over(progress, &mounts);
+        return start_over(progress, &mounts, asked);
     }
     let (conclusion, message_path) = match cli::read() {
-        Ok(Task::Main(cli)) => return main_container(*cli, &mounts),
+        Ok(Task::Main(cli)) => return main_container(*cli, &mounts, asked),
         Ok(Task::Sidecar(cli)) => sidecar_container(*cli, &mounts, None),
         Ok(Task::Wait(cli)) => wait_alone(*cli, &mounts),
         Ok(Task::Quit(cli)) => quit_alone(*cli, &mounts),
@@ -71,15 +72,15 @@ fn main() -> ExitCode {
         }
         Err(Answer::Asked(text)) => return print(&text),
         Err(Answer::Usage { text, readable: Some(cli) }) => {
-            return mistaken(Outcome::Usage(text), *cli, &mounts, None, StopRequests::default());
+            return mistaken(Outcome::Usage(text), *cli, &mounts, None, asked);
         }
         Err(Answer::Usage { text, readable: None }) => (Outcome::Usage(text).into(), message_path()),
     };
     end(&conclusion, message_path.as_deref(), &mounts)
 }
 
-/// After a panic: brings to an end what can be.
-fn start_over(progress: Progress, mounts: &Mounts) -> ExitCode {
+/// After a panic: brings to an end what can be. `asked`: when we were asked to stop, so far.
+fn start_over(progress: Progress, mounts: &Mounts, asked: StopRequests) -> ExitCode {
     let cli = match (cli::read(), progress) {
         (Ok(Task::Main(cli)), _) => cli,
         (Ok(Task::Sidecar(cli)), Progress::Running(pid)) => {
@@ -95,10 +96,10 @@ fn start_over(progress: Progress, mounts: &Mounts) -> ExitCode {
     };
     let resumed = match progress {
         Progress::Begun => None,
-        Progress::Decided(code) => Some(Resumed { code, presence: None, asked: StopRequests::default() }),
+        Progress::Decided(code) => Some(Resumed { code, presence: None, asked }),
         Progress::Running(pid) => {
             telemetry::set_up(cli.output.log_format, cli.output.log_level);
-            let ended = resumed::wait(pid, cli.environment.forward_to, mounts);
+            let ended = resumed::wait(pid, cli.environment.forward_to, mounts, asked);
             ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}")).ok()
         }
     };
@@ -164,10 +165,9 @@ fn registered(asked: &mut StopRequests) -> anyhow::Result<Signals> {
     patiently(&Sight::none(), asked, || Signals::register().context("cannot receive signals: signalfd(2)"))
 }
 
-fn main_container(cli: Cli, mounts: &Mounts) -> ExitCode {
+fn main_container(cli: Cli, mounts: &Mounts, mut asked: StopRequests) -> ExitCode {
     set_up(&cli.output);
     let message_path = cli.output.termination_message_path.clone();
-    let mut asked = StopRequests::default();
     let outcome = match (Plan::new(cli, &environment()), registered(&mut asked)) {
         (Err(invalid), _) => Outcome::Invalid(invalid),
         (_, Err(error)) => unable(error),
@@ -191,11 +191,7 @@ fn sidecar_container(
     let message_path = cli.output.termination_message_path.clone();
     let conclusion = match (SidecarPlan::new(cli, &environment()), registered(&mut StopRequests::default())) {
         (Err(invalid), _) => Outcome::Invalid(invalid).into(),
-        // There is nothing yet that a signal could end.
-        (_, Err(error)) => match unable(error) {
-            Outcome::Stopped(_) => Outcome::ShutDown.into(),
-            outcome => outcome.into(),
-        },
+        (_, Err(error)) => unable_sidecar(error).into(),
         (Ok(plan), Ok(signals)) => match &plan.duty {
             Duty::Command(command, env_files, stop) => {
                 let duty = CommandDuty { command, env_files, stop: *stop, running };

@@ -12,6 +12,7 @@ pub mod wrap;
 
 use std::fs::File;
 use std::io;
+use std::pin::pin;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
@@ -19,7 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::budget::{LEAST, StopRequests};
 use crate::cluster::{ApiServer, Cluster, OwnPod, SERVICE_HOST};
-use crate::deadline::now;
+use crate::deadline::{now, until};
 use crate::exit::Outcome;
 use crate::identity::{Claim, Identity, Mounts};
 use crate::peer::{Message, Part, Peer, Peers, Presence, Unannounced};
@@ -27,7 +28,7 @@ use crate::policy::AskApi;
 use crate::shortage::{is_shortage, outlast, persist};
 use crate::shutdown::Sight;
 use crate::signal::stream::{Listener, Signals, pending_stop};
-use crate::signal::{Phase, Sender, reaper};
+use crate::signal::{Phase, Sender, Signal, reaper};
 use crate::telemetry::LogPhase;
 
 /// Where the system does not tell which proas there are.
@@ -43,6 +44,34 @@ fn afterwards<T>(task: impl FnOnce() -> anyhow::Result<Option<T>>) -> Option<T> 
         error!("shutting down the sidecars failed: {error:#}");
         None
     })
+}
+
+/// What comes of something that takes no look at the Pod, while stop requests are heard; `None`: there is no time left for it.
+async fn heeding<T>(
+    signals: &mut Listener<'_>,
+    sight: &Sight,
+    asked: &mut StopRequests,
+    task: impl Future<Output = T>,
+) -> Option<T> {
+    let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
+    let mut task = pin!(task);
+    loop {
+        let over_by = sight.over_by(asked);
+        tokio::select! {
+            biased;
+            done = &mut task => return Some(done),
+            Ok(received) = signals.stop(Phase::Shutdown { stop }) => {
+                info!(signal = %received.signal, "asked to stop");
+                asked.note(now(), received.sender);
+            }
+            () = until(over_by) => return None,
+        }
+    }
+}
+
+/// What comes of it then.
+fn no_time<T>() -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::TimedOut, "this container is about to be killed"))
 }
 
 /// Has orphans come to us.
@@ -126,9 +155,7 @@ fn own_pod(
         Err(error) if is_shortage(&error) => Err(error.into()),
         Ok(_) | Err(_) => Ok(()),
     });
-    if let Err(error) = short {
-        info!("{error:#}");
-    }
+    short.map_err(unable)?;
     let cluster = match Cluster::new(api) {
         Ok(cluster) => cluster,
         // Whoever has put proa here did not know; whoever has given it direct waits did.
@@ -197,14 +224,19 @@ pub fn patiently<T>(
     // For one attempt or two it is never too late.
     let least = now() + LEAST;
     let result = persist(make, || {
-        if !pending && pending_stop(Phase::Shutdown { stop }).is_some() {
-            pending = true;
-            asked.note(now(), Sender::Inside);
-        }
+        note_pending(asked, &mut pending, stop);
         is_time = known.give_up_at(asked).is_none_or(|at| now() < at.max(least));
         is_time
     });
     if is_time { result } else { result.context("no longer tried: this container is about to be killed") }
+}
+
+/// Notes a stop request that waits to be read, once. `stop`: the container's own stop signal, as far as it is known.
+fn note_pending(asked: &mut StopRequests, noted: &mut bool, stop: Option<Signal>) {
+    if !*noted && pending_stop(Phase::Shutdown { stop }).is_some() {
+        *noted = true;
+        asked.note(now(), Sender::Inside);
+    }
 }
 
 /// The outcome of what could not be made before the command: nobody has read the signals, and one that asks us to stop is why no
@@ -217,6 +249,20 @@ pub fn unable(error: anyhow::Error) -> Outcome {
             Outcome::Stopped(signal)
         }
         None => Outcome::Failed(error),
+    }
+}
+
+/// The same in a sidecar.
+#[must_use]
+pub fn unable_sidecar(error: anyhow::Error) -> Outcome {
+    of_sidecar(unable(error))
+}
+
+/// A sidecar that is asked to stop has come to its end thereby.
+fn of_sidecar(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Stopped(_) => Outcome::ShutDown,
+        outcome => outcome,
     }
 }
 

@@ -39,6 +39,17 @@ pub fn outlast<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     })
 }
 
+/// Makes what a refusal follows from. Only what fails for want of something is tried again.
+///
+/// # Errors
+/// Those of the last attempt.
+pub fn outlast_shortage<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    attempt(ATTEMPTS, make, |error| {
+        debug!(%error, "trying again");
+        is_shortage(error)
+    })
+}
+
 /// Makes what the sidecars are shut down with, however long a shortage lasts, within reason; while there `is_time`.
 ///
 /// # Errors

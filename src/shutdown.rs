@@ -12,7 +12,6 @@ pub mod stages;
 pub mod turn;
 
 use std::cell::RefCell;
-use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,6 @@ use crate::deadline::{before, now, until};
 use crate::peer::{Message, Peer, Peers, Reply};
 use crate::pod::{Snapshot, State, list};
 use crate::policy::ShutdownAuto;
-use crate::shortage::once_there_is_enough;
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received, Signal};
 use crate::status::board::{ActionResult, Board};
@@ -419,9 +417,8 @@ async fn perform(
         Step::Kill(processes, signal) => {
             // /proc/PID/cmdline may block on a process that hangs (`mmap_lock`), and with it all that this thread does.
             let (processes, signal, snapshot) = (processes.clone(), *signal, snapshot.cloned());
-            // Where it cannot be opened for want of descriptors, there would be no process in it.
-            let _ = once_there_is_enough(by, || fs::read_dir("/proc")).await;
-            let kill = spawn_blocking(move || kill::kill(&processes, spared, signal, snapshot.as_ref()));
+            let kill =
+                spawn_blocking(move || kill::kill_patiently(&processes, spared, signal, snapshot.as_ref()));
             let killed = before(by, kill)
                 .await
                 .ok_or_else(|| "looking at the processes of the Pod takes too long".to_owned())?;

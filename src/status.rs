@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::crowd::Crowd;
+use crate::shortage::outlast_shortage;
 use board::{Board, Phase};
 
 /// How long a client may take over request and answer.
@@ -89,7 +90,7 @@ impl Server {
             listener.set_nonblocking(true)?;
             io::Result::Ok(listener)
         };
-        let listener = listen().map_err(|error| Unbound { address, error })?;
+        let listener = outlast_shortage(listen).map_err(|error| Unbound { address, error })?;
         info!("status at http://{address}/metrics, /readyz and /livez");
         Ok(Self { listener: Some(listener), quit, quit_asked: Notify::new() })
     }

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use futures::future::{join_all, pending};
-use futures::stream::StreamExt;
+use futures::future::{FutureExt, join_all, pending};
+use futures::stream::{BoxStream, StreamExt};
 use tokio::sync::{Notify, watch};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use super::{PhaseRuntime, announce_disabled, appear, collect_orphans, own_pod, patient_runtime};
+use super::{
+    PhaseRuntime, announce_disabled, appear, collect_orphans, of_sidecar, own_pod, patient_runtime, patiently,
+};
 use crate::budget::StopRequests;
 use crate::cluster::trouble::{Refused, Trouble};
 use crate::cluster::{Looked, Observation, OwnPod};
@@ -26,7 +28,7 @@ use crate::plan::sidecar::{Duty, SidecarPlan};
 use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Exit, Snapshot, list};
-use crate::shortage::outlast;
+use crate::shortage::once_there_is_enough;
 use crate::shutdown::Sight;
 use crate::signal::Signal;
 use crate::signal::stream::{Listener, Signals};
@@ -97,11 +99,15 @@ impl<'a> Companion<'a> {
             appear(mounts, Part::Sidecar, &mut asked)?
         };
         let listener = presence.as_ref().and_then(|presence| {
-            let failed = |error: &io::Error| debug!(%error, "cannot listen for the other proas of this Pod");
-            outlast(|| presence.listen()).inspect_err(failed).ok()
+            let failed = |error: &anyhow::Error| {
+                warn!("the other proas of this Pod cannot notify this sidecar: {error:#}");
+            };
+            let listener = patiently(&Sight::none(), &mut asked, || Ok(presence.listen()?));
+            listener.inspect_err(failed).ok()
         });
         let server = Server::bind(plan.status, Quit::Offered).map_err(Outcome::NoStatus)?;
-        let own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable, &mut asked)?;
+        let own_pod = own_pod(&plan.claim, &plan.api, mounts, dispensable, &mut asked);
+        let own_pod = own_pod.map_err(of_sidecar)?;
         Ok(Self {
             plan,
             own_pod,
@@ -232,7 +238,8 @@ impl<'a> Companion<'a> {
                 Progress::Running(_) | Progress::Outdated => {}
                 Progress::Endless => break,
                 Progress::Ended(_) | Progress::Failed(..) => {
-                    if let Some(end) = self.confirmed(own_pod, &snapshot, mains, &mut clocks).await {
+                    let confirmed = self.confirmed(own_pod, &snapshot, mains, &mut clocks, &mut observations);
+                    if let Some(end) = confirmed.boxed_local().await {
                         return end;
                     }
                 }
@@ -275,7 +282,7 @@ impl<'a> Companion<'a> {
     /// These, and other main containers whose proa has shown itself since they were found.
     ///
     /// # Errors
-    /// When the system is short of what it takes to look for those. The next observation is soon enough.
+    /// When the system is short of what it takes to look for those.
     pub(super) fn with_late(&self, snapshot: &Snapshot, mains: &[Awaited]) -> io::Result<Vec<Awaited>> {
         let mut all = mains.to_vec();
         if self.plan.mains.is_empty() {
@@ -296,6 +303,7 @@ impl<'a> Companion<'a> {
         seen: &Snapshot,
         mains: &[Awaited],
         clocks: &mut Clocks,
+        observations: &mut BoxStream<'static, Observation>,
     ) -> Option<Mains> {
         let snapshot = match own_pod.named(&seen.name).look(CONFIRM, false).await {
             Looked::Seen(mut snapshot) => {
@@ -309,7 +317,19 @@ impl<'a> Companion<'a> {
                 seen.clone()
             }
         };
-        match mains::progress(&snapshot, &self.with_late(&snapshot, mains).ok()?) {
+        let late = match self.with_late(&snapshot, mains) {
+            Err(_) => {
+                // The watch may hold what there is not enough of. A new one holds nothing before it is looked at.
+                *observations = own_pod.watch();
+                once_there_is_enough(None, || self.with_late(&snapshot, mains)).await
+            }
+            late => late,
+        };
+        let mains = late.unwrap_or_else(|error| {
+            info!("the Pod alone tells which main containers there are: {error}");
+            mains.to_vec()
+        });
+        match mains::progress(&snapshot, &mains) {
             Progress::Ended(code) => {
                 info!("the main containers have exited");
                 Some(Mains::Ended(Box::new(snapshot), code))

@@ -5,7 +5,7 @@ use std::path::Path;
 use tracing::{error, info, warn};
 
 use super::companion::{CONFIRM, Companion, Gated, Mains, announce};
-use super::{afterwards, is_outside, patient_runtime, ready_file};
+use super::{afterwards, is_outside, patient_runtime, ready_file, unable_sidecar};
 use crate::budget::StopRequests;
 use crate::cluster::{Looked, NoApi};
 use crate::exit::{Conclusion, Outcome};
@@ -28,7 +28,7 @@ pub fn run(
     signals: &Signals,
 ) -> Conclusion {
     carry_out(plan, ready_file, shutdown, mounts, signals)
-        .unwrap_or_else(|error| Outcome::Failed(error).into())
+        .unwrap_or_else(|error| unable_sidecar(error).into())
 }
 
 fn carry_out(

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use tracing::{info, warn};
 
 use super::inspector::Inspector;
-use super::{own_pod, patient_runtime, unseen_peers};
+use super::{heeding, no_time, own_pod, patient_runtime, unseen_peers};
 use crate::budget::StopRequests;
 use crate::cluster::OwnPod;
 use crate::exit::Outcome;
@@ -67,8 +67,9 @@ async fn quit(
         None => Peers::default(),
         Some((uid, name)) => {
             let ended = || vec![Message { container: name.clone(), code: 0 }];
-            let beside = once_there_is_enough(None, || Peers::beside(uid, name, ended())).await;
-            beside.unwrap_or_else(|error| unseen_peers(&error, ended()))
+            let beside = once_there_is_enough(None, || Peers::beside(uid, name, ended()));
+            let beside = heeding(signals, &sight, &mut asked, beside).await;
+            beside.unwrap_or_else(no_time).unwrap_or_else(|error| unseen_peers(&error, ended()))
         }
     };
     if plan.dry_run {

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use tracing::{info, warn};
 
 use super::companion::{Companion, Gated};
-use super::{PhaseRuntime, runtime};
+use super::{PhaseRuntime, runtime, unable_sidecar};
 use crate::child::{self, Child, Command};
 use crate::env_file::{self, EnvFiles};
 use crate::exit::Outcome;
@@ -15,6 +15,7 @@ use crate::identity::Mounts;
 use crate::memory;
 use crate::plan::sidecar::{SidecarPlan, Stop};
 use crate::policy::AskApi;
+use crate::shortage::insist;
 use crate::signal::stream::{Listener, Signals};
 use crate::signal::{Phase, Received};
 use crate::telemetry::LogPhase;
@@ -53,12 +54,17 @@ fn carry_out(
     if let Some(pid) = duty.running {
         warn!("proa panicked, which is a bug: it has started over, and goes on with the command");
         let child = Child::resumed(pid, duty.command.forward_to);
-        return until_its_end(&companion, child, duty.stop, companion.runtime()?);
+        // Its end can be seen without what may be short.
+        return match insist(|| companion.runtime(), || child.collect()) {
+            Ok(running) => until_its_end(&companion, child, duty.stop, running),
+            Err(ended) => Ok(Outcome::Ended(ended)),
+        };
     }
-    match companion.gate()? {
-        Gated::Over(outcome) | Gated::Refused(outcome) => Ok(outcome),
-        Gated::Pointless(..) => Ok(Outcome::ShutDown),
-        Gated::Open => supervised(&companion, duty),
+    match companion.gate() {
+        Ok(Gated::Over(outcome) | Gated::Refused(outcome)) => Ok(outcome),
+        Ok(Gated::Pointless(..)) => Ok(Outcome::ShutDown),
+        Ok(Gated::Open) => supervised(&companion, duty),
+        Err(error) => Ok(unable_sidecar(error)),
     }
 }
 
@@ -86,7 +92,10 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
         Err(outcome) => return Ok(outcome),
     };
     // What may fail comes before the command, which would end with us.
-    let running = companion.runtime()?;
+    let running = match companion.runtime() {
+        Ok(running) => running,
+        Err(error) => return Ok(unable_sidecar(error)),
+    };
     let child = match child::spawn(command, &variables) {
         Ok(child) => child,
         Err(why) => {

@@ -13,8 +13,8 @@ use tracing::{debug, info, warn};
 
 use super::inspector::Inspector;
 use super::{
-    afterwards, announce, announce_disabled, appear, collect_orphans, is_outside, own_pod, patient_runtime,
-    runtime, runtime_without_timers, unable, unseen_peers,
+    PhaseRuntime, afterwards, announce, announce_disabled, appear, collect_orphans, heeding, is_outside,
+    no_time, own_pod, patient_runtime, runtime, runtime_without_timers, unable, unseen_peers,
 };
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
@@ -160,18 +160,24 @@ impl Run<'_> {
             Err(end) => return Ok(*end),
         };
         self.board.gate_over();
-        self.appear_late(snapshot.as_ref(), &mut StopRequests::default());
+        let mut asked = StopRequests::default();
+        self.appear_late(snapshot.as_ref(), &mut asked);
         drop(phase);
         let _phase = LogPhase::Command.enter();
         // What may fail comes before the command, whose outcome is ours from then on.
-        let by_signals_alone =
-            self.plan.status.is_none() && self.plan.on_sidecar_exit == OnSidecarExit::Ignore;
-        let running = if by_signals_alone { runtime_without_timers() } else { runtime() }?;
-        let mut signals =
-            running.block_on(async { self.signals.listen() }).context("cannot listen for signals")?;
-        // The command first: it does not wait for what it costs to tidy up.
+        let made = self.runtime_for_command();
+        // The command first: it does not wait for what it costs to tidy up, unless that is what there is not enough of.
+        let mut idle = Some((waits, waiting));
+        let made = made.or_else(|_| {
+            drop(idle.take());
+            self.runtime_for_command()
+        });
+        let (running, mut signals) = match made {
+            Ok(made) => made,
+            Err(error) => return Ok(End { outcome: unable(error), snapshot, after: After::Command, asked }),
+        };
         let spawned = child::spawn(&self.plan.command, &variables);
-        drop((waits, waiting, variables));
+        drop((idle, variables));
         let child = match spawned {
             Ok(child) => {
                 self.board.command_started();
@@ -185,11 +191,20 @@ impl Run<'_> {
         };
         memory::give_back();
         let (outcome, asked) = running.block_on(async {
-            let ended = self.wait(child, snapshot.as_ref(), &mut signals);
+            let ended = self.wait(child, snapshot.as_ref(), asked, &mut signals);
             self.server.during(&self.board, ended).await.context("cannot receive signals")
         })?;
         self.board.command_ended();
         Ok(End { outcome, snapshot, after: After::Command, asked })
+    }
+
+    fn runtime_for_command(&self) -> anyhow::Result<(PhaseRuntime, Listener<'_>)> {
+        let by_signals_alone =
+            self.plan.status.is_none() && self.plan.on_sidecar_exit == OnSidecarExit::Ignore;
+        let running = if by_signals_alone { runtime_without_timers() } else { runtime() }?;
+        let signals =
+            running.block_on(async { self.signals.listen() }).context("cannot listen for signals")?;
+        Ok((running, signals))
     }
 
     /// Waits for the sidecars, then for what they have written. Whoever asks us to stop meanwhile is obeyed: there is no
@@ -257,6 +272,14 @@ impl Run<'_> {
             left_running(why);
             return Ok(None);
         }
+        // Where the system did not let us before: whom nobody sees, others do not leave the sidecars to.
+        if self.presence.borrow().is_none() {
+            let own =
+                snapshot.as_ref().map_or_else(|| Peer::of(self.mounts), |before| Some(own_peer(before)));
+            *self.presence.borrow_mut() = own.and_then(|own| {
+                announce(&own, Part::Main, &mut asked).inspect_err(|error| debug!("{error}")).ok()
+            });
+        }
         let before = Sight { snapshot, ..Sight::none() };
         let (runtime, mut signals) = patient_runtime(self.signals, &before, &mut asked)?;
         let ended = self.end_sidecars_if_last(code, before.snapshot, after, (asked, need), &mut signals);
@@ -271,25 +294,18 @@ impl Run<'_> {
         (mut asked, need): (StopRequests, Need),
         signals: &mut Listener<'_>,
     ) -> Option<Remaining> {
-        // Where the system did not let us before: whom nobody sees, others do not leave the sidecars to.
-        if self.presence.borrow().is_none() {
-            let own = before.as_ref().map_or_else(|| Peer::of(self.mounts), |before| Some(own_peer(before)));
-            *self.presence.borrow_mut() = own.and_then(|own| {
-                announce(&own, Part::Main, &mut asked).inspect_err(|error| debug!("{error}")).ok()
-            });
-        }
         let mains = self.mains(before.as_ref());
         if let Some(before) = &mut before {
             mains.settle(before);
         }
         let own_pod = self.own_pod.as_ref();
-        let origin = if asked.is_by_runtime() { Origin::Runtime } else { Origin::Inside };
         // By flags alone, or not at all: what the Pod would add is no reason for a long look.
         let automatic = self.plan.shutdown.auto != ShutdownAuto::Off
             && self.plan.shutdown.actions.is_empty()
             && self.plan.shutdown.when != ShutdownWhen::Never;
         let need = if automatic { need } else { Need::Usual };
         // Who may be started again takes no leave before that is known.
+        let origin = if asked.is_by_runtime() { Origin::Runtime } else { Origin::Inside };
         let may_restart =
             |seen: &Snapshot| self.decide(code, origin, Some(seen)) == Decision::Keep(Keep::Restart);
         let unknown = before.as_ref().is_none_or(may_restart);
@@ -298,10 +314,7 @@ impl Run<'_> {
         } else {
             Sight { snapshot: before, mains, ..Sight::none() }
         };
-        // In doubt they stay: if the whole Pod goes, the kubelet stops them.
-        let stops = sight.is_kill_to_come(&asked);
-        let origin = if stops { origin } else { Origin::Inside };
-        let decision = self.decide(code, origin, sight.snapshot.as_ref());
+        let decision = self.decide_now(code, &asked, &sight);
         if let Decision::Keep(why @ (Keep::Restart | Keep::InitContainer)) = decision {
             left_running(why);
             return None;
@@ -310,7 +323,14 @@ impl Run<'_> {
         let seen = sight.snapshot.as_ref().map(|snapshot| (&snapshot.uid, &snapshot.own.name));
         let own = seen.or(self.mounts.uid.as_ref().zip(self.mounts.container.as_ref()));
         let own = own.map(|(uid, name)| (uid.as_str(), Message { container: name.clone(), code }));
-        let last = Last::withdraw(handover, own, self.started).await;
+        let left = match handover {
+            None => None,
+            Some(handover) => {
+                let left = heeding(signals, &sight, &mut asked, handover.withdraw()).await;
+                Some(left.unwrap_or_default())
+            }
+        };
+        let last = Last::withdrawn(left, own, self.started);
         if let Some(last) = &last
             && last.is_followed(sight.snapshot.as_ref()).await
         {
@@ -323,6 +343,11 @@ impl Run<'_> {
         if !unknown {
             sight = shutdown::look(own_pod, sight.snapshot, sight.mains, need, &mut asked, signals).await;
         }
+        // Who asks us to stop may have done so meanwhile.
+        if let Decision::Keep(why) = self.decide_now(code, &asked, &sight) {
+            left_running(why);
+            return None;
+        }
         let mut peers = Peers::default();
         if let Some(mut last) = last {
             let is_restarted = |seen: Option<&Snapshot>| {
@@ -331,12 +356,13 @@ impl Run<'_> {
             if last.is_left_to_others(&mut sight, &mut asked, signals, is_restarted).await {
                 return None;
             }
+            let by = last.is_blind().then(now);
             let (uid, own) = (last.uid().to_owned(), last.own().to_owned());
             let ended = last.ended(sight.snapshot.as_ref());
             let beside = || Peers::beside(&uid, &own, ended.clone());
-            peers = once_there_is_enough(sight.over_by(&asked), beside)
-                .await
-                .unwrap_or_else(|error| unseen_peers(&error, ended));
+            let found = once_there_is_enough(by, beside);
+            let found = heeding(signals, &sight, &mut asked, found).await;
+            peers = found.unwrap_or_else(no_time).unwrap_or_else(|error| unseen_peers(&error, ended));
         }
         if let Some(snapshot) = &sight.snapshot {
             self.inspector.look_at_end(snapshot);
@@ -354,6 +380,13 @@ impl Run<'_> {
         let seen = before.into_iter().flat_map(|before| &before.mains).filter(|main| main.seen);
         mains.see(seen.map(|main| main.container.name.clone()));
         if self.presence.borrow().is_some() { mains } else { mains.without_doubt() }
+    }
+
+    /// By what is known now. In doubt the sidecars stay: if the whole Pod goes, the kubelet stops them.
+    fn decide_now(&self, code: u8, asked: &StopRequests, sight: &Sight) -> Decision {
+        let by_runtime = asked.is_by_runtime() && sight.is_kill_to_come(asked);
+        let origin = if by_runtime { Origin::Runtime } else { Origin::Inside };
+        self.decide(code, origin, sight.snapshot.as_ref())
     }
 
     fn decide(&self, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {

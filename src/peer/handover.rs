@@ -14,12 +14,13 @@ use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::message::{self, Message, Peer};
 use super::sender::Sender;
 use super::{LIMIT, LONGEST, connect, listen, sockets};
-use crate::shortage::is_shortage;
+use crate::deadline::{elapsed, now};
+use crate::shortage::{self, PAUSE, is_shortage};
 
 /// How often a main container whose queue is full is tried, and the pause between.
 const ATTEMPTS: usize = 5;
@@ -51,24 +52,50 @@ impl Handover {
         if let Err(error) = shutdown(self.listener.as_raw_fd(), Shutdown::Read) {
             debug!(%error, "cannot shut the listener down before its last connections are taken");
         }
-        let mut left = Vec::new();
-        while let Ok((stream, _)) = self.listener.accept() {
-            let _ = stream.set_nonblocking(true);
-            left.extend(UnixStream::from_std(stream).ok());
-        }
-        // Side by side: nobody who is silent takes more time than one. Of each no more is kept than a line, and of all of them what is
-        // new: who floods us must not have the kernel kill us for want of memory, and the exit code be lost.
         let found = RefCell::new(BTreeMap::new());
-        let read = left.into_iter().map(async |stream| {
-            if Sender::of(&stream).is_of_another_pod(&self.uid) {
-                debug!("a process of another Pod is not heeded");
-                return;
+        let begun = now();
+        loop {
+            let (left, end) = self.queued();
+            let any = !left.is_empty();
+            // Side by side: nobody who is silent takes more time than one. Of each no more is kept than a line, and of all of them what
+            // is new: who floods us must not have the kernel kill us for want of memory, and the exit code be lost.
+            let read = left.into_iter().map(async |stream| {
+                if Sender::of(&stream).is_of_another_pod(&self.uid) {
+                    debug!("a process of another Pod is not heeded");
+                    return;
+                }
+                let take = |message| note(&mut found.borrow_mut(), message);
+                let _ = timeout(LIMIT, read_lines(stream, take)).await;
+            });
+            join_all(read).await;
+            // What took descriptors has given them back; or somebody else does, later.
+            match end {
+                Some(error) if elapsed(begun) < shortage::LONGEST => {
+                    debug!(%error, "cannot take all that other main containers have left yet");
+                    sleep(if any { Duration::ZERO } else { PAUSE }).await;
+                }
+                Some(error) => {
+                    warn!("what other main containers have left to this one is not taken: {error}");
+                    break;
+                }
+                None => break,
             }
-            let _ =
-                timeout(LIMIT, read_lines(stream, |message| note(&mut found.borrow_mut(), message))).await;
-        });
-        join_all(read).await;
+        }
         found.into_inner().into_iter().map(|(container, code)| Message { container, code }).collect()
+    }
+
+    /// The connections in the queue; an error: there are more, which a shortage keeps there.
+    fn queued(&self) -> (Vec<UnixStream>, Option<io::Error>) {
+        let mut left = Vec::new();
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    let _ = stream.set_nonblocking(true);
+                    left.extend(UnixStream::from_std(stream).ok());
+                }
+                Err(error) => return (left, Some(error).filter(is_shortage)),
+            }
+        }
     }
 }
 

@@ -2,15 +2,19 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::thread::sleep;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use tracing::{debug, warn};
 
 use super::actions::{Processes, Spared};
+use crate::deadline::{elapsed, now};
 use crate::pod::{ProcessNamespace, Sidecar, Snapshot};
-use crate::procfs::Stat;
+use crate::procfs::{Stat, known};
+use crate::shortage::{LONGEST, PAUSE};
 use crate::signal::Signal;
 use crate::signal::send::{Target, send};
 
@@ -29,6 +33,14 @@ pub enum Failure {
     NotPermitted(usize),
     /// There are some, and nothing shows that they are not a native sidecar's.
     Unattributable(usize),
+    /// The system is short of what it takes to look.
+    Short(Errno),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Short(Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+    }
 }
 
 impl fmt::Display for Failure {
@@ -48,6 +60,7 @@ impl fmt::Display for Failure {
                 write!(f, "no process has `{name}` as the name of its executable or of its argv[0]")
             }
             Self::NoOther => write!(f, "there is no other process"),
+            Self::Short(error) => write!(f, "cannot look at the processes of the Pod: {error}"),
             Self::Unattributable(count) => write!(
                 f,
                 "cannot tell which container {count} processes belong to, and native sidecars are not signalled; expected \
@@ -62,11 +75,30 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Signals the processes; returns how many.
+/// Signals the processes, once there is what it takes to look for them; returns how many.
 ///
 /// # Errors
 /// When no process was signalled.
-pub fn kill(
+pub fn kill_patiently(
+    processes: &Processes,
+    spared: Spared,
+    signal: Signal,
+    snapshot: Option<&Snapshot>,
+) -> Result<usize, Failure> {
+    let begun = now();
+    loop {
+        match kill(processes, spared, signal, snapshot) {
+            Err(Failure::Short(error)) if elapsed(begun) < LONGEST => {
+                debug!(%error, "trying again");
+                sleep(PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// The same, at the first attempt.
+fn kill(
     processes: &Processes,
     spared: Spared,
     signal: Signal,
@@ -76,10 +108,11 @@ pub fn kill(
     let sidecars = snapshot.map_or([].as_slice(), |snapshot| &snapshot.sidecars);
     let mut unattributable = 0;
     let mut targets = Vec::new();
-    let own = fs::read_to_string("/proc/self/cgroup").ok().filter(|_| spared == Spared::OwnContainer);
+    let own = known(fs::read_to_string("/proc/self/cgroup"))?.filter(|_| spared == Spared::OwnContainer);
     let is_spared = |process: &Process| own.is_some() && process.cgroup == own;
     let chosen = |process: &Process| chosen(process, processes) && !is_spared(process);
-    for process in visible_processes().filter(chosen) {
+    // All of them before the first is signalled: who could not look may try again.
+    for process in visible_processes()?.into_iter().filter(chosen) {
         match belongs(process.cgroup.as_deref(), sidecars) {
             Belongs::ToRegular => targets.push(process),
             Belongs::ToNative => {}
@@ -108,10 +141,10 @@ pub fn kill(
 /// Whether the processes in sight are the Pod's.
 fn visible(snapshot: Option<&Snapshot>) -> Result<(), Failure> {
     // The kernel's thread of threads is PID 2 in the node's own namespace and nowhere else.
-    let host = || fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim_end() == "kthreadd");
+    let host = known(fs::read_to_string("/proc/2/comm"))?.is_some_and(|name| name.trim_end() == "kthreadd");
     match snapshot.map(|snapshot| snapshot.processes) {
         Some(ProcessNamespace::Host) => Err(Failure::HostProcesses),
-        _ if host() => Err(Failure::HostProcesses),
+        _ if host => Err(Failure::HostProcesses),
         Some(ProcessNamespace::Container) => Err(Failure::NotShared),
         // PID 1 of a namespace of its own sees nobody else's processes.
         None if std::process::id() == 1 => Err(Failure::NotShared),
@@ -187,29 +220,34 @@ fn sent(process: &Process, signal: Signal) -> bool {
     }
 }
 
-fn visible_processes() -> impl Iterator<Item = Process> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| Process::read(entry.file_name().to_str()?.parse().ok()?))
+fn visible_processes() -> io::Result<Vec<Process>> {
+    let entries = known(fs::read_dir("/proc"))?.into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Process::read(pid).transpose()).collect()
 }
 
 impl Process {
     /// `None` if it has ended meanwhile, or is a zombie or a kernel thread: neither has arguments.
-    fn read(pid: i32) -> Option<Self> {
+    ///
+    /// # Errors
+    /// When the system is short of what it takes to read it.
+    fn read(pid: i32) -> io::Result<Option<Self>> {
         let directory = Path::new("/proc").join(pid.to_string());
-        let arguments = fs::read(directory.join("cmdline")).ok().filter(|text| !text.is_empty())?;
-        let argv0 = arguments.split(|byte| *byte == 0).next()?;
-        let executable = fs::read_link(directory.join("exe")).ok();
-        Some(Self {
+        let arguments = known(fs::read(directory.join("cmdline")))?.filter(|text| !text.is_empty());
+        let stat = known(fs::read(directory.join("stat")))?.and_then(|stat| Stat::parse(&stat));
+        let (Some(arguments), Some(stat)) = (arguments, stat) else { return Ok(None) };
+        let argv0 = arguments.split(|byte| *byte == 0).next().unwrap_or_default();
+        let executable = known(fs::read_link(directory.join("exe")))?;
+        let cgroup = known(fs::read(directory.join("cgroup")))?;
+        Ok(Some(Self {
             pid,
-            parent: Stat::of(&pid.to_string())?.parent,
+            parent: stat.parent,
             // The kernel marks a file that was replaced or removed under the running process.
             executable: executable
                 .and_then(|path| base_name(path.to_string_lossy().trim_end_matches(" (deleted)"))),
             argv0: base_name(&String::from_utf8_lossy(argv0)),
-            cgroup: fs::read(directory.join("cgroup"))
-                .ok()
-                .map(|names| String::from_utf8_lossy(&names).into_owned()),
-        })
+            cgroup: cgroup.map(|names| String::from_utf8_lossy(&names).into_owned()),
+        }))
     }
 }
 

@@ -223,6 +223,28 @@ fn a_failed_probe_keeps_the_sidecars_for_the_restart() {
     }
 }
 
+/// The probe may fail while the Pod is looked at, and the signal says who sent it.
+#[test]
+fn a_probe_that_fails_after_the_command_keeps_the_sidecars_too() {
+    let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };
+    let web = Endpoint::ok();
+    let world = pod("OnFailure");
+    world.update(|pod| {
+        let main = pod.spec.as_mut().unwrap().containers.iter_mut().find(|found| found.name == "main");
+        main.unwrap().liveness_probe = Some(Probe::default());
+    });
+    let held = Held::in_dir(&world.dir, "");
+    let running = world.proa().through(wrapper).flags(["-p", &web.url()]).start(&held.command);
+    running.wait_stdout("up");
+    // As long as a look may take.
+    let _slow = world.cluster.inject(localpod::cluster::Fault::Delay(Duration::from_secs(3)));
+    held.let_go();
+    running.wait_stderr("command ended");
+    send(children(running.pid())[0], libc::SIGTERM);
+    running.finish().expect(0, &["the restart policy will start this container again"]);
+    assert_eq!(web.more_requests(), 0);
+}
+
 #[test]
 fn a_signal_from_outside_that_no_kill_follows_is_no_failed_probe() {
     let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };

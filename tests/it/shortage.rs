@@ -1,12 +1,14 @@
 //! What the system is short of when the command is over, it may have again a moment later: until then the sidecars wait, unless
 //! the container is being stopped.
 
+use std::path::Path;
+
 use nix::libc;
 
 use crate::filter;
 use crate::mistakes::beside_envoy;
 use crate::support::http::{Endpoint, Reply};
-use crate::support::{Held, Proa, Running, World, eventually};
+use crate::support::{Beside, Held, Proa, Running, World, eventually};
 
 /// As many as a process of these tests ever needs.
 const PLENTY: libc::rlim_t = 1024;
@@ -70,6 +72,58 @@ fn a_shortage_takes_no_signal_away() {
     running.signal(libc::SIGINT);
     limit_descriptors(running.pid(), PLENTY);
     running.finish().expect(7, &["asked to stop", "not waiting for the sidecars to exit"]);
+}
+
+/// A limit that leaves a process none but those that it has.
+fn none_left(pid: i32) -> libc::rlim_t {
+    let free = (0..PLENTY).find(|number| !Path::new(&format!("/proc/{pid}/fd/{number}")).exists());
+    free.expect("one of those that there may be")
+}
+
+/// It would take one more to look for other main containers, and nothing happens any more that could end a watch.
+#[test]
+fn a_helper_whose_watch_holds_the_last_descriptor_sees_its_main_containers_end() {
+    let world = World::of(
+        "
+metadata: {name: pod, namespace: default}
+spec:
+  restartPolicy: Never
+  containers: [{name: helper, image: h}, {name: proxy, image: p}, {name: main, image: m, command: [/proa, --, work]}]
+status:
+  phase: Running
+  containerStatuses:
+  - {name: helper, image: h, imageID: h, ready: true, restartCount: 0, state: {running: {}}}
+  - {name: proxy, image: p, imageID: p, ready: true, restartCount: 0, state: {running: {}}}
+  - {name: main, image: m, imageID: m, ready: true, restartCount: 0, state: {running: {}}}
+",
+    );
+    let quit = Endpoint::ok();
+    let helper = world.proa().sidecar("helper").flags(["-p", &quit.url()]).start_bare();
+    helper.wait_stderr("running until the exit of `main`");
+    limit_descriptors(helper.pid(), none_left(helper.pid()));
+    world.set_state("main", "terminated: {exitCode: 0, reason: Completed}");
+    quit.request();
+    limit_descriptors(helper.pid(), PLENTY);
+    world.set_state("proxy", "terminated: {exitCode: 0, reason: Completed}");
+    helper.finish().expect(0, &["the main containers have exited"]);
+}
+
+/// Deaf to its main container's end it would run for ever.
+#[test]
+fn a_sidecar_that_was_short_at_its_start_hears_of_its_main_containers_end() {
+    let world = World::with("Never", &[Beside::Regular("web")]);
+    let Some((main, sidecar)) = crate::sidecar::both(&world) else { return };
+    // Its presence takes the one that is left.
+    let sidecar = sidecar.flags(["--api=off", "--until-exit=main"]).setup(|| {
+        limit_descriptors(0, 5);
+        Ok(())
+    });
+    let sidecar = sidecar.start(["sleep", "1000"]);
+    sidecar.wait_stderr("trying again");
+    limit_descriptors(sidecar.pid(), PLENTY);
+    sidecar.wait_stderr("command started");
+    main.flag("--api=off").run(["true"]).expect(0, &["accepted"]);
+    sidecar.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::pod::mains::{self, Awaited, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Life, Snapshot, Termination, list};
 use crate::policy::AskApi;
+use crate::shortage::LONGEST;
 use crate::signal::stream::Listener;
 use crate::signal::{self, Phase, Reaction, Received};
 
@@ -59,6 +60,7 @@ pub(super) async fn until_its_end(
         snapshot: None,
         asked: StopRequests::default(),
         confirming: None,
+        short_since: None,
         stage: Stage::Running,
     };
     // It may have ended before its end was news.
@@ -209,6 +211,8 @@ struct Watch<'a, 'b> {
     asked: StopRequests,
     /// A look that shows whether the main containers have really ended.
     confirming: Option<BoxFuture<'static, Looked>>,
+    /// Since when other main containers cannot be looked for, so that nothing is watched either.
+    short_since: Option<Instant>,
     stage: Stage,
 }
 
@@ -363,10 +367,7 @@ impl Watch<'_, '_> {
             Progress::Endless => self.observations = stream::pending().boxed(),
             Progress::Ended(_) | Progress::Failed(..) => {
                 if self.confirming.is_none() && !matches!(self.stage, Stage::Asked(..)) {
-                    // What seems to be the end is final for us: the API server's store knows better than its cache.
-                    self.confirming = self
-                        .own_pod()
-                        .map(|own_pod| async move { own_pod.look(CONFIRM, false).await }.boxed());
+                    self.confirm_after(Duration::ZERO);
                 }
             }
         }
@@ -382,6 +383,17 @@ impl Watch<'_, '_> {
         }
     }
 
+    /// Looks once more: what seems to be the end is final for us, and the API server's store knows better than its cache.
+    fn confirm_after(&mut self, pause: Duration) {
+        self.confirming = self.own_pod().map(|own_pod| {
+            let looking = async move {
+                sleep(pause).await;
+                own_pod.look(CONFIRM, false).await
+            };
+            looking.boxed()
+        });
+    }
+
     /// What the look came to by which the main containers' end is confirmed.
     fn confirmed(&mut self, looked: Looked) {
         self.confirming = None;
@@ -395,10 +407,20 @@ impl Watch<'_, '_> {
             Looked::Gone => {}
         }
         if let (Some(snapshot), Some(mains)) = (&self.snapshot, &self.mains) {
-            let Ok(mains) = self.companion.with_late(snapshot, mains) else {
-                return;
-            };
-            self.mains = Some(mains);
+            match self.companion.with_late(snapshot, mains) {
+                Ok(mains) => self.mains = Some(mains),
+                Err(error) if elapsed(*self.short_since.get_or_insert_with(now)) < LONGEST => {
+                    debug!(%error, "cannot look for other main containers");
+                    // The watch may hold what there is not enough of. A new one holds nothing before it is looked at.
+                    self.observations = stream::pending().boxed();
+                    return self.confirm_after(LOOK_AGAIN);
+                }
+                Err(error) => info!("the Pod alone tells which main containers there are: {error}"),
+            }
+        }
+        if let Some(own_pod) = self.own_pod().filter(|_| self.short_since.is_some()) {
+            self.short_since = None;
+            self.observations = own_pod.watch();
         }
         let Some(progress) = self.snapshot.as_ref().map(|snapshot| self.progress(snapshot)) else {
             return;

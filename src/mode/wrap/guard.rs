@@ -33,15 +33,16 @@ pub(super) struct Lost {
 }
 
 impl Run<'_> {
-    /// Waits for the command's end, which a sidecar's brings about where that is asked for.
+    /// Waits for the command's end, which a sidecar's brings about where that is asked for. `asked`: when proa was asked to stop, so
+    /// far.
     pub(super) async fn wait(
         &self,
         child: Child,
         snapshot: Option<&Snapshot>,
+        mut asked: StopRequests,
         signals: &mut Listener<'_>,
     ) -> std::io::Result<(Outcome, StopRequests)> {
         let stop = snapshot.and_then(|snapshot| snapshot.own.stop_signal);
-        let mut asked = StopRequests::default();
         // It may have ended before its end was news.
         if let Some(ended) = child.collect() {
             return Ok((over(ended, None), asked));

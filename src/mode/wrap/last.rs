@@ -1,20 +1,23 @@
 //! Whether this is the last main container, which shuts the sidecars down.
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::io;
+use std::mem;
 use std::time::{Duration, Instant};
 
-use futures::stream::StreamExt;
+use futures::stream::{BoxStream, StreamExt};
 use tracing::info;
 
 use crate::budget::StopRequests;
 use crate::cluster::trouble::Trouble;
 use crate::cluster::{Observation, OwnPod};
 use crate::deadline::{elapsed, now, until};
-use crate::peer::handover::{Handover, Sockets, hand_over};
+use crate::peer::handover::{Sockets, hand_over};
 use crate::peer::{Message, Peer};
 use crate::pod::run::Clocks;
 use crate::pod::{Life, Main, Snapshot};
+use crate::shortage::{LONGEST, PAUSE};
 use crate::shutdown::turn::{KILLED, Other, goes_first, is_killed};
 use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
 use crate::signal::stream::Listener;
@@ -74,6 +77,32 @@ impl Blind {
     }
 }
 
+/// Since when nobody can be looked for.
+#[derive(Debug, Default)]
+struct Short {
+    since: Option<Instant>,
+    said: bool,
+}
+
+impl Short {
+    /// What is known of the others. `None`: nothing yet, and nothing is decided. In the end the Pod alone decides.
+    fn heed(&mut self, looked: io::Result<Others>, nobody_seen: impl FnOnce() -> Others) -> Option<Others> {
+        match looked {
+            Ok(others) => {
+                self.since = None;
+                Some(others)
+            }
+            Err(error) => {
+                let since = *self.since.get_or_insert_with(now);
+                if !mem::replace(&mut self.said, true) {
+                    info!("waiting until the other main containers can be looked for: {error}");
+                }
+                (elapsed(since) >= LONGEST).then(nobody_seen)
+            }
+        }
+    }
+}
+
 /// Our place among the main containers, once our command is over.
 pub(super) struct Last {
     uid: String,
@@ -82,26 +111,25 @@ pub(super) struct Last {
     ended: Vec<Message>,
     /// Whether other proas can see us.
     seen: bool,
+    /// Whether nobody could be looked for, for as long as that may take.
+    blind: bool,
     /// When our container was started.
     started: Instant,
 }
 
 impl Last {
-    /// Nobody can leave the sidecars to us any more. `own`: who we are, as far as that is known.
-    pub(super) async fn withdraw(
-        handover: Option<Handover>,
+    /// Nobody can leave the sidecars to us any more. `left`: those who did, if others could see us. `own`: who we are, as far as that
+    /// is known.
+    pub(super) fn withdrawn(
+        left: Option<Vec<Message>>,
         own: Option<(&str, Message)>,
         started: Instant,
     ) -> Option<Self> {
         let (uid, message) = own?;
-        let (seen, left) = match handover {
-            Some(handover) => (true, handover.withdraw().await),
-            None => (false, Vec::new()),
-        };
-        let own = message.container.clone();
+        let (seen, own) = (left.is_some(), message.container.clone());
         let mut ended = vec![message];
-        ended.extend(left.into_iter().filter(|left| left.container != own));
-        Some(Self { uid: uid.to_owned(), own, ended, seen, started })
+        ended.extend(left.into_iter().flatten().filter(|left| left.container != own));
+        Some(Self { uid: uid.to_owned(), own, ended, seen, blind: false, started })
     }
 
     /// The main containers that have ended: those that said so, and those that are seen to have.
@@ -117,6 +145,11 @@ impl Last {
             }
         }
         ended
+    }
+
+    /// Whether a shortage has lasted so long that nothing more is waited for that it stands in the way of.
+    pub(super) fn is_blind(&self) -> bool {
+        self.blind
     }
 
     pub(super) fn uid(&self) -> &str {
@@ -146,49 +179,45 @@ impl Last {
         signals: &mut Listener<'_>,
         is_restarted: impl Fn(Option<&Snapshot>) -> bool,
     ) -> bool {
-        let mut observations = None;
-        let (mut said, mut short) = (Vec::new(), false);
+        let mut observations: Option<BoxStream<'static, Observation>> = None;
+        let (mut said, mut short) = (Vec::new(), Short::default());
         // Where nobody sees us others may wait for us as well: one of two goes first.
         let mut blind = Blind::default();
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         loop {
-            let others = self.look_around(sight.snapshot.as_ref()).await;
-            let (fresh, blind_for_long) = (sight.fresh, blind.is_lasting(now()));
+            let others = short.heed(self.look_around(sight.snapshot.as_ref()).await, || self.nobody_seen());
+            self.blind = short.since.is_some();
+            // Nobody is gone who could not be looked for.
+            let blind_for_long = !self.blind && blind.is_lasting(now());
+            let fresh = sight.fresh;
             let worth = |snapshot| Worth::of(snapshot, fresh, elapsed(self.started), blind_for_long);
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, worth(snapshot)));
             let awaited = match others.as_ref().map(|others| (others, turn(seen, others))) {
-                Ok((others, Turn::Ours)) => {
+                Some((others, Turn::Ours)) => {
                     self.note_killed(seen, others);
                     return false;
                 }
-                Ok((_, Turn::Theirs(theirs))) => {
+                Some((_, Turn::Theirs(theirs))) => {
                     announce(&theirs);
                     return true;
                 }
-                Ok((_, Turn::Await(awaited)))
+                Some((_, Turn::Await(awaited)))
                     if !self.seen && goes_first(&awaited, &self.own, sight.snapshot.as_ref()) =>
                 {
                     announce(&awaited);
                     return true;
                 }
-                Ok((others, Turn::Await(_))) if blind.is_denied() => {
+                Some((others, Turn::Await(_))) if blind.is_denied() => {
                     self.note_killed(seen, others);
                     return false;
                 }
-                Ok((_, Turn::Await(awaited))) => awaited,
-                // Nobody has been seen, so nothing is decided.
-                Err(error) => {
-                    if !short {
-                        info!("waiting until the other main containers can be looked for: {error}");
-                    }
-                    short = true;
-                    said.clone()
-                }
+                Some((_, Turn::Await(awaited))) => awaited,
+                None => said.clone(),
             };
             if *asked != looked_for {
                 // The API server knew first whether the whole Pod goes.
                 let own_pod = sight.own_pod.take();
-                let mains = std::mem::take(&mut sight.mains);
+                let mains = mem::take(&mut sight.mains);
                 *sight =
                     look(own_pod.as_ref(), sight.snapshot.take(), mains, Need::Usual, asked, signals).await;
                 looked_for.clone_from(asked);
@@ -209,11 +238,14 @@ impl Last {
                 info!("waiting for {} before the sidecars are shut down", names(&awaited));
                 said = awaited;
             }
-            let observations = observations.get_or_insert_with(|| sight.own_pod.as_ref().map(watch));
+            // A watch of ours may hold what there is not enough of.
+            let pause = if others.is_none() { PAUSE } else { LOOK_AROUND };
+            observations =
+                observations.or_else(|| sight.own_pod.as_ref().map(watch)).filter(|_| others.is_some());
             let observation = async {
-                match observations {
+                match &mut observations {
                     Some(observations) => observations.next().await,
-                    None => std::future::pending().await,
+                    None => pending().await,
                 }
             };
             let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
@@ -245,9 +277,9 @@ impl Last {
                 () = until(blind.ask_again_at()) => {
                     blind.denial = Denial::AskedAgain;
                     // A new watch pauses before no attempt.
-                    *observations = sight.own_pod.as_ref().map(watch);
+                    observations = sight.own_pod.as_ref().map(watch);
                 }
-                () = tokio::time::sleep(LOOK_AROUND) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -262,6 +294,12 @@ impl Last {
             );
             self.ended.push(Message { container, code: u8::try_from(KILLED).unwrap_or(u8::MAX) });
         }
+    }
+
+    /// What they show where nobody can be looked for: who is present is one whose command is over.
+    fn nobody_seen(&self) -> Others {
+        let ended = self.ended.iter().map(|message| (message.container.clone(), message.code)).collect();
+        Others { ended, ..Others::default() }
     }
 
     /// What the other proas of the Pod show; those that still listen are left the sidecars thereby.
@@ -281,8 +319,7 @@ impl Last {
         // One that exits just now, to be started again, listens to nobody either, and is not over for that.
         let stayed = self.sockets(&known).await?.present;
         let present = present.into_iter().filter(|name| stayed.contains(name)).collect();
-        let ended = self.ended.iter().map(|message| (message.container.clone(), message.code)).collect();
-        Ok(Others { listening, present, ended })
+        Ok(Others { listening, present, ..self.nobody_seen() })
     }
 
     /// The other proas that there are. `known`: those that are asked where the system does not list them.
@@ -355,8 +392,8 @@ status:
 ",
         );
         let message = Message { container: "main".into(), code: 0 };
-        let last =
-            Last { uid: uid.clone(), own: "main".into(), ended: vec![message], seen: true, started: now() };
+        let own = Some((uid.as_str(), message));
+        let last = Last::withdrawn(Some(Vec::new()), own, now()).unwrap();
         // While its queue is full it is tried again.
         let handover = format!("\0proa/{uid}/other/m");
         let mut crowd = Vec::new();
@@ -408,13 +445,9 @@ status:
         let own_pod = OwnPod { cluster: cluster.unwrap(), identity };
         let mut sight = Sight { snapshot: Some(snapshot), own_pod: Some(own_pod), ..Sight::none() };
         let message = |container: &str, code| Message { container: container.into(), code };
-        let mut last = Last {
-            uid: format!("killed-{}", std::process::id()),
-            own: "main".into(),
-            ended: vec![message("main", 3)],
-            seen: true,
-            started: now(),
-        };
+        let uid = format!("killed-{}", std::process::id());
+        let own = Some((uid.as_str(), message("main", 3)));
+        let mut last = Last::withdrawn(Some(Vec::new()), own, now()).unwrap();
         let signals = Signals::register().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         let is_left = runtime.unwrap().block_on(async {
@@ -423,6 +456,20 @@ status:
         });
         assert!(!is_left);
         assert_eq!(last.ended(sight.snapshot.as_ref()), [message("main", 3), message("other", 137)]);
+    }
+
+    /// A shortage may last as long as the node does, and the sidecars of a finished command with it.
+    #[test]
+    fn a_shortage_that_lasts_leaves_the_decision_to_the_pod() {
+        let short = || Err(io::Error::from(nix::errno::Errno::EMFILE));
+        let mut shortage = Short::default();
+        assert_eq!(shortage.heed(short(), Others::default), None, "nobody has been seen");
+        assert_eq!(shortage.heed(Ok(Others::default()), Others::default), Some(Others::default()));
+        assert_eq!(shortage.since, None, "the next one has as much time");
+        let begun = now().checked_sub(LONGEST).unwrap();
+        shortage.since = Some(begun);
+        assert_eq!(shortage.heed(short(), Others::default), Some(Others::default()));
+        assert_eq!(shortage.since, Some(begun));
     }
 
     #[test]

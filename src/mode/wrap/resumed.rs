@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::budget::StopRequests;
 use crate::child::{Child, Ended};
 use crate::identity::Mounts;
-use crate::mode::{appear, runtime};
+use crate::mode::{appear, note_pending, runtime};
 use crate::peer::{Part, Presence};
 use crate::policy::ForwardTo;
 use crate::shortage::insist;
@@ -24,18 +24,28 @@ pub struct Resumed {
     pub asked: StopRequests,
 }
 
-/// Forwards signals until the command ends.
+/// Forwards signals until the command ends. `asked`: when proa was asked to stop, so far.
 ///
 /// # Errors
 /// When signals cannot be received, the command's end among them.
-pub fn wait(pid: Pid, forward_to: ForwardTo, mounts: &Mounts) -> anyhow::Result<Resumed> {
+pub fn wait(
+    pid: Pid,
+    forward_to: ForwardTo,
+    mounts: &Mounts,
+    mut asked: StopRequests,
+) -> anyhow::Result<Resumed> {
     warn!("proa panicked, which is a bug: it has started over, and waits for the command");
     // The other main containers would take the command for over, and `--hold-term` this one for gone.
-    let mut asked = StopRequests::default();
     let presence = appear(mounts, Part::Main, &mut asked).ok().flatten();
     let ended = end_of(&Child::resumed(pid, forward_to), &mut asked)?;
     info!(exit_code = ended.exit_code(), "command ended: {ended}");
     Ok(Resumed { code: ended.exit_code(), presence, asked })
+}
+
+/// The command's end, which can be seen without what is short; and a stop request, from which time counts.
+fn meanwhile(child: &Child, asked: &mut StopRequests, noted: &mut bool) -> Option<Ended> {
+    note_pending(asked, noted, None);
+    child.collect()
 }
 
 fn end_of(child: &Child, asked: &mut StopRequests) -> anyhow::Result<Ended> {
@@ -45,7 +55,8 @@ fn end_of(child: &Child, asked: &mut StopRequests) -> anyhow::Result<Ended> {
     }
     kill(child.pid(), None).context("the command is gone")?;
     // What it takes to wait may be short. Its end can be collected without.
-    let signals = match insist(Signals::register, || child.collect()) {
+    let mut noted = false;
+    let signals = match insist(Signals::register, || meanwhile(child, asked, &mut noted)) {
         Ok(signals) => signals,
         Err(ended) => return Ok(ended),
     };
@@ -55,7 +66,7 @@ fn end_of(child: &Child, asked: &mut StopRequests) -> anyhow::Result<Ended> {
             let listener = runtime.block_on(async { signals.try_listen() })?;
             anyhow::Ok((runtime, listener))
         },
-        || child.collect(),
+        || meanwhile(child, asked, &mut noted),
     );
     let (runtime, mut signals) = match made {
         Ok(made) => made,
