@@ -81,7 +81,7 @@ pub(crate) fn judge(cell: &Cell, seen: &Observed) -> Result<Outcome, String> {
     // The search that was under way has been broken off.
     let is_broken_off = cell.phase == Phase::Identity
         && matches!(cell.trouble, Trouble::Api(..))
-        && ["reset", "closed", "in time"].iter().any(|word| log.contains(word));
+        && ["reset", "closed", "eof", "in time"].iter().any(|word| log.contains(word));
     if !words.is_empty() && !is_broken_off && !words.iter().any(|word| log.contains(word)) {
         return Err(format!("exit code {code}, and its log names none of {words:?}"));
     }
