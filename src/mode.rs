@@ -54,9 +54,9 @@ async fn heeding<T>(
     task: impl Future<Output = T>,
 ) -> Option<T> {
     let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-    let mut task = pin!(task);
+    let (mut task, mut over_by) = (pin!(task), None);
     loop {
-        let over_by = sight.over_by(asked);
+        over_by = sight.over_by(asked, over_by);
         tokio::select! {
             biased;
             done = &mut task => return Some(done),

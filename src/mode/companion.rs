@@ -8,6 +8,7 @@ use std::{io, mem};
 use futures::future::{FutureExt, join_all, pending};
 use futures::stream::{BoxStream, StreamExt};
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -317,14 +318,13 @@ impl<'a> Companion<'a> {
                 seen.clone()
             }
         };
-        let late = match self.with_late(&snapshot, mains) {
-            Err(_) => {
-                // The watch may hold what there is not enough of. A new one holds nothing before it is looked at.
-                *observations = own_pod.watch();
-                once_there_is_enough(None, || self.with_late(&snapshot, mains)).await
-            }
-            late => late,
-        };
+        let mut late = self.with_late(&snapshot, mains);
+        let short = late.is_err();
+        if short {
+            // The watch may hold what there is not enough of. A new one holds nothing before it is looked at.
+            *observations = own_pod.watch();
+            late = once_there_is_enough(None, || self.with_late(&snapshot, mains)).await;
+        }
         let mains = late.unwrap_or_else(|error| {
             info!("the Pod alone tells which main containers there are: {error}");
             mains.to_vec()
@@ -335,7 +335,13 @@ impl<'a> Companion<'a> {
                 Some(Mains::Ended(Box::new(snapshot), code))
             }
             Progress::Failed(name, exit) => Some(Mains::Failed(name, exit)),
-            Progress::Running(_) | Progress::Endless | Progress::Outdated => None,
+            Progress::Running(_) | Progress::Endless | Progress::Outdated => {
+                // The new watch shows at once what this one did.
+                if short {
+                    sleep(CONFIRM).await;
+                }
+                None
+            }
         }
     }
 

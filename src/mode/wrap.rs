@@ -186,7 +186,7 @@ impl Run<'_> {
             }
             Err(why) => {
                 let program = self.plan.command.program.to_string_lossy().into_owned();
-                return Ok(End::of(Outcome::NotStarted { program, why }, snapshot));
+                return Ok(End { asked, ..End::of(Outcome::NotStarted { program, why }, snapshot) });
             }
         };
         memory::give_back();

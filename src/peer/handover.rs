@@ -35,6 +35,8 @@ const MOST: usize = 256;
 #[derive(Debug)]
 pub struct Handover {
     listener: StdListener,
+    /// A descriptor to give back: without a free one nothing is accepted, not even that the queue is empty (accept(2)).
+    spare: Option<StdListener>,
     uid: String,
 }
 
@@ -42,11 +44,12 @@ impl Handover {
     pub(super) fn open(peer: &Peer) -> io::Result<Self> {
         let listener = listen(&peer.handover())?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, uid: peer.uid.clone() })
+        let spare = listener.try_clone().ok();
+        Ok(Self { listener, spare, uid: peer.uid.clone() })
     }
 
     /// Stops listening; returns the main containers that have ended and left the sidecars to this one.
-    pub async fn withdraw(self) -> Vec<Message> {
+    pub async fn withdraw(mut self) -> Vec<Message> {
         // A listener that is shut down refuses connections, and those in its queue can still be accepted (unix(7);
         // `unix_stream_connect` and `unix_accept` in net/unix/af_unix.c): nothing is lost between the last look and the close.
         if let Err(error) = shutdown(self.listener.as_raw_fd(), Shutdown::Read) {
@@ -72,7 +75,9 @@ impl Handover {
             match end {
                 Some(error) if elapsed(begun) < shortage::LONGEST => {
                     debug!(%error, "cannot take all that other main containers have left yet");
-                    sleep(if any { Duration::ZERO } else { PAUSE }).await;
+                    if !any && self.spare.take().is_none() {
+                        sleep(PAUSE).await;
+                    }
                 }
                 Some(error) => {
                     warn!("what other main containers have left to this one is not taken: {error}");

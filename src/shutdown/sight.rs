@@ -11,7 +11,6 @@ use crate::cluster::{Looked, OwnPod};
 use crate::deadline::now;
 use crate::pod::mains::Mains;
 use crate::pod::{Life, Snapshot, Termination};
-use crate::policy::Limit;
 use crate::signal::stream::Listener;
 
 /// The Pod, as far as it is known when the command is over.
@@ -34,10 +33,12 @@ impl Sight {
         Self { snapshot: None, fresh: false, own_pod: None, mains: Mains::default() }
     }
 
-    /// By when what is done at the end is to be over; `None`: nothing presses.
+    /// By when what is done at the end is to be over, be that past; `None`: nothing presses. `before`: what that was, as long as nothing
+    /// but stop requests is news. They only ever make it sooner, and who reckons often must not put off what is to come.
     #[must_use]
-    pub fn over_by(&self, asked: &StopRequests) -> Option<Instant> {
-        self.budget(asked, false).shutdown(Limit::None).by
+    pub fn over_by(&self, asked: &StopRequests, before: Option<Instant>) -> Option<Instant> {
+        let moments = [before, self.budget(asked, false).give_up_at(false)];
+        moments.into_iter().flatten().min()
     }
 
     /// When what the sidecars are shut down with is done without; `None`: nothing presses.

@@ -16,7 +16,7 @@ use crate::deadline::{elapsed, now, until};
 use crate::peer::handover::{Sockets, hand_over};
 use crate::peer::{Message, Peer};
 use crate::pod::run::Clocks;
-use crate::pod::{Life, Main, Snapshot};
+use crate::pod::{Life, Main, Snapshot, Termination};
 use crate::shortage::{LONGEST, PAUSE};
 use crate::shutdown::turn::{KILLED, Other, goes_first, is_killed};
 use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
@@ -25,6 +25,8 @@ use crate::signal::{Phase, Received};
 
 /// How often the other proas are looked at while main containers are waited for.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// How long there is no watch, once one had to make room.
+const WITHOUT_WATCH: Duration = Duration::from_secs(10);
 /// How long main containers are waited for while the API server denies us: their end would never be seen.
 const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
 
@@ -100,6 +102,25 @@ impl Short {
                 (elapsed(since) >= LONGEST).then(nobody_seen)
             }
         }
+    }
+}
+
+/// When the container is about to be killed.
+#[derive(Debug, Default)]
+struct Pressing {
+    by: Option<Instant>,
+    /// What was known then.
+    of: (bool, Option<(Life, Termination)>),
+}
+
+impl Pressing {
+    /// News of the Pod alone puts it off.
+    fn reckon(&mut self, sight: &Sight, asked: &StopRequests) -> Option<Instant> {
+        let known = sight.snapshot.as_ref().map(|snapshot| (snapshot.life, snapshot.termination));
+        let known = (sight.fresh, known);
+        self.by = sight.over_by(asked, self.by.filter(|_| self.of == known));
+        self.of = known;
+        self.by
     }
 }
 
@@ -181,6 +202,7 @@ impl Last {
     ) -> bool {
         let mut observations: Option<BoxStream<'static, Observation>> = None;
         let (mut said, mut short) = (Vec::new(), Short::default());
+        let (mut watch_from, mut pressing) = (None, Pressing::default());
         // Where nobody sees us others may wait for us as well: one of two goes first.
         let mut blind = Blind::default();
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
@@ -231,28 +253,25 @@ impl Last {
                 info!("sidecars are left running: this container is stopped to be started again");
                 return true;
             }
-            let over_by = sight.over_by(asked);
+            let over_by = pressing.reckon(sight, asked);
             // Where the Pod was seen, that there is none of its name means that it is gone.
             let watch = if sight.snapshot.is_some() { OwnPod::watch_again } else { OwnPod::watch };
             if awaited != said {
                 info!("waiting for {} before the sidecars are shut down", names(&awaited));
                 said = awaited;
             }
-            // A watch of ours may hold what there is not enough of.
-            let pause = if others.is_none() { PAUSE } else { LOOK_AROUND };
-            observations =
-                observations.or_else(|| sight.own_pod.as_ref().map(watch)).filter(|_| others.is_some());
-            let observation = async {
-                match &mut observations {
-                    Some(observations) => observations.next().await,
-                    None => pending().await,
-                }
-            };
+            let pause = if others.is_some() { LOOK_AROUND } else { PAUSE };
+            if others.is_none() && observations.take().is_some() {
+                // It may hold what there is not enough of, and would again.
+                (sight.fresh, watch_from) = (false, now().checked_add(WITHOUT_WATCH));
+            } else if others.is_some() && (self.blind || watch_from.is_none_or(|from| from <= now())) {
+                observations = observations.or_else(|| sight.own_pod.as_ref().map(watch));
+            }
             let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
             tokio::select! {
                 biased;
                 Ok(received) = signals.stop(Phase::Shutdown { stop }) => asked_to_stop(received, asked),
-                Some(observation) = observation => match observation {
+                Some(observation) = next(&mut observations) => match observation {
                     Observation::Seen(mut snapshot) => {
                         sight.mains.settle(&mut snapshot);
                         clocks.settle(&mut snapshot, now());
@@ -337,6 +356,13 @@ impl Last {
     }
 }
 
+async fn next(observations: &mut Option<BoxStream<'static, Observation>>) -> Option<Observation> {
+    match observations {
+        Some(observations) => observations.next().await,
+        None => pending().await,
+    }
+}
+
 fn asked_to_stop(received: Received, asked: &mut StopRequests) {
     info!(signal = %received.signal, "asked to stop");
     asked.note(now(), received.sender);
@@ -374,6 +400,7 @@ mod tests {
     use crate::peer::Part;
     use crate::pod::tests::snapshot;
     use crate::policy::AskApi;
+    use crate::signal::Sender;
     use crate::signal::stream::Signals;
 
     /// It is over once its proa has withdrawn, and stays. One that is about to be restarted does neither.
@@ -470,6 +497,28 @@ status:
         shortage.since = Some(begun);
         assert_eq!(shortage.heed(short(), Others::default), Some(Others::default()));
         assert_eq!(shortage.since, Some(begun));
+    }
+
+    /// However often it is reckoned, and however many signals come.
+    #[test]
+    fn nothing_but_news_of_the_pod_puts_the_end_off() {
+        let pod = "spec: {terminationGracePeriodSeconds: 8, containers: [{name: main, image: m}]}";
+        let mut sight = Sight { snapshot: Some(snapshot(pod)), fresh: true, ..Sight::none() };
+        let (first, mut pressing) = (now().checked_sub(Duration::from_secs(8)).unwrap(), Pressing::default());
+        let mut asked = StopRequests::default();
+        assert_eq!(pressing.reckon(&sight, &asked), None);
+        asked.note(first, Sender::Inside);
+        let by = pressing.reckon(&sight, &asked);
+        assert_eq!(
+            by,
+            first.checked_add(Duration::from_secs(7)),
+            "a second before SIGKILL, though that is past"
+        );
+        let mut later = StopRequests::default();
+        later.note(now(), Sender::Inside);
+        assert_eq!(pressing.reckon(&sight, &later), by);
+        sight.fresh = false;
+        assert!(pressing.reckon(&sight, &later) > by);
     }
 
     #[test]
