@@ -54,7 +54,8 @@ async fn heeding<T>(
     task: impl Future<Output = T>,
 ) -> Option<T> {
     let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-    let (mut task, mut over_by) = (pin!(task), None);
+    // What takes no more than a moment it is never too late for.
+    let (mut task, mut over_by, least) = (pin!(task), None, now() + LEAST);
     loop {
         over_by = sight.over_by(asked, over_by);
         tokio::select! {
@@ -64,7 +65,7 @@ async fn heeding<T>(
                 info!(signal = %received.signal, "asked to stop");
                 asked.note(now(), received.sender);
             }
-            () = until(over_by) => return None,
+            () = until(over_by.map(|by| by.max(least))) => return None,
         }
     }
 }
