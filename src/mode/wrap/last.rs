@@ -109,17 +109,23 @@ impl Short {
 #[derive(Debug, Default)]
 struct Pressing {
     by: Option<Instant>,
-    /// What was known then.
-    of: (bool, Option<(Life, Termination)>),
+    /// What it was reckoned with.
+    fresh: bool,
+    known: Option<(Life, Termination)>,
+    asked: StopRequests,
 }
 
 impl Pressing {
-    /// News of the Pod alone puts it off.
+    /// News of the Pod alone puts it off, and that it is out of sight for a moment is none: what was seen of it after a request was
+    /// the answer to that request.
     fn reckon(&mut self, sight: &Sight, asked: &StopRequests) -> Option<Instant> {
         let known = sight.snapshot.as_ref().map(|snapshot| (snapshot.life, snapshot.termination));
-        let known = (sight.fresh, known);
-        self.by = sight.over_by(asked, self.by.filter(|_| self.of == known));
-        self.of = known;
+        if sight.fresh || self.known != known || self.asked != *asked {
+            // Without a request nothing counts from a moment that stays.
+            let same = self.fresh == sight.fresh && self.known == known && !asked.is_empty();
+            self.by = sight.over_by(asked, self.by.filter(|_| same));
+            *self = Self { by: self.by, fresh: sight.fresh, known, asked: asked.clone() };
+        }
         self.by
     }
 }
@@ -202,7 +208,7 @@ impl Last {
     ) -> bool {
         let mut observations: Option<BoxStream<'static, Observation>> = None;
         let (mut said, mut short) = (Vec::new(), Short::default());
-        let (mut watch_from, mut pressing) = (None, Pressing::default());
+        let (mut unwatched, mut watch_from, mut pressing) = (false, None, Pressing::default());
         // Where nobody sees us others may wait for us as well: one of two goes first.
         let mut blind = Blind::default();
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
@@ -211,7 +217,8 @@ impl Last {
             self.blind = short.since.is_some();
             // Nobody is gone who could not be looked for.
             let blind_for_long = !self.blind && blind.is_lasting(now());
-            let fresh = sight.fresh;
+            // What nobody watches may have changed.
+            let fresh = sight.fresh && !unwatched;
             let worth = |snapshot| Worth::of(snapshot, fresh, elapsed(self.started), blind_for_long);
             let seen = sight.snapshot.as_ref().map(|snapshot| (snapshot, worth(snapshot)));
             let awaited = match others.as_ref().map(|others| (others, turn(seen, others))) {
@@ -261,9 +268,10 @@ impl Last {
                 said = awaited;
             }
             let pause = if others.is_some() { LOOK_AROUND } else { PAUSE };
+            unwatched |= others.is_none();
             if others.is_none() && observations.take().is_some() {
                 // It may hold what there is not enough of, and would again.
-                (sight.fresh, watch_from) = (false, now().checked_add(WITHOUT_WATCH));
+                watch_from = now().checked_add(WITHOUT_WATCH);
             } else if others.is_some() && (self.blind || watch_from.is_none_or(|from| from <= now())) {
                 observations = observations.or_else(|| sight.own_pod.as_ref().map(watch));
             }
@@ -276,8 +284,7 @@ impl Last {
                         sight.mains.settle(&mut snapshot);
                         clocks.settle(&mut snapshot, now());
                         sight.snapshot = Some(snapshot);
-                        sight.fresh = true;
-                        blind = Blind::default();
+                        (sight.fresh, unwatched, blind) = (true, false, Blind::default());
                     }
                     Observation::Gone => return true,
                     Observation::Trouble(trouble) => {
@@ -518,6 +525,9 @@ status:
         later.note(now(), Sender::Inside);
         assert_eq!(pressing.reckon(&sight, &later), by);
         sight.fresh = false;
+        assert_eq!(pressing.reckon(&sight, &later), by, "the Pod is out of sight for a moment");
+        let longer = pod.replace('8', "60");
+        let sight = Sight { snapshot: Some(snapshot(&longer)), fresh: true, ..Sight::none() };
         assert!(pressing.reckon(&sight, &later) > by);
     }
 
