@@ -388,7 +388,8 @@ def variables_that_a_sidecar_writes(t):
 def a_file_that_a_sidecar_writes(t):
     """With --wait-file the command starts when the file is there, though Kubernetes called its writer ready from the start."""
     t.grant("watch")
-    write = "echo up; sleep 3; echo NAME=file > /state/new; echo written; mv /state/new /state/login.env; until [ -e /state/over ]; do sleep 0.1; done"
+    # The runtime reads the two containers' lines one by one: an order within milliseconds is none.
+    write = "echo up; sleep 3; echo NAME=file > /state/new; echo written; sleep 1; mv /state/new /state/login.env; until [ -e /state/over ]; do sleep 0.1; done"
     flags = ("--wait-file=/state/login.env", "--env-file=/state/login.env")
     t.apply(pod("waiting", main('echo "working as $NAME"; touch /state/over; exit 3', *flags, more=MOUNT), shell("agent", write, MOUNT), volumes=STATE))
     assert t.finished("waiting").exit_codes() == {"main": 3, "agent": 0}
@@ -416,7 +417,7 @@ def a_file_of_variables_that_is_wrong(t):
 def a_port_that_is_opened_late(t):
     """With --wait-tcp the command starts when the port is open, though Kubernetes called the sidecar ready from the start."""
     t.grant("watch")
-    late = "sleep 4; echo listening; httpd -p 7000; until [ -e /state/over ]; do sleep 0.1; done"
+    late = "sleep 3; echo listening; sleep 1; httpd -p 7000; until [ -e /state/over ]; do sleep 0.1; done"
     t.apply(pod("late", main("echo working; touch /state/over; exit 3", "--wait-tcp=localhost:7000", more=MOUNT), shell("db", late, MOUNT), volumes=STATE))
     assert t.finished("late").exit_codes() == {"main": 3, "db": 0}
     in_order(t.timeline("late"), "waiting for", "db: listening", "main: working")
