@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, gethostname, sysconf};
 
 use crate::procfs::Stat;
-use crate::shortage::is_shortage;
+use crate::shortage::unless_short;
 
 /// What flags and variables say of who we are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -141,11 +141,8 @@ impl Mounts {
     /// # Errors
     /// When the system is short of what it takes to read them.
     pub fn of_this_process() -> io::Result<Self> {
-        match fs::read("/proc/self/mountinfo") {
-            Ok(bytes) => Ok(Self::parse(&bytes)),
-            Err(error) if is_shortage(&error) => Err(error),
-            Err(_) => Ok(Self::default()),
-        }
+        let mountinfo = unless_short(fs::read("/proc/self/mountinfo"))?;
+        Ok(mountinfo.map_or_else(Self::default, |bytes| Self::parse(&bytes)))
     }
 
     /// Reads mountinfo (`proc_pid_mountinfo(5)`): the fourth field of a line is the path within the source

@@ -15,8 +15,7 @@ use proa::exit::{Code, Conclusion, Outcome};
 use proa::identity::Mounts;
 use proa::memory::Clearing;
 use proa::mode::sidecar::CommandDuty;
-use proa::mode::wrap::mistake;
-use proa::mode::wrap::resumed::{self, Resumed};
+use proa::mode::wrap::{mistake, resumed};
 use proa::mode::{helper, install, patiently, quit, sidecar, unable, unable_sidecar, wait, wrap};
 use proa::peer::Presence;
 use proa::plan::quit::QuitPlan;
@@ -80,7 +79,7 @@ fn main() -> ExitCode {
 }
 
 /// After a panic: brings to an end what can be. `asked`: when we were asked to stop, so far.
-fn start_over(progress: Progress, mounts: &Mounts, asked: StopRequests) -> ExitCode {
+fn start_over(progress: Progress, mounts: &Mounts, mut asked: StopRequests) -> ExitCode {
     let cli = match (cli::read(), progress) {
         (Ok(Task::Main(cli)), _) => cli,
         (Ok(Task::Sidecar(cli)), Progress::Running(pid)) => {
@@ -94,19 +93,17 @@ fn start_over(progress: Progress, mounts: &Mounts, asked: StopRequests) -> ExitC
             return end(&Outcome::Panicked(progress.code()).into(), message_path.as_deref(), mounts);
         }
     };
-    let resumed = match progress {
-        Progress::Begun => None,
-        Progress::Decided(code) => Some(Resumed { code, presence: None, asked }),
+    let (code, presence) = match progress {
+        Progress::Begun => (None, None),
+        Progress::Decided(code) => (Some(code), None),
         Progress::Running(pid) => {
             telemetry::set_up(cli.output.log_format, cli.output.log_level);
-            let ended = resumed::wait(pid, cli.environment.forward_to, mounts, asked);
-            ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}")).ok()
+            let ended = resumed::wait(pid, cli.environment.forward_to, mounts, &mut asked);
+            let ended = ended.inspect_err(|error| tracing::error!("the command is left running: {error:#}"));
+            ended.map_or((None, None), |(code, presence)| (Some(code), presence))
         }
     };
-    let outcome = Outcome::Panicked(resumed.as_ref().map(|resumed| resumed.code));
-    let (presence, asked) =
-        resumed.map_or_else(Default::default, |resumed| (resumed.presence, resumed.asked));
-    mistaken(outcome, *cli, mounts, presence, asked)
+    mistaken(Outcome::Panicked(code), *cli, mounts, presence, asked)
 }
 
 fn end(conclusion: &Conclusion, message_path: Option<&Path>, mounts: &Mounts) -> ExitCode {

@@ -13,6 +13,7 @@ pub mod wrap;
 use std::fs::File;
 use std::io;
 use std::pin::pin;
+use std::time::Instant;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
@@ -25,17 +26,11 @@ use crate::exit::Outcome;
 use crate::identity::{Claim, Identity, Mounts};
 use crate::peer::{Message, Part, Peer, Peers, Presence, Unannounced};
 use crate::policy::AskApi;
-use crate::shortage::{is_shortage, outlast, persist};
-use crate::shutdown::Sight;
+use crate::shortage::{once_there_is_enough, outlast, persist, unless_short};
+use crate::shutdown::{Sight, asked_to_stop, stopped};
 use crate::signal::stream::{Listener, Signals, pending_stop};
 use crate::signal::{Phase, Sender, Signal, reaper};
 use crate::telemetry::LogPhase;
-
-/// Where the system does not tell which proas there are.
-fn unseen_peers(error: &io::Error, ended: Vec<Message>) -> Peers {
-    warn!("no wrapped sidecar is notified that neither the Pod nor its manifest shows: {error}");
-    Peers { ended, ..Peers::default() }
-}
 
 /// What comes after the command. Whatever happens in it changes no exit code: the command's is decided by then.
 fn afterwards<T>(task: impl FnOnce() -> anyhow::Result<Option<T>>) -> Option<T> {
@@ -61,18 +56,30 @@ async fn heeding<T>(
         tokio::select! {
             biased;
             done = &mut task => return Some(done),
-            Ok(received) = signals.stop(Phase::Shutdown { stop }) => {
-                info!(signal = %received.signal, "asked to stop");
-                asked.note(now(), received.sender);
-            }
+            received = stopped(signals, stop) => asked_to_stop(received, asked),
             () = until(over_by.map(|by| by.max(least))) => return None,
         }
     }
 }
 
-/// What comes of it then.
-fn no_time<T>() -> io::Result<T> {
-    Err(io::Error::new(io::ErrorKind::TimedOut, "this container is about to be killed"))
+/// The proas beside ours, which hear who has `ended`. `own`: the Pod's UID and this container's name. `by`: as of
+/// [`once_there_is_enough`].
+async fn peers_beside(
+    own: (&str, &str),
+    ended: Vec<Message>,
+    by: Option<Instant>,
+    sight: &Sight,
+    asked: &mut StopRequests,
+    signals: &mut Listener<'_>,
+) -> Peers {
+    let (uid, container) = own;
+    let found = once_there_is_enough(by, || Peers::beside(uid, container, ended.clone()));
+    let found = heeding(signals, sight, asked, found).await;
+    let no_time = || Err(io::Error::new(io::ErrorKind::TimedOut, "this container is about to be killed"));
+    found.unwrap_or_else(no_time).unwrap_or_else(|error| {
+        warn!("no wrapped sidecar is notified that neither the Pod nor its manifest shows: {error}");
+        Peers { ended, ..Peers::default() }
+    })
 }
 
 /// Has orphans come to us.
@@ -121,16 +128,8 @@ fn announce(own: &Peer, part: Part, asked: &mut StopRequests) -> Result<Presence
         announced => Ok(announced),
     };
     // Who runs on without it may have the sidecars shut down under it.
-    let tried = patiently(&Sight::none(), asked, || match attempt() {
-        Err(error) if is_shortage(&error) => Err(error.into()),
-        tried => Ok(tried),
-    });
-    let announced = match tried {
-        Ok(Err(_)) => outlast(attempt),
-        Ok(announced) => announced,
-        Err(error) => Err(io::Error::other(format!("{error:#}"))),
-    };
-    announced.unwrap_or_else(|error| Err(Unannounced::Failed(error)))
+    let announced = patiently(&Sight::none(), asked, || Ok(attempt()?));
+    announced.unwrap_or_else(|error| Err(Unannounced::Failed(io::Error::other(format!("{error:#}")))))
 }
 
 /// Where to see the own Pod, unless proa is not to ask, or makes do without. `asked`: when proa was asked to stop.
@@ -152,11 +151,7 @@ fn own_pod(
         return Ok(None);
     }
     // A service account that cannot be opened for want of descriptors is one all the same.
-    let short = patiently(&Sight::none(), asked, || match File::open("/") {
-        Err(error) if is_shortage(&error) => Err(error.into()),
-        Ok(_) | Err(_) => Ok(()),
-    });
-    short.map_err(unable)?;
+    patiently(&Sight::none(), asked, || Ok(unless_short(File::open("/"))?)).map_err(unable)?;
     let cluster = match Cluster::new(api) {
         Ok(cluster) => cluster,
         // Whoever has put proa here did not know; whoever has given it direct waits did.

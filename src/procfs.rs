@@ -1,20 +1,6 @@
 //! What /proc tells of a process. All of it is bytes: names and paths are whatever somebody made them.
 
 use std::fs;
-use std::io;
-
-use crate::shortage::is_shortage;
-
-/// Reads what may not be there, or not for us.
-///
-/// # Errors
-/// When the system is short of what it takes to read it, which says nothing.
-pub fn known<T>(read: io::Result<T>) -> io::Result<Option<T>> {
-    match read {
-        Err(error) if is_shortage(&error) => Err(error),
-        read => Ok(read.ok()),
-    }
-}
 
 /// A part of `proc_pid_stat(5)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

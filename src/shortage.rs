@@ -28,6 +28,17 @@ pub fn is_shortage(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| short.contains(&Errno::from_raw(number)))
 }
 
+/// What was read, if it is there and may be read.
+///
+/// # Errors
+/// When the system is short of what it takes to read it, which says nothing.
+pub fn unless_short<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if is_shortage(&error) => Err(error),
+        read => Ok(read.ok()),
+    }
+}
+
 /// Makes what nothing goes on without. Who gives up at the first failure leaves the sidecars of a finished command running.
 ///
 /// # Errors
@@ -50,6 +61,20 @@ pub fn outlast_shortage<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T>
     })
 }
 
+/// Makes what is looked at while the sidecars are shut down, however long a shortage lasts, within reason. `is_short`: whether an error is one.
+///
+/// # Errors
+/// Those of the last attempt.
+pub fn outlast_for_long<T, E: fmt::Display>(
+    make: impl FnMut() -> Result<T, E>,
+    is_short: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    attempt(ATTEMPTS_IN_THE_END, make, |error| {
+        debug!(%error, "trying again");
+        is_short(error)
+    })
+}
+
 /// Makes what the sidecars are shut down with, however long a shortage lasts, within reason; while there `is_time`.
 ///
 /// # Errors
@@ -60,12 +85,14 @@ pub fn persist<T>(
 ) -> anyhow::Result<T> {
     let mut attempts = 0;
     attempt(ATTEMPTS_IN_THE_END, make, |error| {
-        if attempts == 0 {
-            info!("trying again: {error:#}");
-        }
-        attempts += 1;
         // What a system does not have at all, it will not have in a while.
         let passes = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_shortage);
+        if attempts == 0 && passes {
+            info!("trying again: {error:#}");
+        } else {
+            debug!("trying again: {error:#}");
+        }
+        attempts += 1;
         (passes || attempts < ATTEMPTS) && is_time()
     })
 }

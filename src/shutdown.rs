@@ -455,8 +455,14 @@ async fn notify(peer: &Peer, ended: &[Message]) -> io::Result<Reply> {
     }
 }
 
+/// Takes note of a signal that asks proa to stop.
+pub fn asked_to_stop(received: Received, asked: &mut StopRequests) {
+    info!(signal = %received.signal, "asked to stop");
+    asked.note(now(), received.sender);
+}
+
 /// The next signal that asks proa to stop.
-async fn stopped(signals: &mut Listener<'_>, stop: Option<Signal>) -> Received {
+pub async fn stopped(signals: &mut Listener<'_>, stop: Option<Signal>) -> Received {
     match signals.stop(Phase::Shutdown { stop }).await {
         Ok(received) => received,
         // Without signals there is nothing to listen for; the budget still holds.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use tracing::{info, warn};
 
 use super::inspector::Inspector;
-use super::{heeding, no_time, own_pod, patient_runtime, unseen_peers};
+use super::{own_pod, patient_runtime, peers_beside};
 use crate::budget::StopRequests;
 use crate::cluster::OwnPod;
 use crate::exit::Outcome;
@@ -17,7 +17,6 @@ use crate::plan::quit::QuitPlan;
 use crate::plan::selection::Selection;
 use crate::pod::mains::Mains;
 use crate::pod::{Snapshot, list};
-use crate::shortage::once_there_is_enough;
 use crate::shutdown::stages::{Source, Stages, Step, Task, stages};
 use crate::shutdown::{self, After, Drained, Need, Report, Shown, Sight};
 use crate::signal::stream::{Listener, Signals};
@@ -66,10 +65,8 @@ async fn quit(
     let peers = match own {
         None => Peers::default(),
         Some((uid, name)) => {
-            let ended = || vec![Message { container: name.clone(), code: 0 }];
-            let beside = once_there_is_enough(None, || Peers::beside(uid, name, ended()));
-            let beside = heeding(signals, &sight, &mut asked, beside).await;
-            beside.unwrap_or_else(no_time).unwrap_or_else(|error| unseen_peers(&error, ended()))
+            let ended = vec![Message { container: name.clone(), code: 0 }];
+            peers_beside((uid, name), ended, None, &sight, &mut asked, signals).await
         }
     };
     if plan.dry_run {

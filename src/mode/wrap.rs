@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::inspector::Inspector;
 use super::{
     PhaseRuntime, afterwards, announce, announce_disabled, appear, collect_orphans, heeding, is_outside,
-    no_time, own_pod, patient_runtime, runtime, runtime_without_timers, unable, unseen_peers,
+    own_pod, patient_runtime, peers_beside, runtime, runtime_without_timers, unable,
 };
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
@@ -31,7 +31,6 @@ use crate::plan::Plan;
 use crate::pod::Snapshot;
 use crate::pod::mains::Mains;
 use crate::policy::{OnSidecarExit, ShutdownAuto, ShutdownWhen};
-use crate::shortage::once_there_is_enough;
 use crate::shutdown::stages::yet_to_start;
 use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight};
 use crate::signal::Phase;
@@ -359,10 +358,7 @@ impl Run<'_> {
             let by = last.is_blind().then(now);
             let (uid, own) = (last.uid().to_owned(), last.own().to_owned());
             let ended = last.ended(sight.snapshot.as_ref());
-            let beside = || Peers::beside(&uid, &own, ended.clone());
-            let found = once_there_is_enough(by, beside);
-            let found = heeding(signals, &sight, &mut asked, found).await;
-            peers = found.unwrap_or_else(no_time).unwrap_or_else(|error| unseen_peers(&error, ended));
+            peers = peers_beside((&uid, &own), ended, by, &sight, &mut asked, signals).await;
         }
         if let Some(snapshot) = &sight.snapshot {
             self.inspector.look_at_end(snapshot);

@@ -35,7 +35,7 @@ const MOST: usize = 256;
 #[derive(Debug)]
 pub struct Handover {
     listener: StdListener,
-    /// A descriptor to give back: without a free one nothing is accepted, not even that the queue is empty (accept(2)).
+    /// A descriptor to give back: without a free one accept(2) fails, even if the queue is empty.
     spare: Option<StdListener>,
     uid: String,
 }

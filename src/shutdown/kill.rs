@@ -4,17 +4,15 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::thread::sleep;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use tracing::{debug, warn};
 
 use super::actions::{Processes, Spared};
-use crate::deadline::{elapsed, now};
 use crate::pod::{ProcessNamespace, Sidecar, Snapshot};
-use crate::procfs::{Stat, known};
-use crate::shortage::{LONGEST, PAUSE};
+use crate::procfs::Stat;
+use crate::shortage::{outlast_for_long, unless_short};
 use crate::signal::Signal;
 use crate::signal::send::{Target, send};
 
@@ -85,16 +83,8 @@ pub fn kill_patiently(
     signal: Signal,
     snapshot: Option<&Snapshot>,
 ) -> Result<usize, Failure> {
-    let begun = now();
-    loop {
-        match kill(processes, spared, signal, snapshot) {
-            Err(Failure::Short(error)) if elapsed(begun) < LONGEST => {
-                debug!(%error, "trying again");
-                sleep(PAUSE);
-            }
-            done => return done,
-        }
-    }
+    let attempt = || kill(processes, spared, signal, snapshot);
+    outlast_for_long(attempt, |failure| matches!(failure, Failure::Short(_)))
 }
 
 /// The same, at the first attempt.
@@ -108,7 +98,8 @@ fn kill(
     let sidecars = snapshot.map_or([].as_slice(), |snapshot| &snapshot.sidecars);
     let mut unattributable = 0;
     let mut targets = Vec::new();
-    let own = known(fs::read_to_string("/proc/self/cgroup"))?.filter(|_| spared == Spared::OwnContainer);
+    let own =
+        unless_short(fs::read_to_string("/proc/self/cgroup"))?.filter(|_| spared == Spared::OwnContainer);
     let is_spared = |process: &Process| own.is_some() && process.cgroup == own;
     let chosen = |process: &Process| chosen(process, processes) && !is_spared(process);
     // All of them before the first is signalled: who could not look may try again.
@@ -141,7 +132,8 @@ fn kill(
 /// Whether the processes in sight are the Pod's.
 fn visible(snapshot: Option<&Snapshot>) -> Result<(), Failure> {
     // The kernel's thread of threads is PID 2 in the node's own namespace and nowhere else.
-    let host = known(fs::read_to_string("/proc/2/comm"))?.is_some_and(|name| name.trim_end() == "kthreadd");
+    let host =
+        unless_short(fs::read_to_string("/proc/2/comm"))?.is_some_and(|name| name.trim_end() == "kthreadd");
     match snapshot.map(|snapshot| snapshot.processes) {
         Some(ProcessNamespace::Host) => Err(Failure::HostProcesses),
         _ if host => Err(Failure::HostProcesses),
@@ -221,7 +213,7 @@ fn sent(process: &Process, signal: Signal) -> bool {
 }
 
 fn visible_processes() -> io::Result<Vec<Process>> {
-    let entries = known(fs::read_dir("/proc"))?.into_iter().flatten().flatten();
+    let entries = unless_short(fs::read_dir("/proc"))?.into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid| Process::read(pid).transpose()).collect()
 }
@@ -233,12 +225,12 @@ impl Process {
     /// When the system is short of what it takes to read it.
     fn read(pid: i32) -> io::Result<Option<Self>> {
         let directory = Path::new("/proc").join(pid.to_string());
-        let arguments = known(fs::read(directory.join("cmdline")))?.filter(|text| !text.is_empty());
-        let stat = known(fs::read(directory.join("stat")))?.and_then(|stat| Stat::parse(&stat));
+        let arguments = unless_short(fs::read(directory.join("cmdline")))?.filter(|text| !text.is_empty());
+        let stat = unless_short(fs::read(directory.join("stat")))?.and_then(|stat| Stat::parse(&stat));
         let (Some(arguments), Some(stat)) = (arguments, stat) else { return Ok(None) };
         let argv0 = arguments.split(|byte| *byte == 0).next().unwrap_or_default();
-        let executable = known(fs::read_link(directory.join("exe")))?;
-        let cgroup = known(fs::read(directory.join("cgroup")))?;
+        let executable = unless_short(fs::read_link(directory.join("exe")))?;
+        let cgroup = unless_short(fs::read(directory.join("cgroup")))?;
         Ok(Some(Self {
             pid,
             parent: stat.parent,

@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use super::stopped;
+use super::{asked_to_stop, stopped};
 use crate::budget::{Budget, Need, Now, StopRequests, budget};
 use crate::cluster::trouble::Trouble;
 use crate::cluster::{Looked, OwnPod};
@@ -33,10 +33,11 @@ impl Sight {
         Self { snapshot: None, fresh: false, own_pod: None, mains: Mains::default() }
     }
 
-    /// By when what is done at the end is to be over, be that past; `None`: nothing presses. `before`: what that was, as long as nothing
-    /// but stop requests is news. They only ever make it sooner, and who reckons often must not put off what is to come.
+    /// By when what is done at the end is to be over, even if that is past; `None`: nothing presses. `before`: the moment as it was
+    /// reckoned last, if only stop requests are news. They never put it off. Without one it is counted from now, and moves.
     #[must_use]
     pub fn over_by(&self, asked: &StopRequests, before: Option<Instant>) -> Option<Instant> {
+        let before = before.filter(|_| !asked.is_empty());
         let moments = [before, self.budget(asked, false).give_up_at(false)];
         moments.into_iter().flatten().min()
     }
@@ -85,8 +86,7 @@ pub async fn look(
         looked = own_pod.look(limit, !seen) => looked,
         received = stopped(signals, stop) => {
             // There is less time than there was.
-            info!(signal = %received.signal, "asked to stop");
-            asked.note(now(), received.sender);
+            asked_to_stop(received, asked);
             let limit = sight.budget(asked, false).look(seen, need);
             own_pod.look(limit, !seen).await
         }

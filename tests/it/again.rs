@@ -206,10 +206,7 @@ fn a_failed_probe_keeps_the_sidecars_for_the_restart() {
         let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };
         let web = Endpoint::replying(vec![Reply::Last(200)]);
         let world = pod("OnFailure");
-        world.update(|pod| {
-            let main = pod.spec.as_mut().unwrap().containers.iter_mut().find(|found| found.name == "main");
-            main.unwrap().liveness_probe = probed.then(Probe::default);
-        });
+        world.update_container("main", |main| main.liveness_probe = probed.then(Probe::default));
         let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
         let flags = ["--shutdown-timeout=1s", "-p", &web.url()];
         let running = world.proa().through(wrapper).flags(flags).start(["sh", "-c", script]);
@@ -229,10 +226,7 @@ fn a_probe_that_fails_after_the_command_keeps_the_sidecars_too() {
     let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };
     let web = Endpoint::ok();
     let world = pod("OnFailure");
-    world.update(|pod| {
-        let main = pod.spec.as_mut().unwrap().containers.iter_mut().find(|found| found.name == "main");
-        main.unwrap().liveness_probe = Some(Probe::default());
-    });
+    world.update_container("main", |main| main.liveness_probe = Some(Probe::default()));
     let held = Held::in_dir(&world.dir, "");
     let running = world.proa().through(wrapper).flags(["-p", &web.url()]).start(&held.command);
     running.wait_stdout("up");
@@ -375,10 +369,7 @@ fn a_failed_probe_keeps_the_sidecars_though_the_api_server_is_slow() {
     let Some(wrapper) = unshare(&["--pid", "--fork", "--mount-proc"]) else { return };
     let web = Endpoint::ok();
     let world = pod("OnFailure");
-    world.update(|pod| {
-        let main = pod.spec.as_mut().unwrap().containers.iter_mut().find(|found| found.name == "main");
-        main.unwrap().liveness_probe = Some(Probe::default());
-    });
+    world.update_container("main", |main| main.liveness_probe = Some(Probe::default()));
     let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
     let running = world.proa().through(wrapper).flags(["-p", &web.url()]).start(["sh", "-c", script]);
     running.wait_stdout("up");
@@ -522,10 +513,7 @@ fn the_sidecars_are_not_left_to_a_main_container_without_proa() {
 fn a_main_container_that_shows_itself_late_keeps_its_wrapped_sidecar() {
     let world = two_mains("Never", "args: [work]");
     let words = serde_saphyr::from_str("[/proa, --, work]").unwrap();
-    world.update(|pod| {
-        let spec = pod.spec.as_mut().unwrap();
-        spec.containers.iter_mut().find(|found| found.name == "main").unwrap().command = Some(words);
-    });
+    world.update_container("main", |main| main.command = Some(words));
     let (Some(web), Some(second)) = (world.mounted("web", "pod"), world.mounted("second", "pod")) else {
         return;
     };

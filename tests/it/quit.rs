@@ -124,10 +124,8 @@ fn who_exits_while_it_waits_is_no_failure_though_the_request_was_refused() {
 #[test]
 fn a_wrapped_sidecar_that_cannot_be_notified_is_not_shut_down() {
     let world = beside("Never");
-    world.update(|pod| {
-        let web = pod.spec.as_mut().unwrap().containers.iter_mut().find(|one| one.name == "web").unwrap();
-        web.command = Some(["/proa", "sidecar", "--", "nginx"].map(str::to_owned).to_vec());
-    });
+    let words = ["/proa", "sidecar", "--", "nginx"].map(str::to_owned).to_vec();
+    world.update_container("web", |web| web.command = Some(words));
     let running = quit(&world).flag("--shutdown-timeout=2s").start_bare();
     running.wait_stderr("no proa is there");
     running.finish().expect(1, &["not shut down: `web`"]);

@@ -83,20 +83,9 @@ fn none_left(pid: i32) -> libc::rlim_t {
 /// It would take one more to look for other main containers, and nothing happens any more that could end a watch.
 #[test]
 fn a_helper_whose_watch_holds_the_last_descriptor_sees_its_main_containers_end() {
-    let world = World::of(
-        "
-metadata: {name: pod, namespace: default}
-spec:
-  restartPolicy: Never
-  containers: [{name: helper, image: h}, {name: proxy, image: p}, {name: main, image: m, command: [/proa, --, work]}]
-status:
-  phase: Running
-  containerStatuses:
-  - {name: helper, image: h, imageID: h, ready: true, restartCount: 0, state: {running: {}}}
-  - {name: proxy, image: p, imageID: p, ready: true, restartCount: 0, state: {running: {}}}
-  - {name: main, image: m, imageID: m, ready: true, restartCount: 0, state: {running: {}}}
-",
-    );
+    let world = World::with("Never", &[Beside::Regular("proxy"), Beside::Regular("helper")]);
+    let words = ["/proa", "--", "work"].map(str::to_owned).to_vec();
+    world.update_container("main", |main| main.command = Some(words));
     let quit = Endpoint::ok();
     let helper = world.proa().sidecar("helper").flags(["-p", &quit.url()]).start_bare();
     helper.wait_stderr("running until the exit of `main`");

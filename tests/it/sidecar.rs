@@ -168,10 +168,7 @@ fn a_place_that_makes_no_sense_is_refused() {
 /// The proas of containers `main` and `web` of one Pod, as the kubelet starts them.
 pub(crate) fn both(world: &World) -> Option<(Proa, Proa)> {
     let words = serde_saphyr::from_str("[/proa, sidecar, --, web]").unwrap();
-    world.update(|pod| {
-        let spec = pod.spec.as_mut().unwrap();
-        spec.containers.iter_mut().find(|container| container.name == "web").unwrap().command = Some(words);
-    });
+    world.update_container("web", |web| web.command = Some(words));
     world.make_ready("web");
     let sidecar = world.mounted("web", "pod")?.sidecar("web");
     Some((world.mounted("main", "pod")?, sidecar))

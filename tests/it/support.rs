@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use localpod::Cluster;
 use nix::libc;
 
@@ -161,6 +161,14 @@ status:
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Pod)) {
         self.cluster.update("default", "pod", change);
+    }
+
+    /// Changes one regular container's spec.
+    pub(crate) fn update_container(&self, name: &str, change: impl FnOnce(&mut Container)) {
+        self.update(|pod| {
+            let containers = &mut pod.spec.as_mut().unwrap().containers;
+            change(containers.iter_mut().find(|container| container.name == name).unwrap());
+        });
     }
 
     /// Changes one container's status.

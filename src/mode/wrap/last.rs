@@ -19,9 +19,9 @@ use crate::pod::run::Clocks;
 use crate::pod::{Life, Main, Snapshot, Termination};
 use crate::shortage::{LONGEST, PAUSE};
 use crate::shutdown::turn::{KILLED, Other, goes_first, is_killed};
-use crate::shutdown::{Need, Others, Sight, Turn, Worth, look, turn};
+use crate::shutdown::{Need, Others, Sight, Turn, Worth, asked_to_stop, look, turn};
+use crate::signal::Phase;
 use crate::signal::stream::Listener;
-use crate::signal::{Phase, Received};
 
 /// How often the other proas are looked at while main containers are waited for.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
@@ -121,8 +121,7 @@ impl Pressing {
     fn reckon(&mut self, sight: &Sight, asked: &StopRequests) -> Option<Instant> {
         let known = sight.snapshot.as_ref().map(|snapshot| (snapshot.life, snapshot.termination));
         if sight.fresh || self.known != known || self.asked != *asked {
-            // Without a request nothing counts from a moment that stays.
-            let same = self.fresh == sight.fresh && self.known == known && !asked.is_empty();
+            let same = self.fresh == sight.fresh && self.known == known;
             self.by = sight.over_by(asked, self.by.filter(|_| same));
             *self = Self { by: self.by, fresh: sight.fresh, known, asked: asked.clone() };
         }
@@ -322,7 +321,7 @@ impl Last {
         }
     }
 
-    /// What they show where nobody can be looked for: who is present is one whose command is over.
+    /// The others where nobody can be looked for. None counts as present: one that is there and does not listen has ended its command.
     fn nobody_seen(&self) -> Others {
         let ended = self.ended.iter().map(|message| (message.container.clone(), message.code)).collect();
         Others { ended, ..Others::default() }
@@ -368,11 +367,6 @@ async fn next(observations: &mut Option<BoxStream<'static, Observation>>) -> Opt
         Some(observations) => observations.next().await,
         None => pending().await,
     }
-}
-
-fn asked_to_stop(received: Received, asked: &mut StopRequests) {
-    info!(signal = %received.signal, "asked to stop");
-    asked.note(now(), received.sender);
 }
 
 /// Whether the kubelet stops the sidecars itself.

@@ -124,8 +124,7 @@ impl Run<'_> {
                 biased;
                 received = signals.stop(Phase::Gate { stop }) => {
                     let received = received.context("cannot receive signals")?;
-                    info!(signal = %received.signal, "asked to stop");
-                    seen.asked.note(now(), received.sender);
+                    shutdown::asked_to_stop(received, &mut seen.asked);
                     seen.after = After::EarlyStop;
                     return Ok(());
                 }

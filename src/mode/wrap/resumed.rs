@@ -14,17 +14,8 @@ use crate::policy::ForwardTo;
 use crate::shortage::insist;
 use crate::signal::stream::Signals;
 
-/// What is left of a command that has ended after all.
-pub struct Resumed {
-    /// Its exit code.
-    pub code: u8,
-    /// Our place among the main containers, by which others may have left the sidecars to us.
-    pub presence: Option<Presence>,
-    /// When we were asked to stop.
-    pub asked: StopRequests,
-}
-
-/// Forwards signals until the command ends. `asked`: when proa was asked to stop, so far.
+/// Forwards signals until the command ends. Returns its exit code, and our place among the main containers, by which others may have
+/// left the sidecars to us. `asked`: when proa was asked to stop, so far.
 ///
 /// # Errors
 /// When signals cannot be received, the command's end among them.
@@ -32,14 +23,14 @@ pub fn wait(
     pid: Pid,
     forward_to: ForwardTo,
     mounts: &Mounts,
-    mut asked: StopRequests,
-) -> anyhow::Result<Resumed> {
+    asked: &mut StopRequests,
+) -> anyhow::Result<(u8, Option<Presence>)> {
     warn!("proa panicked, which is a bug: it has started over, and waits for the command");
     // The other main containers would take the command for over, and `--hold-term` this one for gone.
-    let presence = appear(mounts, Part::Main, &mut asked).ok().flatten();
-    let ended = end_of(&Child::resumed(pid, forward_to), &mut asked)?;
+    let presence = appear(mounts, Part::Main, asked).ok().flatten();
+    let ended = end_of(&Child::resumed(pid, forward_to), asked)?;
     info!(exit_code = ended.exit_code(), "command ended: {ended}");
-    Ok(Resumed { code: ended.exit_code(), presence, asked })
+    Ok((ended.exit_code(), presence))
 }
 
 /// The command's end, which can be seen without what is short; and a stop request, from which time counts.
