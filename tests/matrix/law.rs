@@ -81,7 +81,7 @@ pub(crate) fn judge(cell: &Cell, seen: &Observed) -> Result<Outcome, String> {
     // The search that was under way has been broken off.
     let is_broken_off = cell.phase == Phase::Identity
         && matches!(cell.trouble, Trouble::Api(..))
-        && ["reset", "closed", "eof", "in time"].iter().any(|word| log.contains(word));
+        && BROKEN_OFF.iter().any(|word| log.contains(word));
     if !words.is_empty() && !is_broken_off && !words.iter().any(|word| log.contains(word)) {
         return Err(format!("exit code {code}, and its log names none of {words:?}"));
     }
@@ -187,6 +187,10 @@ fn refusals(cell: &Cell) -> &'static [i32] {
         _ => &[],
     }
 }
+
+/// What a refusal says where the connection was closed: while it waited for an answer, or before it had written all of the
+/// request. The kernel has another error for who writes after the other side has closed (EPIPE, and not ECONNRESET; send(2)).
+const BROKEN_OFF: &[&str] = &["reset", "closed", "eof", "broken pipe", "in time"];
 
 /// What a refusal says where nothing is heard of the API server.
 const SILENT: &[&str] = &[
