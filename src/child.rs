@@ -19,7 +19,7 @@ use crate::budget::StopRequests;
 use crate::crash::Progress;
 use crate::deadline::now;
 use crate::policy::ForwardTo;
-use crate::shortage::outlast_shortage;
+use crate::shortage::outlast_lack_of_processes;
 use crate::signal::origin::Origin;
 use crate::signal::send::{Target, send, suspend_self};
 use crate::signal::{self, Phase, Reaction, Received, Signal, reaper};
@@ -126,7 +126,7 @@ pub fn spawn(command: &Command, variables: &Variables) -> Result<Child, NotStart
     let origin = Origin::capture();
     let terminal = Terminal::in_foreground();
     let spawned = match &terminal {
-        None if !origin.needs_fork() => outlast_shortage(|| image.spawn(origin)),
+        None if !origin.needs_fork() => outlast_lack_of_processes(|| image.spawn(origin)),
         terminal => fork(image, origin, terminal.as_ref()),
     };
     match spawned {

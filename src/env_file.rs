@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dotenvy::Iter;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::memory;
 use crate::policy::Precedence;
 use crate::shortage::outlast_shortage;
+use crate::thread::aside;
 
 /// How long files may take to be read.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -89,10 +89,9 @@ pub async fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
     memory::clear_what_is_freed();
     let copy = files.clone();
     let failed = |why| Err(Unusable::Unread(first.clone(), why));
-    match timeout(LIMIT, spawn_blocking(move || read_all(&copy))).await {
+    match timeout(LIMIT, aside(move || read_all(&copy))).await {
         Ok(Ok(variables)) => variables,
-        // The thread panicked, and has said so.
-        Ok(Err(panicked)) => failed(io::Error::other(panicked)),
+        Ok(Err(error)) => failed(error),
         Err(_) => {
             let why = format!("not read within {}", humantime::format_duration(LIMIT));
             failed(io::Error::new(io::ErrorKind::TimedOut, why))

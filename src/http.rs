@@ -70,6 +70,17 @@ impl Client {
         Ok(Self { request, head: Box::new(head), tls })
     }
 
+    /// The one that there is, or one that is prepared now: what that takes may be short at first.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn prepared<'a>(client: &'a mut Option<Self>, request: &Request) -> Result<&'a Self, Unready> {
+        match client {
+            Some(client) => Ok(client),
+            None => Ok(client.insert(Self::new(request.clone())?)),
+        }
+    }
+
     /// Sends it. `limit`: how long until the answer's head is there.
     pub async fn send(&self, limit: Duration) -> Answer {
         let sent = Box::pin(transport::send((*self.head).clone(), self.tls.clone()));

@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, gethostname, sysconf};
 
 use crate::procfs::Stat;
-use crate::shortage::unless_short;
+use crate::shortage::{is_shortage, unless_short};
 
 /// What flags and variables say of who we are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,28 +99,30 @@ impl Identity {
     /// Gathers what flags, mounts and hostname tell. What flags say wins.
     ///
     /// # Errors
-    /// When the namespace or the hostname cannot be found out.
-    pub fn find(claim: &Claim, mounts: &Mounts, service_account: &Path) -> Result<Self, Unknown> {
+    /// When the system is short of what it takes, which says nothing; and when the namespace or the hostname cannot be found out.
+    pub fn find(claim: &Claim, mounts: &Mounts, service_account: &Path) -> io::Result<Result<Self, Unknown>> {
         let namespace = if let Some(namespace) = &claim.namespace {
             namespace.clone()
         } else {
             let path = service_account.join("namespace");
-            let text = fs::read_to_string(&path);
-            text.map_err(|error| Unknown::Namespace(path, error))?.trim().to_owned()
-        };
-        let pod = match &claim.pod_name {
-            Some(name) => PodName::Given(name.clone()),
-            None => {
-                PodName::Hostname(gethostname().map_err(Unknown::Hostname)?.to_string_lossy().into_owned())
+            match fs::read_to_string(&path) {
+                Ok(text) => text.trim().to_owned(),
+                Err(error) if is_shortage(&error) => return Err(error),
+                Err(error) => return Ok(Err(Unknown::Namespace(path, error))),
             }
         };
-        Ok(Self {
+        let pod = match (&claim.pod_name, gethostname()) {
+            (Some(name), _) => PodName::Given(name.clone()),
+            (None, Ok(hostname)) => PodName::Hostname(hostname.to_string_lossy().into_owned()),
+            (None, Err(error)) => return Ok(Err(Unknown::Hostname(error))),
+        };
+        Ok(Ok(Self {
             namespace,
             pod,
             uid: mounts.uid.clone(),
             container: claim.container.clone().or_else(|| mounts.container.clone()),
-            started: container_start(),
-        })
+            started: container_start()?,
+        }))
     }
 }
 
@@ -242,32 +244,38 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 
 /// When our container's first process started. The runtime makes it before it reports the container's start, by the same
 /// clock.
-fn container_start() -> Option<SystemTime> {
-    let first = if came_later() { Stat::of("1")? } else { first_ancestor()?.1 };
-    since_boot(first.start_ticks)
+fn container_start() -> io::Result<Option<SystemTime>> {
+    let first = if came_later()? { Stat::of("1")? } else { first_ancestor()?.map(|(_, stat)| stat) };
+    Ok(first.and_then(|first| since_boot(first.start_ticks)))
 }
 
 /// The one among our ancestors whose parent is out of sight, since it was started from outside; ourselves, perhaps.
-fn first_ancestor() -> Option<(String, Stat)> {
-    let mut process = fs::read_link("/proc/self").ok()?.to_str()?.to_owned();
+fn first_ancestor() -> io::Result<Option<(String, Stat)>> {
+    let own = unless_short(fs::read_link("/proc/self"))?;
+    let Some(mut process) = own.and_then(|own| Some(own.to_str()?.to_owned())) else { return Ok(None) };
     // More ancestors than that has nobody; a cycle is impossible, but costs nothing to rule out.
     for _ in 0..64 {
-        let stat = Stat::of(&process)?;
+        let Some(stat) = Stat::of(&process)? else { return Ok(None) };
         if stat.parent == 0 {
-            return Some((process, stat));
+            return Ok(Some((process, stat)));
         }
         process = stat.parent.to_string();
     }
-    None
+    Ok(None)
 }
 
 /// Whether this process came to a container that ran already, by `kubectl exec`, a probe or a hook: its first ancestor is
 /// not the container's PID 1. Where containers share a PID namespace PID 1 is the Pod's, and nothing shows it.
-#[must_use]
-pub fn came_later() -> bool {
-    let view = |process: &str| fs::read(format!("/proc/{process}/cgroup")).ok();
-    let stranger = first_ancestor().is_some_and(|(process, _)| process != "1");
-    stranger && view("1").is_some_and(|cgroup| Some(cgroup) == view("self"))
+///
+/// # Errors
+/// When the system is short of what it takes to tell.
+pub fn came_later() -> io::Result<bool> {
+    let view = |process: &str| unless_short(fs::read(format!("/proc/{process}/cgroup")));
+    if first_ancestor()?.is_none_or(|(process, _)| process == "1") {
+        return Ok(false);
+    }
+    let first = view("1")?;
+    Ok(first.is_some() && first == view("self")?)
 }
 
 /// The moment so many clock ticks after the system's start; None where that would be in the future.
@@ -390,7 +398,7 @@ mod tests {
 
     #[test]
     fn the_containers_start_is_in_the_past() {
-        assert!(container_start().is_some_and(|start| start < SystemTime::now()));
+        assert!(container_start().unwrap().is_some_and(|start| start < SystemTime::now()));
         assert_eq!(since_boot(u64::MAX), None);
     }
 

@@ -70,5 +70,6 @@ pub mod signal;
 pub mod status;
 pub mod tcp;
 pub mod telemetry;
+pub mod thread;
 pub mod transport;
 pub mod warnings;

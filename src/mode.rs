@@ -10,7 +10,6 @@ pub mod sidecar;
 pub mod wait;
 pub mod wrap;
 
-use std::fs::File;
 use std::io;
 use std::pin::pin;
 use std::time::Instant;
@@ -26,7 +25,7 @@ use crate::exit::Outcome;
 use crate::identity::{Claim, Identity, Mounts};
 use crate::peer::{Message, Part, Peer, Peers, Presence, Unannounced};
 use crate::policy::AskApi;
-use crate::shortage::{once_there_is_enough, outlast, persist, unless_short};
+use crate::shortage::{once_there_is_enough, outlast, persist};
 use crate::shutdown::{Sight, asked_to_stop, stopped};
 use crate::signal::stream::{Listener, Signals, pending_stop};
 use crate::signal::{Phase, Sender, Signal, reaper};
@@ -150,8 +149,6 @@ fn own_pod(
         );
         return Ok(None);
     }
-    // A service account that cannot be opened for want of descriptors is one all the same.
-    patiently(&Sight::none(), asked, || Ok(unless_short(File::open("/"))?)).map_err(unable)?;
     let cluster = match Cluster::new(api) {
         Ok(cluster) => cluster,
         // Whoever has put proa here did not know; whoever has given it direct waits did.
@@ -165,7 +162,8 @@ fn own_pod(
         }
         Err(none) => return Err(Outcome::NoApi(none)),
     };
-    let identity = match Identity::find(claim, mounts, &api.service_account) {
+    let find = || Ok(Identity::find(claim, mounts, &api.service_account)?);
+    let identity = match patiently(&Sight::none(), asked, find).map_err(unable)? {
         Ok(identity) => identity,
         Err(unknown) if api.ask == AskApi::Optional => {
             warn!("going on without the API server: {unknown}");

@@ -1,6 +1,9 @@
 //! What /proc tells of a process. All of it is bytes: names and paths are whatever somebody made them.
 
 use std::fs;
+use std::io;
+
+use crate::shortage::unless_short;
 
 /// A part of `proc_pid_stat(5)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,9 +16,12 @@ pub struct Stat {
 
 impl Stat {
     /// Reads that of a process, by its ID or `self`; `None` if it has ended.
-    #[must_use]
-    pub fn of(process: &str) -> Option<Self> {
-        Self::parse(&fs::read(format!("/proc/{process}/stat")).ok()?)
+    ///
+    /// # Errors
+    /// When the system is short of what it takes to read it.
+    pub fn of(process: &str) -> io::Result<Option<Self>> {
+        let stat = unless_short(fs::read(format!("/proc/{process}/stat")))?;
+        Ok(stat.and_then(|stat| Self::parse(&stat)))
     }
 
     /// Reads the text of /proc/PID/stat. The second field is a name that may hold anything, spaces and parentheses included.

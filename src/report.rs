@@ -37,7 +37,7 @@ pub fn write_message(conclusion: &Conclusion, path: Option<&Path>, mounts: &Moun
         return;
     };
     // The message is that of the container's own run, not of a probe or a hook in it.
-    if path.is_none() && came_later() {
+    if path.is_none() && came_later().unwrap_or_default() {
         return;
     }
     let message = beginning(&message);

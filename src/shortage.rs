@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,12 @@ pub fn is_shortage(error: &io::Error) -> bool {
     // ENOSPC: of watches, by epoll_ctl(2).
     let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::ENOSPC];
     error.raw_os_error().is_some_and(|number| short.contains(&Errno::from_raw(number)))
+}
+
+/// The same of an error of clone(2), or of what it makes: as many processes and threads as there may be can be there already.
+#[must_use]
+pub fn is_lack_of_processes(error: &io::Error) -> bool {
+    is_shortage(error) || error.raw_os_error() == Some(Errno::EAGAIN as i32)
 }
 
 /// What was read, if it is there and may be read.
@@ -55,9 +62,27 @@ pub fn outlast<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 /// # Errors
 /// Those of the last attempt.
 pub fn outlast_shortage<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    outlast_short(make, is_shortage)
+}
+
+/// The same of a process.
+///
+/// # Errors
+/// Those of the last attempt.
+pub fn outlast_lack_of_processes<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    outlast_short(make, is_lack_of_processes)
+}
+
+fn outlast_short<T>(
+    make: impl FnMut() -> io::Result<T>,
+    is_short: impl Fn(&io::Error) -> bool,
+) -> io::Result<T> {
     attempt(ATTEMPTS, make, |error| {
-        debug!(%error, "trying again");
-        is_shortage(error)
+        let again = is_short(error);
+        if again {
+            debug!(%error, "trying again");
+        }
+        again
     })
 }
 
@@ -69,9 +94,14 @@ pub fn outlast_for_long<T, E: fmt::Display>(
     make: impl FnMut() -> Result<T, E>,
     is_short: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
+    let begun = now();
     attempt(ATTEMPTS_IN_THE_END, make, |error| {
-        debug!(%error, "trying again");
-        is_short(error)
+        // An attempt may take its time itself.
+        let again = is_short(error) && elapsed(begun) < LONGEST;
+        if again {
+            debug!(%error, "trying again");
+        }
+        again
     })
 }
 
@@ -83,17 +113,19 @@ pub fn persist<T>(
     make: impl FnMut() -> anyhow::Result<T>,
     mut is_time: impl FnMut() -> bool,
 ) -> anyhow::Result<T> {
-    let mut attempts = 0;
+    let (begun, mut said, mut others) = (now(), false, 0);
     attempt(ATTEMPTS_IN_THE_END, make, |error| {
         // What a system does not have at all, it will not have in a while.
         let passes = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_shortage);
-        if attempts == 0 && passes {
-            info!("trying again: {error:#}");
-        } else {
-            debug!("trying again: {error:#}");
+        others += usize::from(!passes);
+        let is_worth_it = if passes { elapsed(begun) < LONGEST } else { others < ATTEMPTS };
+        let again = is_worth_it && is_time();
+        match again {
+            true if passes && !mem::replace(&mut said, true) => info!("trying again: {error:#}"),
+            true => debug!("trying again: {error:#}"),
+            false => {}
         }
-        attempts += 1;
-        (passes || attempts < ATTEMPTS) && is_time()
+        again
     })
 }
 
@@ -126,14 +158,24 @@ pub fn insist<T, E: fmt::Display, I>(
 /// Those of the last attempt.
 pub async fn once_there_is_enough<T>(
     by: Option<Instant>,
+    make: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    once_there_is_enough_of(by, is_shortage, make).await
+}
+
+/// The same. `is_short`: whether an error is a shortage of what it takes.
+///
+/// # Errors
+/// Those of the last attempt.
+pub async fn once_there_is_enough_of<T>(
+    by: Option<Instant>,
+    is_short: impl Fn(&io::Error) -> bool,
     mut make: impl FnMut() -> io::Result<T>,
 ) -> io::Result<T> {
     let begun = now();
     loop {
         match make() {
-            Err(error)
-                if is_shortage(&error) && elapsed(begun) < LONGEST && by.is_none_or(|by| now() < by) =>
-            {
+            Err(error) if is_short(&error) && elapsed(begun) < LONGEST && by.is_none_or(|by| now() < by) => {
                 debug!(%error, "trying again");
                 tokio::time::sleep(PAUSE).await;
             }
@@ -188,6 +230,9 @@ mod tests {
             [ATTEMPTS, ATTEMPTS + 1].map(|good| persisted(good, Errno::EPERM)),
             [Some(ATTEMPTS), None]
         );
+        let mut errors = [Errno::EMFILE; ATTEMPTS].into_iter().chain([Errno::EPERM]);
+        let mixed = || errors.next().map_or(Ok(7), |error| Err(io::Error::from(error).into()));
+        assert_eq!(persist(mixed, || true).ok(), Some(7), "a shortage takes no attempt of another failure's");
         let mut left = 3;
         let is_time = || {
             left -= 1;

@@ -16,7 +16,6 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
@@ -29,6 +28,7 @@ use crate::policy::ShutdownAuto;
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received, Signal};
 use crate::status::board::{ActionResult, Board};
+use crate::thread::aside;
 pub use actions::{Action, Processes, Shutdown, Spared};
 use again::DoneTask;
 use awaited::{Pointless, Rounds, Scope, Seen, TaskResult, awaited, carrier_leaves, unattributed_traces};
@@ -52,6 +52,14 @@ pub enum After {
     Command,
     /// A signal before the command: whoever asked wants proa itself to stop, and no sidecar's exit is waited for.
     EarlyStop,
+}
+
+impl After {
+    /// What it is where no command has started.
+    #[must_use]
+    pub fn no_command(asked: &StopRequests) -> Self {
+        if asked.is_empty() { Self::Command } else { Self::EarlyStop }
+    }
 }
 
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
@@ -417,8 +425,7 @@ async fn perform(
         Step::Kill(processes, signal) => {
             // /proc/PID/cmdline may block on a process that hangs (`mmap_lock`), and with it all that this thread does.
             let (processes, signal, snapshot) = (processes.clone(), *signal, snapshot.cloned());
-            let kill =
-                spawn_blocking(move || kill::kill_patiently(&processes, spared, signal, snapshot.as_ref()));
+            let kill = aside(move || kill::kill_patiently(&processes, spared, signal, snapshot.as_ref()));
             let killed = before(by, kill)
                 .await
                 .ok_or_else(|| "looking at the processes of the Pod takes too long".to_owned())?;

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 use http::header::{HOST, HeaderValue};
@@ -19,12 +19,12 @@ use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::lookup_host;
 use tokio_rustls::TlsConnector;
 use tower::{BoxError, Service, ServiceExt, service_fn};
 use tracing::debug;
 
 use crate::endpoint::{LOOPBACK, is_loopback_name};
+use crate::thread::aside;
 
 /// How long an answer's head may be, in bytes: several times what servers themselves accept of a request's.
 const LONGEST_HEAD: usize = 32 * 1024;
@@ -110,7 +110,8 @@ async fn tcp(uri: Uri) -> Result<TokioIo<tokio::net::TcpStream>, BoxError> {
         if is_loopback_name(name.as_str()) {
             return io::Result::Ok(LOOPBACK.map(|address| SocketAddr::new(address, 0)).to_vec().into_iter());
         }
-        Ok(lookup_host((name.as_str(), 0)).await?.collect::<Vec<_>>().into_iter())
+        let look_up = move || (name.as_str(), 0).to_socket_addrs();
+        Ok(aside(look_up).await??.collect::<Vec<_>>().into_iter())
     });
     let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.enforce_http(false);

@@ -20,6 +20,7 @@ use super::answer::{Failure, accepted};
 use super::{SERVICE_HOST, SERVICE_PORT};
 use crate::memory;
 use crate::policy::AskApi;
+use crate::shortage::is_shortage;
 use crate::transport;
 
 /// How the API server's audit log knows us.
@@ -90,6 +91,18 @@ pub struct Cluster {
     tls: Arc<Mutex<Option<Tls>>>,
 }
 
+/// A file of the service account that cannot be used just now.
+struct Unusable {
+    file: PathBuf,
+    error: io::Error,
+}
+
+impl From<Unusable> for NoApi {
+    fn from(Unusable { file, error }: Unusable) -> Self {
+        Self::ServiceAccount { file: file.display().to_string(), error: error.to_string() }
+    }
+}
+
 /// What a `ca.crt` came to.
 #[derive(Debug)]
 struct Tls {
@@ -103,7 +116,8 @@ pub(super) fn bounded(seconds: u64) -> Duration {
 }
 
 impl Cluster {
-    /// Checks that there is a server and a service account to ask it with.
+    /// Checks that there is a server and a service account to ask it with. One that cannot be read for want of something is one
+    /// all the same, and is read with each request.
     ///
     /// # Errors
     /// When the kubelet's variables or files are missing.
@@ -116,8 +130,11 @@ impl Cluster {
             authority: format!("{host}:{port}").parse().map_err(|_| NoApi::Server)?,
             tls: Arc::default(),
         };
-        cluster.token()?;
-        cluster.tls()?;
+        for file in [cluster.token().err(), cluster.tls().err()].into_iter().flatten() {
+            if !is_shortage(&file.error) {
+                return Err(file.into());
+            }
+        }
         Ok(cluster)
     }
 
@@ -126,7 +143,8 @@ impl Cluster {
     /// # Errors
     /// When their files cannot be read or make no sense, or there is no answer, or one that says no.
     pub(super) async fn send(&self, request: Request<Vec<u8>>) -> Result<Incoming, Failure> {
-        let (token, tls) = (self.token().map_err(Failure::Account)?, self.tls().map_err(Failure::Account)?);
+        let unusable = |file: Unusable| Failure::Account(file.into());
+        let (token, tls) = (self.token().map_err(unusable)?, self.tls().map_err(unusable)?);
         // Only questions are sent, and those have no body.
         let mut request = request.map(|_| Empty::<Bytes>::new());
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
@@ -142,23 +160,25 @@ impl Cluster {
         accepted(Box::pin(transport::send(request, Some(tls))).await.map_err(Failure::NoAnswer)?).await
     }
 
-    fn token(&self) -> Result<HeaderValue, NoApi> {
+    fn token(&self) -> Result<HeaderValue, Unusable> {
         memory::clear_what_is_freed();
-        let text = fs::read_to_string(self.file("token")).map_err(|error| self.unusable("token", &error))?;
+        let unusable = |error| self.unusable("token", error);
+        let text = fs::read_to_string(self.file("token")).map_err(unusable)?;
         let mut header = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
-            .map_err(|error| self.unusable("token", &error))?;
+            .map_err(|error| unusable(io::Error::other(error)))?;
         header.set_sensitive(true);
         Ok(header)
     }
 
     /// Made once for each content of `ca.crt`.
-    fn tls(&self) -> Result<Arc<ClientConfig>, NoApi> {
-        let pem = fs::read(self.file("ca.crt")).map_err(|error| self.unusable("ca.crt", &error))?;
+    fn tls(&self) -> Result<Arc<ClientConfig>, Unusable> {
+        let unusable = |error| self.unusable("ca.crt", error);
+        let pem = fs::read(self.file("ca.crt")).map_err(unusable)?;
         let mut known = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tls) = known.as_ref().filter(|tls| tls.pem == pem) {
             return Ok(Arc::clone(&tls.config));
         }
-        let config = client_config(&pem).map_err(|error| self.unusable("ca.crt", &error))?;
+        let config = client_config(&pem).map_err(unusable)?;
         *known = Some(Tls { pem, config: Arc::clone(&config) });
         Ok(config)
     }
@@ -167,8 +187,8 @@ impl Cluster {
         self.service_account.join(name)
     }
 
-    fn unusable(&self, name: &str, error: &dyn fmt::Display) -> NoApi {
-        NoApi::ServiceAccount { file: self.file(name).display().to_string(), error: error.to_string() }
+    fn unusable(&self, name: &str, error: io::Error) -> Unusable {
+        Unusable { file: self.file(name), error }
     }
 }
 

@@ -6,16 +6,17 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, StreamExt, unfold};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use crate::endpoint::{Address, DirectWait, Method, Request};
 use crate::http::{Answer, Client};
 use crate::tcp::{self, probe};
+use crate::thread::aside;
 
 /// The pause after the first look; doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -59,7 +60,8 @@ struct Probe {
 }
 
 enum Subject {
-    Http(Client),
+    /// The client is made once there is what it takes.
+    Http(Request, Option<Client>),
     Tcp(Address),
     File(Follow),
 }
@@ -67,9 +69,15 @@ enum Subject {
 impl Subject {
     fn new(wait: &DirectWait) -> Result<Self, String> {
         Ok(match wait {
-            DirectWait::Http(url) => Self::Http(
-                Client::new(Request::new(Method::Get, url.clone())).map_err(|unready| unready.why)?,
-            ),
+            DirectWait::Http(url) => {
+                let (request, mut client) = (Request::new(Method::Get, url.clone()), None);
+                if let Err(unready) = Client::prepared(&mut client, &request)
+                    && !unready.short
+                {
+                    return Err(unready.why);
+                }
+                Self::Http(request, client)
+            }
             DirectWait::Tcp(address) => Self::Tcp(address.clone()),
             DirectWait::File(path) => Self::File(Follow::new(path.clone())),
         })
@@ -79,7 +87,7 @@ impl Subject {
 impl Probe {
     async fn next(&mut self) -> Finding {
         loop {
-            match &self.subject {
+            match &mut self.subject {
                 Subject::File(follow) => follow.change_or(self.pause).await,
                 _ => sleep(self.pause).await,
             }
@@ -94,8 +102,11 @@ impl Probe {
 
     async fn look(&mut self) -> Finding {
         match &mut self.subject {
-            Subject::Http(client) => {
-                let answer = client.send(self.limit).await;
+            Subject::Http(request, client) => {
+                let answer = match Client::prepared(client, request) {
+                    Ok(client) => client.send(self.limit).await,
+                    Err(unready) => Answer::Short(unready.why),
+                };
                 if matches!(answer, Answer::None(_)) {
                     self.give_more_time();
                 }
@@ -139,12 +150,15 @@ fn judge(answer: Answer) -> Finding {
     }
 }
 
+/// Whether a file is there, and where news of its directory come from.
+type Seen = (io::Result<()>, Option<OwnedFd>);
+
 /// A file, and news of its directory where the kernel gives them.
 struct Follow {
     path: PathBuf,
     events: Option<AsyncFd<OwnedFd>>,
     /// A look that has not come back yet. A volume whose server is away may keep it for ever.
-    looking: Option<JoinHandle<(io::Result<()>, Option<OwnedFd>)>>,
+    looking: Option<BoxFuture<'static, io::Result<Seen>>>,
 }
 
 impl Follow {
@@ -155,10 +169,10 @@ impl Follow {
     /// Looks, for so long at most: in a thread of its own, which nobody has to wait for.
     async fn look(&mut self, limit: Duration) -> Option<Finding> {
         let (path, watched) = (self.path.clone(), self.events.is_some());
-        let looking = self.looking.get_or_insert_with(|| spawn_blocking(move || look(&path, watched)));
+        let looking = self.looking.get_or_insert_with(|| aside(move || look(&path, watched)).boxed());
         let looked = timeout(limit, looking).await.ok()?;
         self.looking = None;
-        let (found, events) = looked.unwrap_or_else(|panic| (Err(io::Error::other(panic)), None));
+        let (found, events) = looked.unwrap_or_else(|error| (Err(error), None));
         if let Some(events) = events {
             self.events = register(events).ok();
         }
@@ -171,7 +185,7 @@ impl Follow {
 
     /// Waits for news of the directory, and no longer than this: network filesystems have none for what
     /// another machine writes, and the directory may not be there yet (inotify(7), "Limitations and caveats").
-    async fn change_or(&self, pause: Duration) {
+    async fn change_or(&mut self, pause: Duration) {
         let Some(events) = &self.events else {
             return sleep(pause).await;
         };

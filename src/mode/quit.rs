@@ -6,7 +6,7 @@ use std::fmt::Write;
 use tracing::{info, warn};
 
 use super::inspector::Inspector;
-use super::{own_pod, patient_runtime, peers_beside};
+use super::{own_pod, patient_runtime, peers_beside, unable};
 use crate::budget::StopRequests;
 use crate::cluster::OwnPod;
 use crate::exit::Outcome;
@@ -27,7 +27,7 @@ use crate::warnings::{Asked, Warning, warnings};
 /// Carries the plan out.
 #[must_use]
 pub fn run(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
-    carry_out(plan, mounts, signals).unwrap_or_else(Outcome::Failed)
+    carry_out(plan, mounts, signals).unwrap_or_else(unable)
 }
 
 fn carry_out(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<Outcome> {

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use tracing::{info, warn};
 
 use super::companion::{Companion, Gated};
-use super::{PhaseRuntime, runtime, unable_sidecar};
+use super::{PhaseRuntime, unable_sidecar};
 use crate::child::{self, Child, Command};
 use crate::env_file::{self, EnvFiles};
 use crate::exit::Outcome;
@@ -71,9 +71,11 @@ fn carry_out(
 fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Result<Outcome> {
     let CommandDuty { command, env_files, stop, .. } = duty;
     let _phase = LogPhase::Command.enter();
-    let waiting = runtime()?;
+    let (waiting, mut signals) = match companion.runtime() {
+        Ok(made) => made,
+        Err(error) => return Ok(unable_sidecar(error)),
+    };
     let variables = waiting.block_on(async {
-        let mut signals = companion.signals.listen().context("cannot listen for signals")?;
         let read = async {
             let phase = Phase::Gate { stop: companion.stop_signal.get() };
             tokio::select! {
@@ -85,8 +87,10 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
                 },
             }
         };
-        anyhow::Ok(companion.server.during(&companion.board, read).await)
-    })?;
+        companion.server.during(&companion.board, read).await
+    });
+    // It may be what there is not enough of for the next.
+    drop((signals, waiting));
     let variables = match variables {
         Ok(variables) => variables,
         Err(outcome) => return Ok(outcome),
@@ -105,7 +109,7 @@ fn supervised(companion: &Companion<'_>, duty: CommandDuty<'_>) -> anyhow::Resul
     };
     companion.board.command_started();
     info!(pid = child.pid().as_raw(), program = %command.program.display(), "command started");
-    drop((variables, waiting));
+    drop(variables);
     memory::give_back();
     until_its_end(companion, child, stop, running)
 }

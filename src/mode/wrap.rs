@@ -26,6 +26,7 @@ use crate::exit::{Conclusion, Outcome};
 use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
 use crate::memory;
+use crate::peer::handover::Left;
 use crate::peer::{Message, Part, Peer, Peers, Presence};
 use crate::plan::Plan;
 use crate::pod::Snapshot;
@@ -79,7 +80,7 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals, mut asked: StopReque
     };
     let mut end = match unable {
         None => run.gate_and_command(asked).unwrap_or_else(|error| End::of(Outcome::Failed(error), None)),
-        Some(outcome) => End { asked, ..End::of(outcome, None) },
+        Some(outcome) => End { after: After::no_command(&asked), asked, ..End::of(outcome, None) },
     };
     run.board.gate_over();
     let code = end.outcome.code();
@@ -147,7 +148,7 @@ impl Run<'_> {
         let (waiting, mut listener) = match patient_runtime(self.signals, &Sight::none(), &mut asked) {
             Ok(made) => made,
             Err(error) => {
-                let after = if asked.is_empty() { After::Command } else { After::EarlyStop };
+                let after = After::no_command(&asked);
                 return Ok(End { outcome: unable(error), snapshot: None, after, asked });
             }
         };
@@ -173,7 +174,10 @@ impl Run<'_> {
         });
         let (running, mut signals) = match made {
             Ok(made) => made,
-            Err(error) => return Ok(End { outcome: unable(error), snapshot, after: After::Command, asked }),
+            Err(error) => {
+                let after = After::no_command(&asked);
+                return Ok(End { outcome: unable(error), snapshot, after, asked });
+            }
         };
         let spawned = child::spawn(&self.plan.command, &variables);
         drop((idle, variables));
@@ -325,8 +329,13 @@ impl Run<'_> {
         let left = match handover {
             None => None,
             Some(handover) => {
-                let left = heeding(signals, &sight, &mut asked, handover.withdraw()).await;
-                Some(left.unwrap_or_default())
+                let left = Left::default();
+                if heeding(signals, &sight, &mut asked, handover.withdraw(&left)).await.is_none() {
+                    warn!(
+                        "what other main containers have left to this one may not all be taken: this container is about to be killed"
+                    );
+                }
+                Some(left.into_messages())
             }
         };
         let last = Last::withdrawn(left, own, self.started);

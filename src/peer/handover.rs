@@ -48,27 +48,25 @@ impl Handover {
         Ok(Self { listener, spare, uid: peer.uid.clone() })
     }
 
-    /// Stops listening; returns the main containers that have ended and left the sidecars to this one.
-    pub async fn withdraw(mut self) -> Vec<Message> {
+    /// Stops listening, and takes what the main containers have `left` that have ended: who stops this half way has what came so far.
+    pub async fn withdraw(mut self, left: &Left) {
         // A listener that is shut down refuses connections, and those in its queue can still be accepted (unix(7);
         // `unix_stream_connect` and `unix_accept` in net/unix/af_unix.c): nothing is lost between the last look and the close.
         if let Err(error) = shutdown(self.listener.as_raw_fd(), Shutdown::Read) {
             debug!(%error, "cannot shut the listener down before its last connections are taken");
         }
-        let found = RefCell::new(BTreeMap::new());
         let begun = now();
         loop {
-            let (left, end) = self.queued();
-            let any = !left.is_empty();
+            let (queued, end) = self.queued();
+            let any = !queued.is_empty();
             // Side by side: nobody who is silent takes more time than one. Of each no more is kept than a line, and of all of them what
             // is new: who floods us must not have the kernel kill us for want of memory, and the exit code be lost.
-            let read = left.into_iter().map(async |stream| {
+            let read = queued.into_iter().map(async |stream| {
                 if Sender::of(&stream).is_of_another_pod(&self.uid) {
                     debug!("a process of another Pod is not heeded");
                     return;
                 }
-                let take = |message| note(&mut found.borrow_mut(), message);
-                let _ = timeout(LIMIT, read_lines(stream, take)).await;
+                let _ = timeout(LIMIT, read_lines(stream, |message| left.note(message))).await;
             });
             join_all(read).await;
             // What took descriptors has given them back; or somebody else does, later.
@@ -86,7 +84,6 @@ impl Handover {
                 None => break,
             }
         }
-        found.into_inner().into_iter().map(|(container, code)| Message { container, code }).collect()
     }
 
     /// The connections in the queue; an error: there are more, which a shortage keeps there.
@@ -118,10 +115,23 @@ async fn read_lines(stream: UnixStream, mut take: impl FnMut(Message)) {
     }
 }
 
-/// The last word on a container counts: it may have been started again.
-fn note(found: &mut BTreeMap<String, u8>, Message { container, code }: Message) {
-    if found.len() < MOST || found.contains_key(&container) {
-        found.insert(container, code);
+/// What other main containers have left to one: who of them has ended.
+#[derive(Debug, Default)]
+pub struct Left(RefCell<BTreeMap<String, u8>>);
+
+impl Left {
+    /// The last word on a container counts: it may have been started again.
+    fn note(&self, Message { container, code }: Message) {
+        let mut found = self.0.borrow_mut();
+        if found.len() < MOST || found.contains_key(&container) {
+            found.insert(container, code);
+        }
+    }
+
+    /// A message of each.
+    #[must_use]
+    pub fn into_messages(self) -> Vec<Message> {
+        self.0.into_inner().into_iter().map(|(container, code)| Message { container, code }).collect()
     }
 }
 
@@ -147,7 +157,13 @@ async fn leave_to(peer: &Peer, text: &str) -> io::Result<bool> {
         match connect(&peer.handover()).await {
             Ok(stream) if Sender::of(&stream).is_of_another_pod(&peer.uid) => return Ok(false),
             Ok(mut stream) => {
-                return Ok(matches!(timeout(LIMIT, stream.write_all(text.as_bytes())).await, Ok(Ok(()))));
+                return match timeout(LIMIT, stream.write_all(text.as_bytes())).await {
+                    Ok(Err(error)) if is_shortage(&error) => Err(error),
+                    // It has closed its queue meanwhile.
+                    Ok(Err(_)) => Ok(false),
+                    // What is not read is somebody's all the same.
+                    Ok(Ok(())) | Err(_) => Ok(true),
+                };
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(false),
             Err(error) if is_shortage(&error) => return Err(error),
@@ -211,6 +227,12 @@ mod tests {
         Message { container: container.into(), code }
     }
 
+    async fn withdrawn(handover: Handover) -> Vec<Message> {
+        let left = Left::default();
+        handover.withdraw(&left).await;
+        left.into_messages()
+    }
+
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
     }
@@ -222,7 +244,7 @@ mod tests {
             let left =
                 hand_over(vec![peer("left-to"), peer("left-to-nobody")], &[from("a", 3), from("b", 0)]).await;
             assert_eq!(left.unwrap(), BTreeSet::from(["left-to".to_owned()]));
-            assert_eq!(handover.withdraw().await, [from("a", 3), from("b", 0)]);
+            assert_eq!(withdrawn(handover).await, [from("a", 3), from("b", 0)]);
         });
     }
 
@@ -232,7 +254,7 @@ mod tests {
         let uid = peer("").uid;
         assert!(Sockets::of(&uid).mains.contains("withdrawn"));
         block_on(async {
-            handover.withdraw().await;
+            withdrawn(handover).await;
             assert!(hand_over(vec![peer("withdrawn")], &[from("a", 0)]).await.unwrap().is_empty());
         });
         let sockets = Sockets::of(&uid);
@@ -249,9 +271,26 @@ mod tests {
             }
             let begun = std::time::Instant::now();
             hand_over(vec![peer("pestered-main")], &[from("a", 0)]).await.unwrap();
-            assert_eq!(handover.withdraw().await, [from("a", 0)]);
+            assert_eq!(withdrawn(handover).await, [from("a", 0)]);
             assert!(begun.elapsed() < LIMIT * 5, "{:?}", begun.elapsed());
         });
+    }
+
+    /// As where the container is about to be killed.
+    #[test]
+    fn who_stops_half_way_has_what_came_so_far() {
+        let (_there, handover) = main("half-way");
+        let left = Left::default();
+        block_on(async {
+            let _silent = connect(&peer("half-way").handover()).await.unwrap();
+            hand_over(vec![peer("half-way")], &[from("a", 3)]).await.unwrap();
+            tokio::select! {
+                biased;
+                () = handover.withdraw(&left) => panic!("one is silent"),
+                () = async { while left.0.borrow().is_empty() { sleep(Duration::from_millis(1)).await } } => {}
+            }
+        });
+        assert_eq!(left.into_messages(), [from("a", 3)]);
     }
 
     #[test]
@@ -282,7 +321,7 @@ mod tests {
                         scope.spawn(move || {
                             barrier.wait();
                             block_on(async {
-                                handover.withdraw().await;
+                                withdrawn(handover).await;
                                 let others = (0..TOGETHER).filter(|other| *other != number);
                                 let others = others.map(|other| peer(&name(other))).collect();
                                 let left = hand_over(others, &[from(&name(number), 0)]).await;

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use crate::deadline::{before, elapsed, now};
 use crate::endpoint::Request;
-use crate::http::{Answer, Client, Unready};
+use crate::http::{Answer, Client};
 use crate::shortage;
 
 /// How long one attempt may take.
@@ -156,7 +156,7 @@ async fn persist(request: &Request, last: &mut Failure) -> Result<Done, Failure>
     let mut reached = false;
     let mut pauses = PAUSES.into_iter();
     loop {
-        let answer = match prepared(&mut client, request) {
+        let answer = match Client::prepared(&mut client, request) {
             Ok(client) => client.send(ATTEMPT).await,
             Err(unready) if unready.short => Answer::Short(unready.why),
             Err(unready) => return Err(Failure::NoAnswer(unready.why)),
@@ -181,13 +181,6 @@ async fn persist(request: &Request, last: &mut Failure) -> Result<Done, Failure>
             },
         }
         reached |= connected;
-    }
-}
-
-fn prepared<'a>(client: &'a mut Option<Client>, request: &Request) -> Result<&'a Client, Unready> {
-    match client {
-        Some(client) => Ok(client),
-        None => Ok(client.insert(Client::new(request.clone())?)),
     }
 }
 

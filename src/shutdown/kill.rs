@@ -213,9 +213,14 @@ fn sent(process: &Process, signal: Signal) -> bool {
 }
 
 fn visible_processes() -> io::Result<Vec<Process>> {
-    let entries = unless_short(fs::read_dir("/proc"))?.into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| Process::read(pid).transpose()).collect()
+    let mut found = Vec::new();
+    for entry in unless_short(fs::read_dir("/proc"))?.into_iter().flatten() {
+        let pid = unless_short(entry)?.and_then(|entry| entry.file_name().to_str()?.parse().ok());
+        if let Some(pid) = pid {
+            found.extend(Process::read(pid)?);
+        }
+    }
+    Ok(found)
 }
 
 impl Process {

@@ -17,10 +17,10 @@ use crate::filter;
 use crate::support::http::Endpoint;
 use crate::support::{Dir, Held, PATIENCE, PROA, Proa, Running, World, children, eventually, send, unshare};
 
-const DONE: &str = "terminated: {exitCode: 0, reason: Completed}";
+pub(crate) const DONE: &str = "terminated: {exitCode: 0, reason: Completed}";
 
 /// A Pod of `main`, `second` and a sidecar that is ready. `command`: of the main containers, where the manifest shows it.
-fn pod(policy: &str, command: &str) -> World {
+pub(crate) fn pod(policy: &str, command: &str) -> World {
     World::of(&format!(
         "
 metadata: {{name: pod, namespace: default}}
@@ -41,18 +41,18 @@ status:
 }
 
 /// The manifest shows what they are.
-const SHOWN: &str = "command: [/proa, --, work]";
+pub(crate) const SHOWN: &str = "command: [/proa, --, work]";
 /// The image's entrypoint hides it.
-const HIDDEN: &str = "args: [work]";
+pub(crate) const HIDDEN: &str = "args: [work]";
 /// What one says that could open no socket.
 const UNSEEN: &str = "cannot be seen by other proas of this Pod";
 
 /// proa in `main` and in `second`.
-fn both(world: &World) -> Option<(Proa, Proa)> {
+pub(crate) fn both(world: &World) -> Option<(Proa, Proa)> {
     Some((world.mounted("main", "pod")?, world.mounted("second", "pod")?))
 }
 
-fn answering() -> (Endpoint, [String; 2]) {
+pub(crate) fn answering() -> (Endpoint, [String; 2]) {
     let web = Endpoint::ok();
     let flags = ["--shutdown-http-post".to_owned(), web.url()];
     (web, flags)
@@ -565,6 +565,26 @@ fn a_denial_that_lasts_ends_the_wait_for_a_main_container_without_proa() {
     main.finish().expect(0, &[]);
 }
 
+/// Who was denied may still see later that there is nobody to wait for.
+#[test]
+fn a_pod_that_is_gone_by_the_end_of_a_denial_is_not_waited_for() {
+    let world = pod("Never", HIDDEN);
+    let Some(main) = world.mounted("main", "pod") else { return };
+    let (web, flags) = answering();
+    let held = Held::in_dir(&world.dir, "exit 4");
+    let main = main.flags(&flags).flags(["--main=second", "--log-level=debug"]).start(&held.command);
+    main.wait_stdout("up");
+    world.cluster.authorize(Access::to(&[]));
+    world.cluster.hang_up();
+    held.let_go();
+    main.wait_stderr("waiting for `second` (running)");
+    main.wait_stderr("is forbidden");
+    world.cluster.remove("default", "pod");
+    world.cluster.authorize(Access::to(&["watch"]));
+    main.finish().expect(4, &["sidecars are left running: the Pod is gone"]);
+    assert_eq!(web.more_requests(), 0);
+}
+
 /// The API server denies us for so long that nothing of it is waited for any more.
 #[test]
 fn out_of_sight_of_the_pod_a_wrapped_sidecar_hears_of_one_that_was_killed() {
@@ -591,7 +611,7 @@ fn out_of_sight_of_the_pod_a_wrapped_sidecar_hears_of_one_that_was_killed() {
 }
 
 /// A sidecar that proa wraps and that sees nothing of the Pod.
-fn wrapped(world: &World) -> Option<Running> {
+pub(crate) fn wrapped(world: &World) -> Option<Running> {
     let web = world.mounted("web", "pod")?.sidecar("web");
     let web = web.flags(["--api=off", "--until-exit=main", "--until-exit=second"]);
     let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);

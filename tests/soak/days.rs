@@ -75,7 +75,7 @@ pub(crate) fn gate(_: &str, size: Size) -> Result<Vec<Row>> {
     };
     let plan = Plan::new(*cli, &environment(&place)).map_err(|invalid| anyhow!("{invalid:?}"))?;
     let mounts = mounts(&place, "main");
-    let identity = Identity::find(&plan.claim, &mounts, &plan.api.service_account);
+    let identity = Identity::find(&plan.claim, &mounts, &plan.api.service_account)?;
     let identity = identity.map_err(|unknown| anyhow!("{unknown}"))?;
     let own_pod = OwnPod { cluster: Cluster::new(&plan.api)?, identity };
     let signals = Signals::register()?;

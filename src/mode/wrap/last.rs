@@ -285,7 +285,10 @@ impl Last {
                         sight.snapshot = Some(snapshot);
                         (sight.fresh, unwatched, blind) = (true, false, Blind::default());
                     }
-                    Observation::Gone => return true,
+                    Observation::Gone => {
+                        info!("sidecars are left running: the Pod is gone");
+                        return true;
+                    }
                     Observation::Trouble(trouble) => {
                         // A main container may start and be killed meanwhile.
                         sight.fresh = false;

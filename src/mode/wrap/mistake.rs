@@ -17,7 +17,7 @@ use crate::deadline::{now, until};
 use crate::exit::Outcome;
 use crate::identity::{Mounts, came_later};
 use crate::mode::inspector::Inspector;
-use crate::mode::{afterwards, appear, is_outside, own_pod, patient_runtime};
+use crate::mode::{afterwards, appear, is_outside, own_pod, patient_runtime, patiently};
 use crate::peer::handover::Sockets;
 use crate::peer::{Part, Presence};
 use crate::plan::Plan;
@@ -50,13 +50,16 @@ pub fn end_sidecars(
     presence: Option<Presence>,
     mut asked: StopRequests,
 ) -> Option<Remaining> {
-    if plan.disabled || is_outside(&plan.api, mounts) || came_later() {
+    if plan.disabled || is_outside(&plan.api, mounts) {
         return None;
     }
-    // What follows takes a failure for an answer: a service account that cannot be opened is none.
-    if let Err(error) = patient_runtime(signals, &Sight::none(), &mut asked) {
-        error!("shutting down the sidecars failed: {error:#}");
-        return None;
+    match patiently(&Sight::none(), &mut asked, || Ok(came_later()?)) {
+        Ok(false) => {}
+        Ok(true) => return None,
+        Err(error) => {
+            error!("shutting down the sidecars failed: {error:#}");
+            return None;
+        }
     }
     // Another proa in this container ends them.
     let started = now();
@@ -71,11 +74,15 @@ pub fn end_sidecars(
     let run = Run { plan, mounts, own_pod, signals, server, board, presence, started, inspector };
     run.board.gate_over();
     afterwards(|| {
-        // Who asks us to stop has no time for it.
+        // Who asks us to stop has no time for it, nor for anybody's exit where no command was to need them.
+        let after = match outcome {
+            Outcome::Panicked(Some(_)) => After::Command,
+            _ => After::no_command(&asked),
+        };
         let Seen { snapshot, after, asked } = if asked.is_empty() {
             run.until_they_have_started(code, asked)?
         } else {
-            Seen { snapshot: None, after: After::Command, asked }
+            Seen { snapshot: None, after, asked }
         };
         run.end_sidecars(code, snapshot, after, asked, Need::Usual)
     })
