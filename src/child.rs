@@ -176,7 +176,7 @@ fn fork(image: Image, origin: &'static Origin, terminal: Option<&Terminal>) -> i
     // thread, and the C library's fork keeps its allocator usable beside a resolver thread that still hangs.
     unsafe { builder.pre_exec(hook) };
     // The handle is dropped without a wait: the reaper alone collects children.
-    let child = builder.spawn()?;
+    let child = outlast_lack_of_processes(|| builder.spawn())?;
     Ok(Pid::from_raw(child.id().cast_signed()))
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::memory;
 use crate::policy::Precedence;
-use crate::shortage::outlast_shortage;
+use crate::shortage::{PATIENCE, outlast_shortage};
 use crate::thread::aside;
 
 /// How long files may take to be read.
@@ -89,7 +89,7 @@ pub async fn read(files: &EnvFiles) -> Result<Variables, Unusable> {
     memory::clear_what_is_freed();
     let copy = files.clone();
     let failed = |why| Err(Unusable::Unread(first.clone(), why));
-    match timeout(LIMIT, aside(move || read_all(&copy))).await {
+    match timeout(LIMIT, aside(PATIENCE, move || read_all(&copy))).await {
         Ok(Ok(variables)) => variables,
         Ok(Err(error)) => failed(error),
         Err(_) => {

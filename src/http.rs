@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::causes::{cause, causes};
 use crate::endpoint::{Method, Request, without_secrets};
-use crate::shortage::is_shortage;
+use crate::shortage::{is_lack_of_processes, is_shortage};
 use crate::transport::{self, Failure};
 
 /// What came of a request.
@@ -100,7 +100,7 @@ impl Client {
             Err(_) if self.request.url.is_loopback() => Answer::Broken(silent()),
             Err(_) => Answer::None(silent()),
             Ok(Err(failure @ Failure::Connect(_))) if self.is_refused(&failure) => Answer::Refused,
-            Ok(Err(failure @ Failure::Connect(_))) if cause(&failure).is_some_and(is_shortage) => {
+            Ok(Err(failure @ Failure::Connect(_))) if cause(&failure).is_some_and(is_lack_of_processes) => {
                 Answer::Short(causes(&failure))
             }
             Ok(Err(failure @ Failure::Connect(_))) => Answer::None(causes(&failure)),

@@ -16,7 +16,9 @@ use proa::identity::Mounts;
 use proa::memory::Clearing;
 use proa::mode::sidecar::CommandDuty;
 use proa::mode::wrap::{mistake, resumed};
-use proa::mode::{helper, install, patiently, quit, sidecar, unable, unable_sidecar, wait, wrap};
+use proa::mode::{
+    helper, install, patiently, quit, sidecar, unable, unable_quit, unable_sidecar, wait, wrap,
+};
 use proa::peer::Presence;
 use proa::plan::quit::QuitPlan;
 use proa::plan::sidecar::{Duty, SidecarPlan};
@@ -218,7 +220,7 @@ fn quit_alone(cli: QuitCli, mounts: &Mounts) -> (Conclusion, Option<PathBuf>) {
     let message_path = cli.output.termination_message_path.clone();
     let outcome = match (QuitPlan::new(cli, &environment()), registered(&mut StopRequests::default())) {
         (Err(invalid), _) => Outcome::Invalid(invalid),
-        (_, Err(error)) => unable(error),
+        (_, Err(error)) => unable_quit(error),
         (Ok(plan), Ok(signals)) => quit::run(&plan, mounts, &signals),
     };
     (outcome.into(), message_path)

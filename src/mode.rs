@@ -149,7 +149,8 @@ fn own_pod(
         );
         return Ok(None);
     }
-    let cluster = match Cluster::new(api) {
+    // One that cannot be opened for want of descriptors may be there or not.
+    let cluster = match patiently(&Sight::none(), asked, || Ok(Cluster::new(api)?)).map_err(unable)? {
         Ok(cluster) => cluster,
         // Whoever has put proa here did not know; whoever has given it direct waits did.
         Err(none) if api.ask == AskApi::Optional => {
@@ -179,12 +180,12 @@ const EVENTS: usize = 32;
 
 /// Each phase has a runtime of its own, so that its connections and memory end with it: while the command
 /// runs, what is left are the signals.
-fn runtime() -> anyhow::Result<PhaseRuntime> {
+fn runtime() -> anyhow::Result<Runtime> {
     build(Builder::new_current_thread().enable_time())
 }
 
 /// For a phase that waits for signals and for nothing else, as long as it takes: one without timers is half as large.
-fn runtime_without_timers() -> anyhow::Result<PhaseRuntime> {
+fn runtime_without_timers() -> anyhow::Result<Runtime> {
     build(&mut Builder::new_current_thread())
 }
 
@@ -193,7 +194,7 @@ fn patient_runtime<'s>(
     signals: &'s Signals,
     known: &Sight,
     asked: &mut StopRequests,
-) -> anyhow::Result<(PhaseRuntime, Listener<'s>)> {
+) -> anyhow::Result<(Runtime, Listener<'s>)> {
     patiently(known, asked, || {
         let runtime = try_build(Builder::new_current_thread().enable_time()).context(NO_RUNTIME)?;
         let listener =
@@ -252,6 +253,22 @@ pub fn unable_sidecar(error: anyhow::Error) -> Outcome {
     of_sidecar(unable(error))
 }
 
+/// Who was to shut the sidecars down, and is asked to stop before it has, has not.
+fn of_quit(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Stopped(_) => {
+            Outcome::NotShutDown(vec!["any sidecar, since proa was asked to stop first".to_owned()])
+        }
+        outcome => outcome,
+    }
+}
+
+/// The outcome of [`unable`] in `proa quit`.
+#[must_use]
+pub fn unable_quit(error: anyhow::Error) -> Outcome {
+    of_quit(unable(error))
+}
+
 /// A sidecar that is asked to stop has come to its end thereby.
 fn of_sidecar(outcome: Outcome) -> Outcome {
     match outcome {
@@ -260,30 +277,12 @@ fn of_sidecar(outcome: Outcome) -> Outcome {
     }
 }
 
-fn build(builder: &mut Builder) -> anyhow::Result<PhaseRuntime> {
+fn build(builder: &mut Builder) -> anyhow::Result<Runtime> {
     outlast(|| try_build(builder)).context(NO_RUNTIME)
 }
 
-fn try_build(builder: &mut Builder) -> io::Result<PhaseRuntime> {
-    Ok(PhaseRuntime(Some(builder.enable_io().max_io_events_per_tick(EVENTS).build()?)))
+fn try_build(builder: &mut Builder) -> io::Result<Runtime> {
+    builder.enable_io().max_io_events_per_tick(EVENTS).build()
 }
 
 const NO_RUNTIME: &str = "cannot start the runtime";
-
-/// A runtime that ends at once when it is dropped, where the library's own would wait for a name look-up that
-/// hangs, which no deadline and no signal could end.
-struct PhaseRuntime(Option<Runtime>);
-
-impl PhaseRuntime {
-    fn block_on<T>(&self, phase: impl Future<Output = T>) -> T {
-        self.0.as_ref().expect("there until it is dropped").block_on(phase)
-    }
-}
-
-impl Drop for PhaseRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}

@@ -110,9 +110,9 @@ impl Peer {
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(Unannounced::Failed(error)),
             Err(_) => match owner(&self.presence()) {
                 Ok(owner) if owner.is_in_our_container() => Err(Unannounced::Taken(self.container)),
-                Ok(_) => Err(Unannounced::Stranger(self.container)),
-                // Who that is cannot be told now; or it has just gone.
-                Err(error) => Err(Unannounced::Failed(error)),
+                // Who that is cannot be told yet.
+                Err(error) if is_shortage(&error) => Err(Unannounced::Failed(error)),
+                Ok(_) | Err(_) => Err(Unannounced::Stranger(self.container)),
             },
         }
     }

@@ -17,6 +17,8 @@ const ATTEMPTS: usize = 5;
 const ATTEMPTS_IN_THE_END: usize = 150;
 /// How long until the next.
 pub const PAUSE: Duration = Duration::from_millis(100);
+/// How long a refusal waits that would follow from a shortage.
+pub const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long it may keep the sidecars from being shut down.
 pub const LONGEST: Duration = Duration::from_secs(15);

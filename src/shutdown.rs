@@ -25,6 +25,7 @@ use crate::deadline::{before, now, until};
 use crate::peer::{Message, Peer, Peers, Reply};
 use crate::pod::{Snapshot, State, list};
 use crate::policy::ShutdownAuto;
+use crate::shortage::LONGEST;
 use crate::signal::stream::Listener;
 use crate::signal::{Phase, Received, Signal};
 use crate::status::board::{ActionResult, Board};
@@ -52,14 +53,6 @@ pub enum After {
     Command,
     /// A signal before the command: whoever asked wants proa itself to stop, and no sidecar's exit is waited for.
     EarlyStop,
-}
-
-impl After {
-    /// What it is where no command has started.
-    #[must_use]
-    pub fn no_command(asked: &StopRequests) -> Self {
-        if asked.is_empty() { Self::Command } else { Self::EarlyStop }
-    }
 }
 
 /// Runs the actions, then waits for the sidecars to exit. Whatever goes wrong is logged: the outcome is
@@ -425,7 +418,8 @@ async fn perform(
         Step::Kill(processes, signal) => {
             // /proc/PID/cmdline may block on a process that hangs (`mmap_lock`), and with it all that this thread does.
             let (processes, signal, snapshot) = (processes.clone(), *signal, snapshot.cloned());
-            let kill = aside(move || kill::kill_patiently(&processes, spared, signal, snapshot.as_ref()));
+            let kill =
+                aside(LONGEST, move || kill::kill_patiently(&processes, spared, signal, snapshot.as_ref()));
             let killed = before(by, kill)
                 .await
                 .ok_or_else(|| "looking at the processes of the Pod takes too long".to_owned())?;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
@@ -111,7 +112,7 @@ async fn tcp(uri: Uri) -> Result<TokioIo<tokio::net::TcpStream>, BoxError> {
             return io::Result::Ok(LOOPBACK.map(|address| SocketAddr::new(address, 0)).to_vec().into_iter());
         }
         let look_up = move || (name.as_str(), 0).to_socket_addrs();
-        Ok(aside(look_up).await??.collect::<Vec<_>>().into_iter())
+        Ok(aside(Duration::ZERO, look_up).await??.collect::<Vec<_>>().into_iter())
     });
     let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.enforce_http(false);

@@ -78,7 +78,15 @@ class T:
 
     def grant(self, *verbs, resource="pods"):
         """Let the namespace's default service account do this, and nothing else."""
+        self.role(*verbs, resource=resource)
+        self.bind()
+
+    def role(self, *verbs, resource="pods"):
+        """The Role of `grant`, which nobody has yet."""
         self.kubectl("create", "role", "granted", f"--verb={','.join(verbs)}", f"--resource={resource}")
+
+    def bind(self):
+        """Give it to the service account."""
         account = f"--serviceaccount={self.namespace}:default"
         self.kubectl("create", "rolebinding", "granted", "--role=granted", account)
 
@@ -183,14 +191,16 @@ class T:
         for name in self.history(pod)[-1].containers():
             command = self.kubectl.command("logs", pod, "-c", name, "--timestamps", "--follow")
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace")
-            followed.append((name, process))
+            # Whoever has a line has reached the kubelet, and gets the others.
+            first = process.stdout.readline() if self.logs(pod, name) else ""
+            followed.append((name, process, first))
 
         def lines():
             read = []
-            for name, process in followed:
+            for name, process, first in followed:
                 text, _ = process.communicate(timeout=60)
                 # The kubelet may end with a complaint of its own that the container is gone.
-                read += [Line(name, line) for line in text.splitlines() if Line.STAMP.match(line)]
+                read += [Line(name, line) for line in (first + text).splitlines() if Line.STAMP.match(line)]
             return sorted(read, key=lambda line: line.at)
 
         return lines

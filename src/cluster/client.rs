@@ -116,26 +116,28 @@ pub(super) fn bounded(seconds: u64) -> Duration {
 }
 
 impl Cluster {
-    /// Checks that there is a server and a service account to ask it with. One that cannot be read for want of something is one
-    /// all the same, and is read with each request.
+    /// Checks that there is a server and a service account to ask it with.
     ///
     /// # Errors
-    /// When the kubelet's variables or files are missing.
-    pub fn new(server: &ApiServer) -> Result<Self, NoApi> {
-        let (host, port) = server.address.as_ref().ok_or(NoApi::Server)?;
+    /// When the system is short of what it takes, which says nothing; and when the kubelet's variables or files are missing.
+    pub fn new(server: &ApiServer) -> io::Result<Result<Self, NoApi>> {
+        let Some(cluster) = Self::at(server) else { return Ok(Err(NoApi::Server)) };
+        match cluster.token().err().or_else(|| cluster.tls().err()) {
+            None => Ok(Ok(cluster)),
+            Some(unusable) if is_shortage(&unusable.error) => Err(unusable.error),
+            Some(unusable) => Ok(Err(unusable.into())),
+        }
+    }
+
+    fn at(server: &ApiServer) -> Option<Self> {
+        let (host, port) = server.address.as_ref()?;
         // An IPv6 address stands in brackets.
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let cluster = Self {
+        Some(Self {
             service_account: server.service_account.clone(),
-            authority: format!("{host}:{port}").parse().map_err(|_| NoApi::Server)?,
+            authority: format!("{host}:{port}").parse().ok()?,
             tls: Arc::default(),
-        };
-        for file in [cluster.token().err(), cluster.tls().err()].into_iter().flatten() {
-            if !is_shortage(&file.error) {
-                return Err(file.into());
-            }
-        }
-        Ok(cluster)
+        })
     }
 
     /// Sends a request, with the token and the authority of now: both rotate (KEP-1205).

@@ -169,7 +169,8 @@ impl Follow {
     /// Looks, for so long at most: in a thread of its own, which nobody has to wait for.
     async fn look(&mut self, limit: Duration) -> Option<Finding> {
         let (path, watched) = (self.path.clone(), self.events.is_some());
-        let looking = self.looking.get_or_insert_with(|| aside(move || look(&path, watched)).boxed());
+        let looking =
+            self.looking.get_or_insert_with(|| aside(Duration::ZERO, move || look(&path, watched)).boxed());
         let looked = timeout(limit, looking).await.ok()?;
         self.looking = None;
         let (found, events) = looked.unwrap_or_else(|error| (Err(error), None));

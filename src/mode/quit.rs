@@ -6,7 +6,7 @@ use std::fmt::Write;
 use tracing::{info, warn};
 
 use super::inspector::Inspector;
-use super::{own_pod, patient_runtime, peers_beside, unable};
+use super::{of_quit, own_pod, patient_runtime, peers_beside, unable_quit};
 use crate::budget::StopRequests;
 use crate::cluster::OwnPod;
 use crate::exit::Outcome;
@@ -27,7 +27,7 @@ use crate::warnings::{Asked, Warning, warnings};
 /// Carries the plan out.
 #[must_use]
 pub fn run(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> Outcome {
-    carry_out(plan, mounts, signals).unwrap_or_else(unable)
+    carry_out(plan, mounts, signals).unwrap_or_else(unable_quit)
 }
 
 fn carry_out(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> anyhow::Result<Outcome> {
@@ -39,7 +39,7 @@ fn carry_out(plan: &QuitPlan, mounts: &Mounts, signals: &Signals) -> anyhow::Res
     let (mut asked, dispensable) = (StopRequests::default(), plan.api_is_dispensable());
     let own_pod = match own_pod(&plan.claim, &plan.api, mounts, dispensable, &mut asked) {
         Ok(own_pod) => own_pod,
-        Err(outcome) => return Ok(outcome),
+        Err(outcome) => return Ok(of_quit(outcome)),
     };
     let board = Board::default();
     board.gate_over();

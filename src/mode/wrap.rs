@@ -9,12 +9,13 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::Context;
+use tokio::runtime::Runtime;
 use tracing::{debug, info, warn};
 
 use super::inspector::Inspector;
 use super::{
-    PhaseRuntime, afterwards, announce, announce_disabled, appear, collect_orphans, heeding, is_outside,
-    own_pod, patient_runtime, peers_beside, runtime, runtime_without_timers, unable,
+    afterwards, announce, announce_disabled, appear, collect_orphans, heeding, is_outside, own_pod,
+    patient_runtime, peers_beside, runtime, runtime_without_timers, unable,
 };
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
@@ -80,7 +81,7 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals, mut asked: StopReque
     };
     let mut end = match unable {
         None => run.gate_and_command(asked).unwrap_or_else(|error| End::of(Outcome::Failed(error), None)),
-        Some(outcome) => End { after: After::no_command(&asked), asked, ..End::of(outcome, None) },
+        Some(outcome) => End { after: after(&outcome, &asked), asked, ..End::of(outcome, None) },
     };
     run.board.gate_over();
     let code = end.outcome.code();
@@ -129,6 +130,12 @@ impl End {
         Self { outcome, snapshot, after: After::Command, asked: StopRequests::default() }
     }
 
+    /// What came of what could not be made before the command.
+    fn unable(error: anyhow::Error, snapshot: Option<Snapshot>, asked: StopRequests) -> Self {
+        let outcome = unable(error);
+        Self { after: after(&outcome, &asked), outcome, snapshot, asked }
+    }
+
     /// `asked`: what was known of it before this was read.
     fn closed(Closed { snapshot, cause }: Closed, mut asked: StopRequests) -> Self {
         match cause {
@@ -141,6 +148,16 @@ impl End {
     }
 }
 
+/// What the sidecars are shut down after. Where no command has needed them nobody who is asked to stop has time for their exit.
+fn after(outcome: &Outcome, asked: &StopRequests) -> After {
+    match outcome {
+        Outcome::Ended(_) | Outcome::LostSidecar { .. } | Outcome::Panicked(Some(_)) => After::Command,
+        Outcome::Stopped(_) => After::EarlyStop,
+        _ if asked.is_empty() => After::Command,
+        _ => After::EarlyStop,
+    }
+}
+
 impl Run<'_> {
     /// `asked`: what of it is still to be read.
     fn gate_and_command(&self, mut asked: StopRequests) -> anyhow::Result<End> {
@@ -148,8 +165,7 @@ impl Run<'_> {
         let (waiting, mut listener) = match patient_runtime(self.signals, &Sight::none(), &mut asked) {
             Ok(made) => made,
             Err(error) => {
-                let after = After::no_command(&asked);
-                return Ok(End { outcome: unable(error), snapshot: None, after, asked });
+                return Ok(End::unable(error, None, asked));
             }
         };
         let passed = self.gate(asked, &mut listener);
@@ -174,10 +190,7 @@ impl Run<'_> {
         });
         let (running, mut signals) = match made {
             Ok(made) => made,
-            Err(error) => {
-                let after = After::no_command(&asked);
-                return Ok(End { outcome: unable(error), snapshot, after, asked });
-            }
+            Err(error) => return Ok(End::unable(error, snapshot, asked)),
         };
         let spawned = child::spawn(&self.plan.command, &variables);
         drop((idle, variables));
@@ -201,7 +214,7 @@ impl Run<'_> {
         Ok(End { outcome, snapshot, after: After::Command, asked })
     }
 
-    fn runtime_for_command(&self) -> anyhow::Result<(PhaseRuntime, Listener<'_>)> {
+    fn runtime_for_command(&self) -> anyhow::Result<(Runtime, Listener<'_>)> {
         let by_signals_alone =
             self.plan.status.is_none() && self.plan.on_sidecar_exit == OnSidecarExit::Ignore;
         let running = if by_signals_alone { runtime_without_timers() } else { runtime() }?;

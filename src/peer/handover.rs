@@ -139,16 +139,19 @@ impl Left {
 /// sidecars any more.
 ///
 /// # Errors
-/// When the system is short of what it takes to ask one of them, which says nothing.
+/// When none is seen to, and the system is short of what it takes to ask one of them, which says nothing.
 pub async fn hand_over(peers: Vec<Peer>, ended: &[Message]) -> io::Result<BTreeSet<String>> {
     let text: String = ended.iter().map(ToString::to_string).collect();
-    let mut listening = BTreeSet::new();
+    let (mut listening, mut short) = (BTreeSet::new(), None);
     for peer in peers {
-        if leave_to(&peer, &text).await? {
-            listening.insert(peer.container);
+        match leave_to(&peer, &text).await {
+            Ok(true) => drop(listening.insert(peer.container)),
+            Ok(false) => {}
+            Err(error) => short = Some(error),
         }
     }
-    Ok(listening)
+    // Who listens keeps the sidecars, whoever else there is.
+    short.filter(|_| listening.is_empty()).map_or(Ok(listening), Err)
 }
 
 async fn leave_to(peer: &Peer, text: &str) -> io::Result<bool> {

@@ -48,7 +48,7 @@ fn a_request_that_fails_is_reported_with_the_annotation_that_gives_it() {
     let off = Endpoint::replying(vec![Reply::Status(404, None)]);
     let world = annotated(&[("web.shutdown", &format!("POST {}", at(&off)))]);
     world.make_ready("web");
-    let finished = world.proa().flag("--shutdown-timeout=300ms").run(["sh", "-c", "exit 4"]);
+    let finished = world.proa().flag("--shutdown-timeout=1s").run(["sh", "-c", "exit 4"]);
     finished.expect(4, &["/here: 404", "annotation proa.ironcorelabs.com/web.shutdown says"]);
 }
 

@@ -99,7 +99,7 @@ fn a_certificate_of_another_authority_is_not_trusted() {
         .proa()
         .flag("--service-account-dir")
         .flag(&account)
-        .flag("--ready-timeout=500ms")
+        .flag("--ready-timeout=3s")
         .run(["true"])
         .expect(75, &["certificate"]);
     assert_eq!(world.cluster.requests().len(), 0, "the token was not shown to a stranger");

@@ -100,7 +100,7 @@ fn what_is_missing_is_named_when_time_runs_out() {
     let refused = refusing_url();
     world
         .proa()
-        .flags(["--wait-http-get", &broken.url(), "--wait-http-get", &refused, "--ready-timeout=300ms"])
+        .flags(["--wait-http-get", &broken.url(), "--wait-http-get", &refused, "--ready-timeout=3s"])
         .run(["echo", "up"])
         .expect(75, &[&format!("{} (500)", broken.url()), &format!("{refused} (connection refused)")]);
     assert!(world.termination_message().contains("(500)"));
@@ -155,7 +155,7 @@ fn a_sidecar_that_does_not_end_is_waited_for_until_the_deadline_without_the_api_
     let quit = Endpoint::ok();
     world
         .proa()
-        .flags(["--api=off", "--shutdown-timeout=500ms", "-p", &quit.url()])
+        .flags(["--api=off", "--shutdown-timeout=1s", "-p", &quit.url()])
         .run(["sh", "-c", "exit 4"])
         .expect(4, &["still listening when --shutdown-timeout ran out"]);
 }
@@ -247,7 +247,7 @@ fn where_nothing_depends_on_the_api_a_denial_keeps_no_command_from_starting() {
 fn where_nothing_depends_on_the_api_no_answer_keeps_no_command_from_starting() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     // What cannot be reached may be a mesh's fault, and one that hangs may answer yet: both have the time that there is.
-    let flags = ["--ready-timeout=1s", "--on-timeout=run", "--shutdown-when=never"];
+    let flags = ["--ready-timeout=5s", "--on-timeout=run", "--shutdown-when=never"];
     let away = world.cluster.refuse();
     let finished = optional(&world).flags(flags).run(["echo", "up"]);
     finished.expect(0, &["cannot be reached", "not ready in time, going on all the same"]);

@@ -97,7 +97,7 @@ fn running_out_of_time_names_the_sidecars_and_why() {
 #[test]
 fn running_out_of_time_may_run_the_command() {
     let world = World::with("Never", &[Beside::Regular("web")]);
-    let proa = world.proa().flags(["--ready-timeout=200ms", "--on-timeout=run", "--shutdown-when=never"]);
+    let proa = world.proa().flags(["--ready-timeout=2s", "--on-timeout=run", "--shutdown-when=never"]);
     let finished = proa.run(["echo", "up"]).expect(0, &["going on all the same", "web"]);
     assert_eq!(finished.stdout, "up\n");
 }

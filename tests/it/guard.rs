@@ -18,7 +18,7 @@ fn pod(policy: &str) -> World {
 fn a_sidecar_that_ends_for_good_stops_the_command_where_that_is_asked_for() {
     let world = pod("Never");
     let log = Endpoint::ok();
-    let flags = ["--on-sidecar-exit=stop", "--shutdown-timeout=200ms", "-p", &log.url()];
+    let flags = ["--on-sidecar-exit=stop", "--shutdown-timeout=1s", "-p", &log.url()];
     let running = world.proa().flags(flags).start(LOYAL);
     running.wait_stdout("up");
     world.set_state("web", "terminated: {exitCode: 0, reason: Completed}");

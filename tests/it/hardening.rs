@@ -326,7 +326,7 @@ status:
             "  - {{name: {name}, image: i, imageID: i, ready: false, restartCount: 0, state: {{running: {{}}}}}}\n"
         )),
     ));
-    let flags = ["--ready-timeout=500ms", "--shutdown-when=never"];
+    let flags = ["--ready-timeout=3s", "--shutdown-when=never"];
     world.proa().flags(flags).run(["true"]).expect(75, &[names.last().unwrap()]);
     let message = world.termination_message();
     assert!(message.len() <= ROOM, "{} bytes", message.len());

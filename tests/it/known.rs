@@ -73,7 +73,7 @@ fn a_quit_endpoint_that_is_off_is_reported_with_what_turns_it_on() {
     );
     pod(&[&linkerd])
         .proa()
-        .flag("--shutdown-timeout=300ms")
+        .flag("--shutdown-timeout=1s")
         .run(["sh", "-c", "exit 4"])
         .expect(4, &["/shutdown: 404", "config.linkerd.io/proxy-admin-shutdown: enabled"]);
     assert!(off.request().starts_with("POST /shutdown "));
@@ -81,7 +81,7 @@ fn a_quit_endpoint_that_is_off_is_reported_with_what_turns_it_on() {
 
 #[test]
 fn an_action_given_turns_that_off_unless_both_are_asked_for() {
-    for (flag, asked) in [("--shutdown-timeout=300ms", 0), ("--shutdown-auto", 1)] {
+    for (flag, asked) in [("--shutdown-timeout=1s", 0), ("--shutdown-auto", 1)] {
         let (quit, given) = (Endpoint::ok(), Endpoint::ok());
         let world = pod(&[&envoy(&quit)]);
         world
@@ -221,7 +221,7 @@ fn a_sidecar_that_leaves_last_is_not_waited_for() {
 #[test]
 fn a_sidecar_without_a_quit_endpoint_is_named_with_what_helps() {
     let world = pod(&["{name: logs, image: fluent/fluent-bit}"]);
-    world.proa().flag("--shutdown-timeout=300ms").run(["true"]).expect(
+    world.proa().flag("--shutdown-timeout=1s").run(["true"]).expect(
         0,
         &["nobody shuts down `logs` (Fluent Bit)", "no quit endpoint; --kill", "shareProcessNamespace"],
     );

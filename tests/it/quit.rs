@@ -51,13 +51,13 @@ fn it_needs_no_role_for_what_flags_name() {
 fn whoever_does_not_do_as_asked_is_named() {
     let world = beside("Never");
     annotate(&world, &refusing());
-    let finished = quit(&world).flag("--shutdown-timeout=300ms").start_bare().finish();
+    let finished = quit(&world).flag("--shutdown-timeout=1s").start_bare().finish();
     finished.expect(1, &["connection refused", "not shut down: `web` (POST http://127.0.0.1"]);
 
     let asked = Endpoint::ok();
     let world = beside("Never");
     annotate(&world, &asked.url());
-    let finished = quit(&world).flag("--shutdown-timeout=300ms").start_bare().finish();
+    let finished = quit(&world).flag("--shutdown-timeout=1s").start_bare().finish();
     finished.expect(1, &["still running: `web`", "not shut down: `web`"]);
 
     let world = beside("Never");
@@ -94,13 +94,12 @@ fn an_exit_that_nobody_saw_is_none() {
 fn whoever_still_listens_has_not_exited() {
     let asked = Endpoint::ok();
     let world = beside("Never");
-    let flags =
-        ["--api=off".to_owned(), "--shutdown-timeout=300ms".to_owned(), format!("-p={}", asked.url())];
+    let flags = ["--api=off".to_owned(), "--shutdown-timeout=1s".to_owned(), format!("-p={}", asked.url())];
     let finished = quit(&world).flags(flags).start_bare().finish();
     finished.expect(1, &["still listening", "not shut down: POST http://127.0.0.1"]);
 
     // With sight of the Pod the sidecar is named that a request without a name may be for.
-    let flags = ["--shutdown-timeout=300ms".to_owned(), format!("-p={}", asked.url())];
+    let flags = ["--shutdown-timeout=1s".to_owned(), format!("-p={}", asked.url())];
     let finished = quit(&world).flags(flags).start_bare().finish();
     finished.expect(1, &["still running: `web`", "not shut down: `web`"]);
 }
@@ -147,7 +146,7 @@ fn a_second_quit_finds_nothing_left_to_do() {
 #[test]
 fn a_sidecar_that_nobody_asked_is_no_failure() {
     let world = beside("Never");
-    let finished = quit(&world).flag("--shutdown-timeout=300ms").start_bare().finish();
+    let finished = quit(&world).flag("--shutdown-timeout=1s").start_bare().finish();
     finished.expect(0, &["nobody shuts down `web`"]);
 }
 

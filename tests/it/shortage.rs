@@ -150,6 +150,23 @@ fn a_shortage_hides_no_main_container_that_started_late_from_a_helper() {
     helper.finish().expect(0, &["the main containers have exited"]);
 }
 
+/// A directory that cannot be looked into for want of descriptors is there or not.
+#[test]
+fn a_shortage_at_the_start_makes_up_no_service_account() {
+    let world = World::alone();
+    let flags = ["--wait-file=/proc/self", "--namespace=default", "--shutdown-when=never"];
+    let absent = world.dir.join("absent");
+    let proa = world.proa().flags(flags).env("PROA_SERVICE_ACCOUNT_DIR", absent).setup(|| {
+        // The signals take the one that is left.
+        limit_descriptors(0, 4);
+        Ok(())
+    });
+    let running = proa.start(["sh", "-c", "exit 5"]);
+    running.wait_stderr("trying again");
+    limit_descriptors(running.pid(), PLENTY);
+    running.finish().expect(5, &["going on without the API server: no service account"]);
+}
+
 /// The mounts tell which container this is, and by that the others find it.
 #[test]
 fn a_main_container_that_was_short_at_its_start_is_known_and_seen() {
@@ -262,7 +279,7 @@ fn a_stop_request_while_signals_cannot_be_received_is_obeyed() {
     let forms = [
         ("-- true", 143),
         ("wait --wait-file=/nowhere", 143),
-        ("quit --shutdown-http-post=http://localhost:1/", 143),
+        ("quit --shutdown-http-post=http://localhost:1/", 1),
         // Its command has not started, which is what it was to come to.
         ("sidecar --until-exit=main -- true", 0),
     ];

@@ -188,7 +188,7 @@ fn a_refused_gate_and_a_missing_command_end_the_sidecars_too() {
     let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("log")]);
     world.set_state("log", "terminated: {exitCode: 1}");
     let quit = Endpoint::ok();
-    world.proa().flags(["-p", &quit.url(), "--shutdown-timeout=100ms"]).run(["true"]).expect(69, &[]);
+    world.proa().flags(["-p", &quit.url(), "--shutdown-timeout=1s"]).run(["true"]).expect(69, &[]);
     assert!(quit.request().starts_with("POST "));
     ready("Never").proa().flags([NO_DRAIN, "-p", &quit.url()]).run(["/no/such/program"]).expect(127, &[]);
     assert!(quit.request().starts_with("POST "));
@@ -198,7 +198,7 @@ fn a_refused_gate_and_a_missing_command_end_the_sidecars_too() {
 fn a_set_up_in_which_proa_cannot_work_ends_them_too() {
     let quit = Endpoint::ok();
     let world = World::alone();
-    let proa = || world.proa().flags(["--shutdown-timeout=100ms", "-p", &quit.url()]);
+    let proa = || world.proa().flags(["--shutdown-timeout=1s", "-p", &quit.url()]);
     proa().without("KUBERNETES_SERVICE_HOST").run(["true"]).expect(2, &["KUBERNETES_SERVICE_HOST"]);
     assert!(quit.request().starts_with("POST "));
     // An address of nobody's (RFC 5737).

@@ -516,7 +516,7 @@ fn a_helper_that_still_waits_ends_the_sidecars_after_main_all_the_same() {
     let world = helped("Never");
     let (quit, ready) = (Endpoint::ok(), world.dir.join("ready"));
     let running = helper(&world)
-        .flags(["--wait-for=proxy", "--until-exit=main", "--shutdown-timeout=100ms", "-p", &quit.url()])
+        .flags(["--wait-for=proxy", "--until-exit=main", "--shutdown-timeout=1s", "-p", &quit.url()])
         .flag(format!("--ready-file={}", ready.display()))
         .start_bare();
     running.wait_stderr("waiting for proxy");

@@ -7,7 +7,7 @@ use std::thread;
 use nix::libc;
 
 use crate::support::http::{Endpoint, Reply};
-use crate::support::{Beside, World, children, eventually, puppet, send};
+use crate::support::{Beside, Held, World, children, eventually, puppet, send};
 
 /// Every signal that can be caught, but for the child events that proa keeps.
 fn forwardable() -> impl Iterator<Item = i32> {
@@ -198,7 +198,8 @@ fn the_command_gets_the_signal_state_that_proa_was_started_with() {
 #[test]
 fn a_stopped_command_can_be_continued_and_ends_as_it_would() {
     let world = World::alone();
-    let running = world.proa().start(["sh", "-c", "echo up; sleep 0.1; exit 9"]);
+    let held = Held::in_dir(&world.dir, "exit 9");
+    let running = world.proa().start(&held.command);
     running.wait_stdout("up");
     let child = children(running.pid())[0];
     running.signal(libc::SIGTSTP);
@@ -207,6 +208,7 @@ fn a_stopped_command_can_be_continued_and_ends_as_it_would() {
     });
     assert_ne!(crate::support::stat(running.pid()).map(|(state, _)| state), Some('T'), "proa itself goes on");
     running.signal(libc::SIGCONT);
+    held.let_go();
     running.finish().expect(9, &[]);
 }
 

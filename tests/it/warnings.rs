@@ -69,7 +69,7 @@ fn what_will_go_wrong_is_said_once_before_the_command_starts() {
     ];
     for (spec, main, beside, flags, expected) in cases {
         let world = world(spec, main, beside);
-        let finished = world.proa().flags(flags).flag("--shutdown-timeout=300ms").run(["sh", "-c", "exit 5"]);
+        let finished = world.proa().flags(flags).flag("--shutdown-timeout=1s").run(["sh", "-c", "exit 5"]);
         let finished = finished.expect(5, &[]);
         let warned = warned_before(&finished.stderr, "command started");
         let line = warned.iter().find(|line| line.contains(expected[0]));
@@ -115,7 +115,7 @@ fn what_proa_wraps_behind_an_images_entrypoint_is_shut_down_by_somebody() {
 fn at_the_end_it_is_said_that_the_pod_does_not_complete_in_the_termination_message_too() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     world.make_ready("web");
-    let finished = world.proa().flag("--shutdown-timeout=300ms").run(["sh", "-c", "exit 7"]);
+    let finished = world.proa().flag("--shutdown-timeout=1s").run(["sh", "-c", "exit 7"]);
     finished.expect(7, &["still running when --shutdown-timeout ran out: `web`", COMPLETES]);
     let message = world.termination_message();
     for part in ["proa: still running", COMPLETES, "`web`: it is not well known", "--shutdown-http-post"] {
@@ -130,7 +130,7 @@ fn one_that_was_asked_and_runs_on_is_told_from_one_that_nobody_asked() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     world.make_ready("web");
     let flag = format!("-p=http://localhost:{}/quit", quit.port());
-    let finished = world.proa().flags([flag.as_str(), "--shutdown-timeout=300ms"]).run(["true"]);
+    let finished = world.proa().flags([flag.as_str(), "--shutdown-timeout=1s"]).run(["true"]);
     finished.expect(0, &[COMPLETES, "`web` did not exit in time: look at its log", "--shutdown-timeout"]);
     assert!(world.termination_message().contains("did not exit in time"));
 }
@@ -140,7 +140,7 @@ fn a_refusal_and_what_keeps_the_pod_from_its_end_are_both_in_the_message() {
     let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("db")]);
     world.make_ready("db");
     world.set_state("web", "terminated: {exitCode: 3, reason: Error}");
-    let finished = world.proa().flag("--shutdown-timeout=300ms").run(["echo", "up"]);
+    let finished = world.proa().flag("--shutdown-timeout=1s").run(["echo", "up"]);
     assert_eq!(finished.expect(69, &["`web` exited for good", COMPLETES]).stdout, "");
     let message = world.termination_message();
     let lines: Vec<_> = message.lines().collect();
@@ -154,7 +154,7 @@ fn a_refusal_and_what_keeps_the_pod_from_its_end_are_both_in_the_message() {
 fn after_a_mistake_too() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     world.make_ready("web");
-    let finished = world.proa().flags(["--kil=x", "--shutdown-timeout=300ms"]).run(["echo", "up"]);
+    let finished = world.proa().flags(["--kil=x", "--shutdown-timeout=1s"]).run(["echo", "up"]);
     finished.expect(2, &["--kil", "nobody shuts down `web`", COMPLETES]);
     let message = world.termination_message();
     assert!(message.contains("--kil") && message.contains(COMPLETES), "{message}");
@@ -168,7 +168,7 @@ fn a_pod_that_is_seen_only_after_the_command_is_warned_of_then() {
     let file = world.dir.join("there");
     std::fs::write(&file, "").unwrap();
     let held = Held::in_dir(&world.dir, "exit 0");
-    let flags = [format!("--wait-file={}", file.display()), "--shutdown-timeout=300ms".to_owned()];
+    let flags = [format!("--wait-file={}", file.display()), "--shutdown-timeout=1s".to_owned()];
     let running = world.proa().flags(flags).start(&held.command);
     running.wait_stdout("up");
     drop(away);
@@ -184,7 +184,7 @@ fn a_pod_that_is_seen_only_after_the_command_is_warned_of_then() {
 #[test]
 fn a_helper_warns_before_the_main_containers_end_and_says_what_stays_behind() {
     let world = World::with("Never", &[Beside::Regular("web"), Beside::Regular("proa")]);
-    let flags = ["--until-exit=main", "--ignore=wbe", "--shutdown-timeout=300ms"];
+    let flags = ["--until-exit=main", "--ignore=wbe", "--shutdown-timeout=1s"];
     let running = world.proa().sidecar("proa").flags(flags).start_bare();
     running.wait_stderr("nobody shuts down `web`");
     running.wait_stderr("--ignore names `wbe`");
@@ -223,7 +223,7 @@ fn a_deployments_sidecars_are_not_to_exit() {
     world.make_ready("web");
     let finished = world.proa().run(["sh", "-c", "exit 6"]).expect(6, &["sidecars are left running"]);
     assert!(!finished.stderr.contains("nobody shuts down"), "{}", finished.stderr);
-    let finished = world.proa().flags(["--shutdown-when=always", "--shutdown-timeout=300ms"]).run(["true"]);
+    let finished = world.proa().flags(["--shutdown-when=always", "--shutdown-timeout=1s"]).run(["true"]);
     let finished = finished.expect(0, &[]);
     assert!(!finished.stderr.contains(COMPLETES), "{}", finished.stderr);
 }

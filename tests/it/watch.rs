@@ -204,7 +204,7 @@ fn an_answer_without_an_end_is_given_up() {
     let world = with_web();
     world.make_ready("web");
     let endless = world.cluster.inject(Fault::Endless);
-    let flags = ["--shutdown-when=never", "--ready-timeout=2s"];
+    let flags = ["--shutdown-when=never", "--ready-timeout=10s"];
     world.proa().flags(flags).run(["true"]).expect(75, &["an answer of more than 8388608 bytes"]);
     drop(endless);
     world.cluster.inject_times(Fault::Endless, 2);

@@ -94,7 +94,7 @@ fn start(
     let mut command = Command::new(binary);
     let quit = format!("--shutdown-http-post=http://127.0.0.1:{port}/{name}");
     let script = format!("echo ran >> {}; exit {CODE}", directory.join(format!("ran-{name}")).display());
-    let ready = "--ready-timeout=120s";
+    let ready = "--ready-timeout=400s";
     match mode {
         Mode::Wait => command.args(["wait", ready]),
         _ => command.args([ready, &quit, "--shutdown-timeout=60s", "--", "sh", "-c", &script]),

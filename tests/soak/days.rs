@@ -77,7 +77,7 @@ pub(crate) fn gate(_: &str, size: Size) -> Result<Vec<Row>> {
     let mounts = mounts(&place, "main");
     let identity = Identity::find(&plan.claim, &mounts, &plan.api.service_account)?;
     let identity = identity.map_err(|unknown| anyhow!("{unknown}"))?;
-    let own_pod = OwnPod { cluster: Cluster::new(&plan.api)?, identity };
+    let own_pod = OwnPod { cluster: Cluster::new(&plan.api)??, identity };
     let signals = Signals::register()?;
     let runtime = Builder::new_current_thread()
         .enable_all()

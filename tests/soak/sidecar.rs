@@ -125,16 +125,25 @@ fn requests(pid: &str, cluster: &Cluster, uid: String, size: Size) -> Result<Vec
     Ok(seen)
 }
 
-/// Measured while its watch is open and nobody asks anything.
+/// Measured while one watch is open, the same throughout, and nobody asks anything.
 fn held(pid: &str, cluster: &Cluster) -> Result<Held> {
-    ensure!(cluster.wait_for_watches(1, LONGEST), "no watch is open");
-    // The last connection's end is seen by proa after us: its descriptors say when.
-    let since = Instant::now();
-    let mut least = descriptors(pid)?;
-    while since.elapsed() < Duration::from_millis(200) {
-        least = least.min(descriptors(pid)?);
+    let begun = Instant::now();
+    let mut before = None;
+    loop {
+        ensure!(begun.elapsed() < LONGEST, "it does not come to rest: {before:?}");
+        ensure!(cluster.wait_for_watches(1, LONGEST), "no watch is open");
+        let asked = cluster.requests().len();
+        // The last connection's end is seen by proa after us: its descriptors say when.
+        let since = Instant::now();
+        let mut least = descriptors(pid)?;
+        while since.elapsed() < Duration::from_millis(200) {
+            least = least.min(descriptors(pid)?);
+        }
+        let is_same_watch = cluster.open_watches() == 1 && cluster.requests().len() == asked;
+        if is_same_watch && before.replace(least) == Some(least) {
+            return Ok((status(pid, "RssAnon")?, least, status(pid, "Threads")?));
+        }
     }
-    Ok((status(pid, "RssAnon")?, least, status(pid, "Threads")?))
 }
 
 fn ask(request: &str) -> Result<String> {

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 
 use super::form::Form;
 use super::stage::{By, Observed, Stage};
-use super::{Broken, each};
+use super::{Broken, each_or_again};
 
 /// What proa exits with if the command did not run (docs/reference.md), and how a process ends that fails before `main`.
 const REFUSALS: [i32; 8] = [2, 69, 70, 75, 77, 126, 127, 143];
@@ -88,7 +88,7 @@ pub(crate) fn sweep(
     stage: &Stage<'_>,
     all: bool,
     is_meant: impl Fn(&str) -> bool,
-) -> Result<(Counts, Vec<Broken>)> {
+) -> Result<(Counts, Vec<Broken>, usize)> {
     let mut runs = Vec::new();
     for form in Form::ALL {
         let recorded = stage.run(form, By::Error, 0, None)?;
@@ -104,7 +104,8 @@ pub(crate) fn sweep(
             }
         }
     }
-    let seen = each(&runs, |worker, (form, call, when, inject)| {
+    let is_broken = |(_, judged): &(bool, Result<bool, String>)| judged.is_err();
+    let (seen, repeated) = each_or_again(&runs, is_broken, |worker, (form, call, when, inject)| {
         let observed = stage.run(*form, By::Error, worker, Some(inject))?;
         let missed = observed.trace.nth(call, *when).is_none();
         let error = inject.split([':', '=']).nth(2).unwrap_or_default();
@@ -129,7 +130,7 @@ pub(crate) fn sweep(
             Ok(false) => count.refused += 1,
         }
     }
-    Ok((counts, broken))
+    Ok((counts, broken, repeated))
 }
 
 /// Whether it did what it is for, if all promises were kept.

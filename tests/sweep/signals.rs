@@ -10,7 +10,7 @@ use proa::signal::Signal;
 use super::form::Form;
 use super::probe::MARK;
 use super::stage::{By, Observed, Stage};
-use super::{Broken, each};
+use super::{Broken, each_or_again};
 
 /// Where proa waits.
 const AWAIT: &str = "epoll_wait";
@@ -86,7 +86,7 @@ pub(crate) fn sweep(
     stage: &Stage<'_>,
     all: bool,
     is_meant: impl Fn(&str) -> bool,
-) -> Result<(Counts, Vec<Broken>)> {
+) -> Result<(Counts, Vec<Broken>, usize)> {
     let mut runs = Vec::new();
     for form in Form::ALL {
         let recorded = stage.run(form, By::Signal, 0, None)?;
@@ -114,7 +114,8 @@ pub(crate) fn sweep(
             runs.extend(deliveries.filter(|delivery| is_meant(&delivery.name())));
         }
     }
-    let seen = each(&runs, |worker, delivery| {
+    let is_broken = |(_, judged): &(Option<Moment>, Result<(), String>)| judged.is_err();
+    let (seen, repeated) = each_or_again(&runs, is_broken, |worker, delivery| {
         let observed = stage.run(delivery.form, By::Signal, worker, Some(&delivery.inject()))?;
         let moment = moment(delivery, &observed);
         let judged = moment.map_or(Ok(()), |moment| judge(delivery, moment, &observed));
@@ -129,7 +130,7 @@ pub(crate) fn sweep(
             broken.push(Broken { what: delivery.name(), why });
         }
     }
-    Ok((counts, broken))
+    Ok((counts, broken, repeated))
 }
 
 /// The signals for a call. `at`: which of all calls it is.

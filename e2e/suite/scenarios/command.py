@@ -105,7 +105,7 @@ def deleted_while_the_command_takes_most_of_the_grace_period(t):
 def a_liveness_probe_restarts_the_main_container(t):
     """A main container that its liveness probe ends is started again beside the same sidecar."""
     t.grant("watch")
-    liveness = "livenessProbe: {periodSeconds: 1, failureThreshold: 1, initialDelaySeconds: 2, exec: {command: [sh, -c, '[ ! -e /tmp/stuck ]']}}\nvolumeMounts: [{name: state, mountPath: /state}]"
+    liveness = "livenessProbe: {periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1, initialDelaySeconds: 2, exec: {command: [sh, -c, '[ ! -e /tmp/stuck ]']}}\nvolumeMounts: [{name: state, mountPath: /state}]"
     script = "[ -e /state/second ] && exit 0; touch /state/second /tmp/stuck; trap 'exit 9' TERM; while :; do sleep 0.1; done"
     t.apply(pod("probed", ENVOY, main(script, QUIT, more=liveness), restartPolicy="OnFailure", volumes="[{name: state, emptyDir: {}}]"))
     found = t.finished("probed")

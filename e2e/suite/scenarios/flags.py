@@ -34,7 +34,7 @@ def running_all_the_same(t):
     """With --on-timeout=run the command starts when time has run out, and the log says beside whom."""
     t.grant("watch")
     unready = ENVOY.replace("/ready", "/no-such-page")
-    t.apply(pod("impatient", main("exit 3", QUIT, "--ready-timeout=2s", "--on-timeout=run"), unready))
+    t.apply(pod("impatient", main("exit 3", QUIT, "--ready-timeout=10s", "--on-timeout=run"), unready))
     assert t.finished("impatient").exit_codes() == {"main": 3, "envoy": 0}
     assert "going on all the same: envoy (running, not ready)" in t.logs("impatient", "main")
 

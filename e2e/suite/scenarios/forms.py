@@ -175,7 +175,7 @@ def quit_in_place_of_curl(t):
     t.apply(pod("quit", plain, ENVOY, cloud_sql("--quitquitquit"), nginx, **spec))
     t.pod("quit", lambda pod: all(pod.container(name).ready for name in ("main", "envoy", "cloud-sql-proxy", "nginx")))
     # The process is younger than its container, of which the API tells.
-    look = t.exec("quit", "main", "/proa", "wait", "--once")
+    look = t.exec("quit", "main", "/proa", "wait", "--once", "--ready-timeout=10s")
     assert look.returncode == 0 and "gate open" in look.stderr, look
     dry = t.exec("quit", "main", "/proa", "quit", "--dry-run")
     assert dry.returncode == 0, dry

@@ -84,7 +84,9 @@ def a_sidecar_that_is_oom_killed(t):
     greedy = "resources: {limits: {memory: 20Mi}}\n" + READY_FILE
     t.apply(pod("greedy", shell("web", "sleep 2; x=x; while :; do x=$x$x; done", greedy), main("echo never")))
     main_ = t.finished("greedy").container("main")
-    assert main_.exit_code == 69 and "OOMKilled" in main_.message, main_
+    assert main_.exit_code == 69, main_
+    # The runtime may see the end before it hears of the reason.
+    assert "exited for good (exit code 137" in main_.message, main_
 
 
 @scenario
@@ -111,9 +113,10 @@ def rights_that_are_missing(t):
 @scenario
 def rights_that_are_granted_late(t):
     """A RoleBinding that comes after the Pod is early enough."""
+    t.role("watch")
     t.apply(pod("late", main("echo working")))
     t.logged("late", "main", 'verbs: ["watch"]')
-    t.grant("watch")
+    t.bind()
     assert t.finished("late").exit_codes() == {"main": 0}
 
 

@@ -481,7 +481,7 @@ def a_status_that_kubernetes_asks_for(t):
         lines = [line for line in asked("/metrics").splitlines() if line.startswith(name)]
         return [line.rpartition(" ")[2] for line in lines]
 
-    t.logged("told", "main", "waiting for scraper")
+    t.logged("told", "main", "waiting for scraper (running")
     assert metric("proa_command_running") == ["0"] and "503" in asked("/readyz"), (asked("/metrics"), asked("/readyz"))
     t.touch("told", "scraper", "/tmp/ready")
     found = t.pod("told", lambda pod: pod.container("main").ready)

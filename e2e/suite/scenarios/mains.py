@@ -50,8 +50,8 @@ def two_main_containers_that_end_one_after_the_other(t):
         left = t.pod(kind, lambda pod: pod.container("first").ended)
         assert left.container("first").exit_code == 3 and left.container("envoy").running, left
         assert left.container("second").running, left
-        t.exec(kind, "second", "touch", "/state/over")
-        found = t.finished(kind, seconds=20)
+        t.touch(kind, "second", "/state/over")
+        found = t.finished(kind)
         assert found.exit_codes() == {"envoy": 0, "first": 3, "second": 0}, found
         lines = t.timeline(kind)
         in_order(lines, LEFT, "quitquitquit: 200", "every sidecar has exited")
@@ -69,7 +69,7 @@ def two_main_containers_that_end_together(t):
         starts = shell("starter", f"{_until('first')}; {_until('second')}; touch /state/go", MOUNT)
         t.apply(job(name, ENVOY, *both, starts, volumes=STATE))
     for name in names:
-        assert t.job(name).complete
+        assert t.job(name, seconds=180).complete
 
 
 @scenario

@@ -60,7 +60,14 @@ def at(lines, text):
 
 
 def _measure(t, delay):
-    name = f"meshed-{delay}"
+    """Once more where a machine that is busy may have made it longer."""
+    life, most, lines = _meshed(t, f"meshed-{delay}", delay)
+    if life > most:
+        life, most, lines = _meshed(t, f"again-{delay}", delay)
+    assert life <= most, f"main lived {life:.3f}s, {most:.3f}s at most are expected\n" + "\n".join(map(str, lines))
+
+
+def _meshed(t, name, delay):
     t.apply(meshed(name, main("echo working; sleep 2; exit 5", QUIT), delay=delay))
     found = t.finished(name, seconds=90)
     assert found.exit_codes() == {"proxy": 0, "main": 5}, found
@@ -71,7 +78,7 @@ def _measure(t, delay):
     life = at(lines, "exit with code 5") - at(lines, str(first))
     # Until Envoy serves, plus its readiness probe's period, plus the command.
     start_up = max(at(lines, "starting workers") - at(lines, str(first)), 0) + 1
-    assert life <= start_up + 2 + 2, f"main lived {life:.3f}s, start-up took {start_up:.3f}s\n" + "\n".join(map(str, lines))
+    return life, start_up + 2 + 2, lines
 
 
 @scenario

@@ -71,7 +71,7 @@ def a_sidecar_that_a_probe_restarts_under_the_command(t):
     t.grant("watch")
     # The admin endpoint closes, as it would in a process that hangs, until the kubelet starts the container again.
     probe = """
-livenessProbe: {periodSeconds: 1, failureThreshold: 1, exec: {command: [sh, -c, '[ ! -e /tmp/stuck ]']}}
+livenessProbe: {periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1, exec: {command: [sh, -c, '[ ! -e /tmp/stuck ]']}}
 readinessProbe: {periodSeconds: 1, httpGet: {path: /, port: 8099}}
 """
     server = "mkdir -p /www; echo ok > /www/index.html; httpd -p 8099 -h /www; " + UNTIL_TERM

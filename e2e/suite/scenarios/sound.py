@@ -122,7 +122,7 @@ def a_liveness_probe_with_a_grace_period_of_its_own(t):
     """A liveness probe with a terminationGracePeriodSeconds of its own, shorter than the Pod's: the command's code survives."""
     t.grant("watch")
     probe = (
-        "livenessProbe: {periodSeconds: 1, failureThreshold: 1, terminationGracePeriodSeconds: 4, "
+        "livenessProbe: {periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1, terminationGracePeriodSeconds: 4, "
         "exec: {command: [sh, -c, '[ ! -e /tmp/stuck ]']}}"
     )
     t.apply(pod("probed", HANGS, main(f"trap 'exit 7' TERM; {WORKS}", ASKS, more=probe), terminationGracePeriodSeconds="20"))

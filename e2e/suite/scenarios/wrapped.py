@@ -276,7 +276,8 @@ def a_hold_that_main_outlasts(t):
     ends = "trap 'echo flushed; exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1; done"
     stubborn = main("trap '' TERM; echo working; while :; do sleep 0.1; done")
     lines = _deleted(t, wrapped(ends, "--hold-term", more=READY_FILE), stubborn, code=137, terminationGracePeriodSeconds="12")
-    in_order(lines, "held back until the proa of `main`", "--hold-term has run out", "web: flushed")
+    in_order(lines, "held back until the proa of `main`", "--hold-term has run out")
+    in_order(lines, "held back until the proa of `main`", "web: flushed")
     held = seconds_between(lines, "web", "held back until", "stopping the command with SIGTERM")
     # A quarter of the 12 seconds, and one more, are the sidecar's. They count from the deletion, rounded down to a second.
     assert 3 <= held <= 9, held
@@ -316,7 +317,7 @@ def a_hold_past_the_pods_deadline(t):
 def a_hold_is_for_the_pods_end_alone(t):
     """A sidecar that its own liveness probe ends is not held back: it is started again within seconds, beside the same main."""
     t.grant("watch")
-    probe = f"livenessProbe: {{periodSeconds: 1, failureThreshold: 1, exec: {{command: [sh, -c, '[ ! -e /tmp/stuck ]']}}}}\n{MOUNT}"
+    probe = f"livenessProbe: {{periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1, exec: {{command: [sh, -c, '[ ! -e /tmp/stuck ]']}}}}\n{MOUNT}"
     web = wrapped("echo up; while :; do sleep 0.1; done", "--hold-term", more=probe)
     t.apply(pod("probed", web, main(f"echo working; {UNTIL}; exit 0", more=MOUNT), restartPolicy="OnFailure", volumes=STATE))
     t.logged("probed", "main", "working")

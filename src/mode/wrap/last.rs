@@ -473,7 +473,7 @@ status:
 ",
         );
         snapshot.mains[0].seen = true;
-        let own_pod = OwnPod { cluster: cluster.unwrap(), identity };
+        let own_pod = OwnPod { cluster: cluster.unwrap().unwrap(), identity };
         let mut sight = Sight { snapshot: Some(snapshot), own_pod: Some(own_pod), ..Sight::none() };
         let message = |container: &str, code| Message { container: container.into(), code };
         let uid = format!("killed-{}", std::process::id());

@@ -9,7 +9,7 @@ use futures::stream::StreamExt;
 use tokio::time::interval_at;
 use tracing::{error, info, warn};
 
-use super::Run;
+use super::{Run, after};
 use crate::budget::StopRequests;
 use crate::cluster::trouble::Refused;
 use crate::cluster::{Observation, OwnPod};
@@ -75,14 +75,10 @@ pub fn end_sidecars(
     run.board.gate_over();
     afterwards(|| {
         // Who asks us to stop has no time for it, nor for anybody's exit where no command was to need them.
-        let after = match outcome {
-            Outcome::Panicked(Some(_)) => After::Command,
-            _ => After::no_command(&asked),
-        };
         let Seen { snapshot, after, asked } = if asked.is_empty() {
             run.until_they_have_started(code, asked)?
         } else {
-            Seen { snapshot: None, after, asked }
+            Seen { snapshot: None, after: after(outcome, &asked), asked }
         };
         run.end_sidecars(code, snapshot, after, asked, Need::Usual)
     })

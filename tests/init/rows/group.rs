@@ -134,7 +134,7 @@ pub(crate) fn key_stop(stage: &Stage<'_>) -> Result<Seen> {
     scene.shows("^Z")?;
     scene.type_in("\n")?;
     // The end is what shows that it goes on; a stop has none.
-    if scene.within(Duration::from_secs(2), |scene| Ok(scene.ended()?.is_some()))? {
+    if scene.within(Duration::from_secs(5), |scene| Ok(scene.ended()?.is_some()))? {
         let code = scene.end()?;
         return Ok(Seen::holds_if(code == 3, || format!("exit code {code}")));
     }

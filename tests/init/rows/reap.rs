@@ -10,7 +10,7 @@ use crate::proc::children;
 use crate::scene::{Stage, send};
 
 /// Collecting them takes an init a moment; after this it does not happen.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(15);
 
 pub(crate) fn one(stage: &Stage<'_>) -> Result<Seen> {
     orphans(stage, 1, "plain")

@@ -46,7 +46,7 @@ fn signals(stage: &Stage<'_>) -> Result<Seen> {
 
 pub(crate) fn child_ignored(stage: &Stage<'_>) -> Result<Seen> {
     let mut scene = stage.through(&["env", "--ignore-signal=CHLD"]).start(&["sh", "-c", "exit 9"])?;
-    if !scene.within(std::time::Duration::from_secs(3), |scene| Ok(scene.ended()?.is_some()))? {
+    if !scene.within(std::time::Duration::from_secs(10), |scene| Ok(scene.ended()?.is_some()))? {
         return Ok(Seen::Instead("does not end".into()));
     }
     let code = scene.end()?;
