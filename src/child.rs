@@ -19,7 +19,7 @@ use crate::budget::StopRequests;
 use crate::crash::Progress;
 use crate::deadline::now;
 use crate::policy::ForwardTo;
-use crate::shortage::outlast_lack_of_processes;
+use crate::shortage::{outlast_lack_of_processes, outlast_shortage};
 use crate::signal::origin::Origin;
 use crate::signal::send::{Target, send, suspend_self};
 use crate::signal::{self, Phase, Reaction, Received, Signal, reaper};
@@ -124,7 +124,7 @@ pub struct Child {
 pub fn spawn(command: &Command, variables: &Variables) -> Result<Child, NotStarted> {
     let image = Image::new(command, variables).map_err(|error| NotStarted::NotFound(error.into()))?;
     let origin = Origin::capture();
-    let terminal = Terminal::in_foreground();
+    let terminal = outlast_shortage(Terminal::in_foreground).map_err(NotStarted::NoProcess)?;
     let spawned = match &terminal {
         None if !origin.needs_fork() => outlast_lack_of_processes(|| image.spawn(origin)),
         terminal => fork(image, origin, terminal.as_ref()),
@@ -160,7 +160,7 @@ pub fn spawn(command: &Command, variables: &Variables) -> Result<Child, NotStart
 /// foreground before it runs, or its first look at the keyboard would stop it (termios(3), `SIGTTIN`).
 #[expect(unsafe_code, reason = "a pre_exec hook is the only place between fork and exec")]
 fn fork(image: Image, origin: &'static Origin, terminal: Option<&Terminal>) -> io::Result<Pid> {
-    let terminal = terminal.map(Terminal::try_clone).transpose()?;
+    let terminal = outlast_shortage(|| terminal.map(Terminal::try_clone).transpose())?;
     // The hook becomes the command itself; the library's own program name is for its messages alone.
     let mut builder = process::Command::new("command");
     builder.process_group(0);

@@ -180,12 +180,12 @@ const EVENTS: usize = 32;
 
 /// Each phase has a runtime of its own, so that its connections and memory end with it: while the command
 /// runs, what is left are the signals.
-fn runtime() -> anyhow::Result<Runtime> {
+fn runtime() -> anyhow::Result<PhaseRuntime> {
     build(Builder::new_current_thread().enable_time())
 }
 
 /// For a phase that waits for signals and for nothing else, as long as it takes: one without timers is half as large.
-fn runtime_without_timers() -> anyhow::Result<Runtime> {
+fn runtime_without_timers() -> anyhow::Result<PhaseRuntime> {
     build(&mut Builder::new_current_thread())
 }
 
@@ -194,7 +194,7 @@ fn patient_runtime<'s>(
     signals: &'s Signals,
     known: &Sight,
     asked: &mut StopRequests,
-) -> anyhow::Result<(Runtime, Listener<'s>)> {
+) -> anyhow::Result<(PhaseRuntime, Listener<'s>)> {
     patiently(known, asked, || {
         let runtime = try_build(Builder::new_current_thread().enable_time()).context(NO_RUNTIME)?;
         let listener =
@@ -277,12 +277,30 @@ fn of_sidecar(outcome: Outcome) -> Outcome {
     }
 }
 
-fn build(builder: &mut Builder) -> anyhow::Result<Runtime> {
+fn build(builder: &mut Builder) -> anyhow::Result<PhaseRuntime> {
     outlast(|| try_build(builder)).context(NO_RUNTIME)
 }
 
-fn try_build(builder: &mut Builder) -> io::Result<Runtime> {
-    builder.enable_io().max_io_events_per_tick(EVENTS).build()
+fn try_build(builder: &mut Builder) -> io::Result<PhaseRuntime> {
+    Ok(PhaseRuntime(Some(builder.enable_io().max_io_events_per_tick(EVENTS).build()?)))
 }
 
 const NO_RUNTIME: &str = "cannot start the runtime";
+
+/// A runtime that ends at once when it is dropped. The library's own waits for its threads: a name look-up in one of them, which no
+/// deadline and no signal ends, would keep the command's end from being seen. Ours are in [`crate::thread`].
+struct PhaseRuntime(Option<Runtime>);
+
+impl PhaseRuntime {
+    fn block_on<T>(&self, phase: impl Future<Output = T>) -> T {
+        self.0.as_ref().expect("there until it is dropped").block_on(phase)
+    }
+}
+
+impl Drop for PhaseRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -110,8 +110,10 @@ impl Peer {
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(Unannounced::Failed(error)),
             Err(_) => match owner(&self.presence()) {
                 Ok(owner) if owner.is_in_our_container() => Err(Unannounced::Taken(self.container)),
-                // Who that is cannot be told yet.
-                Err(error) if is_shortage(&error) => Err(Unannounced::Failed(error)),
+                // Who that is cannot be told yet. One that refuses has just gone, or has yet to listen.
+                Err(error) if is_shortage(&error) || error.kind() == io::ErrorKind::ConnectionRefused => {
+                    Err(Unannounced::Failed(error))
+                }
                 Ok(_) | Err(_) => Err(Unannounced::Stranger(self.container)),
             },
         }

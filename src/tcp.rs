@@ -1,13 +1,14 @@
 //! One TCP connection and what came of it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::endpoint::{Address, LOOPBACK};
+use crate::thread::aside;
 
 /// What came of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,5 +43,20 @@ async fn connect(address: &Address) -> io::Result<TcpStream> {
             Err(_) => TcpStream::connect(v4).await,
         };
     }
-    TcpStream::connect(address.to_string()).await
+    let text = address.to_string();
+    let addresses = match text.parse() {
+        Ok(address) => vec![address],
+        Err(_) => look_up(text).await?,
+    };
+    // One after the other; the last failure is told.
+    TcpStream::connect(addresses.as_slice()).await
+}
+
+/// The addresses of a host, as the system's resolver has them. In a thread of its own: a name server that is silent keeps it for a
+/// minute.
+///
+/// # Errors
+/// When there is no such name, nobody says so, or the system is short of what it takes to ask.
+pub async fn look_up(host: impl ToSocketAddrs + Send + 'static) -> io::Result<Vec<SocketAddr>> {
+    aside(Duration::ZERO, move || Ok(host.to_socket_addrs()?.collect())).await?
 }

@@ -4,9 +4,8 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
@@ -25,7 +24,7 @@ use tower::{BoxError, Service, ServiceExt, service_fn};
 use tracing::debug;
 
 use crate::endpoint::{LOOPBACK, is_loopback_name};
-use crate::thread::aside;
+use crate::tcp::look_up;
 
 /// How long an answer's head may be, in bytes: several times what servers themselves accept of a request's.
 const LONGEST_HEAD: usize = 32 * 1024;
@@ -111,8 +110,7 @@ async fn tcp(uri: Uri) -> Result<TokioIo<tokio::net::TcpStream>, BoxError> {
         if is_loopback_name(name.as_str()) {
             return io::Result::Ok(LOOPBACK.map(|address| SocketAddr::new(address, 0)).to_vec().into_iter());
         }
-        let look_up = move || (name.as_str(), 0).to_socket_addrs();
-        Ok(aside(Duration::ZERO, look_up).await??.collect::<Vec<_>>().into_iter())
+        Ok(look_up((name.as_str().to_owned(), 0)).await?.into_iter())
     });
     let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.enforce_http(false);

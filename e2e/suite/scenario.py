@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,16 +192,20 @@ class T:
         for name in self.history(pod)[-1].containers():
             command = self.kubectl.command("logs", pod, "-c", name, "--timestamps", "--follow")
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace")
+            read, began = [], threading.Event()
+            reader = threading.Thread(target=_read, args=(process.stdout, read, began), daemon=True)
+            reader.start()
             # Whoever has a line has reached the kubelet, and gets the others.
-            first = process.stdout.readline() if self.logs(pod, name) else ""
-            followed.append((name, process, first))
+            if self.logs(pod, name) and not began.wait(60):
+                raise Timeout(f"log of {pod}/{name}: no line within 60s")
+            followed.append((name, reader, read))
 
         def lines():
             read = []
-            for name, process, first in followed:
-                text, _ = process.communicate(timeout=60)
+            for name, reader, its in followed:
+                reader.join(60)
                 # The kubelet may end with a complaint of its own that the container is gone.
-                read += [Line(name, line) for line in (first + text).splitlines() if Line.STAMP.match(line)]
+                read += [Line(name, line) for line in its if Line.STAMP.match(line)]
             return sorted(read, key=lambda line: line.at)
 
         return lines
@@ -233,6 +238,13 @@ class T:
     def close(self):
         for watch in self.watches.values():
             watch.stop()
+
+
+def _read(stream, lines, began):
+    """Take the lines as they come, to the stream's end."""
+    for line in stream:
+        lines.append(line.rstrip("\n"))
+        began.set()
 
 
 def in_order(lines, *expected):

@@ -36,14 +36,22 @@ fuzz_target!(|text: &str| {
 
     // A password, whatever stands in it and around it, and whether or not that is a URL.
     let mut parts = text.splitn(3, '\n');
-    let mut part = || parts.next().unwrap_or_default().replace("hunter2", "");
+    let mut part = || {
+        let mut part = parts.next().unwrap_or_default().to_owned();
+        while part.contains("hunter2") {
+            part = part.replace("hunter2", "");
+        }
+        part
+    };
     let (before, after, rest) = (part(), part(), part());
     let login = format!("http://user:{before}hunter2{after}@{rest}");
-    // Where this is a URL, what stands before the sign may be its path.
+    // Where this is a URL, what stands before the sign may be its path; and a host is read in more ways than one.
     let login_has_it = login.parse::<HttpUrl>().map_or(true, |url| {
         url.login().is_some_and(|login| String::from_utf8_lossy(&login).contains("hunter2"))
     });
-    if login_has_it && url::Url::parse(&login).is_ok_and(|url| url.path().contains("hunter2")) {
+    let is_elsewhere =
+        |url: url::Url| [url.path(), url.host_str().unwrap_or_default()].join(" ").contains("hunter2");
+    if login_has_it && url::Url::parse(&login).is_ok_and(is_elsewhere) {
         return;
     }
     if login_has_it {

@@ -238,8 +238,12 @@ fn decide_all(u: &mut Unstructured<'_>, sent: &Value, pod: &Pod) -> Result<()> {
         mains: Vec::new(),
         wait_exit: names(u, 1)?.into_iter().map(end_of).collect(),
     };
+    // A list's members can stand for the fields of ours, and not for those that the API server sends.
+    let is_podlike = serde_json::from_value::<whole::Pod>(sent.clone()).is_ok();
     for selection in [&Selection::default(), &selection] {
-        gate(sent, &snapshot, selection);
+        if is_podlike {
+            gate(sent, &snapshot, selection);
+        }
     }
     let whens = [ShutdownWhen::Auto, ShutdownWhen::Always, ShutdownWhen::Success, ShutdownWhen::Never];
     let shutdown = Shutdown {

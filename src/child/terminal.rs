@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use nix::sys::signal::SigSet;
 use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
 
+use crate::shortage::unless_short;
+
 /// A controlling terminal of which our process group was the foreground.
 #[derive(Debug)]
 pub struct Terminal {
@@ -16,13 +18,15 @@ pub struct Terminal {
 
 impl Terminal {
     /// The terminal, if there is one and it is ours to give away.
-    #[must_use]
-    pub fn in_foreground() -> Option<Self> {
+    ///
+    /// # Errors
+    /// When the system is short of what it takes to open it.
+    pub fn in_foreground() -> io::Result<Option<Self>> {
         // Opens the controlling terminal, whatever stdin is; fails where there is none (tty(4)).
-        let file = OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
+        let file = unless_short(OpenOptions::new().read(true).write(true).open("/dev/tty"))?;
         let own_group = getpgrp();
-        let foreground = tcgetpgrp(&file).ok()?;
-        (foreground == own_group).then_some(Self { file, own_group })
+        let ours = file.filter(|file| tcgetpgrp(file).is_ok_and(|foreground| foreground == own_group));
+        Ok(ours.map(|file| Self { file, own_group }))
     }
 
     /// A second handle, for the forked child.

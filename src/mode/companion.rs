@@ -7,12 +7,13 @@ use std::{io, mem};
 
 use futures::future::{FutureExt, join_all, pending};
 use futures::stream::{BoxStream, StreamExt};
-use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::{announce_disabled, appear, collect_orphans, of_sidecar, own_pod, patient_runtime, patiently};
+use super::{
+    PhaseRuntime, announce_disabled, appear, collect_orphans, of_sidecar, own_pod, patient_runtime, patiently,
+};
 use crate::budget::StopRequests;
 use crate::cluster::trouble::{Refused, Trouble};
 use crate::cluster::{Looked, Observation, OwnPod};
@@ -130,7 +131,7 @@ impl<'a> Companion<'a> {
     }
 
     /// Without one nobody shuts the sidecars down, or goes on with the command.
-    pub(super) fn runtime(&self) -> anyhow::Result<(Runtime, Listener<'_>)> {
+    pub(super) fn runtime(&self) -> anyhow::Result<(PhaseRuntime, Listener<'_>)> {
         patient_runtime(self.signals, &Sight::none(), &mut StopRequests::default())
     }
 

@@ -4,11 +4,10 @@ mod supervise;
 
 use anyhow::Context;
 use nix::unistd::Pid;
-use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
 use super::companion::{Companion, Gated};
-use super::unable_sidecar;
+use super::{PhaseRuntime, unable_sidecar};
 use crate::child::{self, Child, Command};
 use crate::env_file::{self, EnvFiles};
 use crate::exit::Outcome;
@@ -119,7 +118,7 @@ fn until_its_end(
     companion: &Companion<'_>,
     child: Child,
     stop: Stop,
-    (running, mut signals): (Runtime, Listener<'_>),
+    (running, mut signals): (PhaseRuntime, Listener<'_>),
 ) -> anyhow::Result<Outcome> {
     let outcome = running.block_on(async {
         let supervised = supervise::until_its_end(companion, child, stop, &mut signals);

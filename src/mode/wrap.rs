@@ -9,13 +9,12 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::Context;
-use tokio::runtime::Runtime;
 use tracing::{debug, info, warn};
 
 use super::inspector::Inspector;
 use super::{
-    afterwards, announce, announce_disabled, appear, collect_orphans, heeding, is_outside, own_pod,
-    patient_runtime, peers_beside, runtime, runtime_without_timers, unable,
+    PhaseRuntime, afterwards, announce, announce_disabled, appear, collect_orphans, heeding, is_outside,
+    own_pod, patient_runtime, peers_beside, runtime, runtime_without_timers, unable,
 };
 use crate::budget::StopRequests;
 use crate::child::{self, Variables};
@@ -214,7 +213,7 @@ impl Run<'_> {
         Ok(End { outcome, snapshot, after: After::Command, asked })
     }
 
-    fn runtime_for_command(&self) -> anyhow::Result<(Runtime, Listener<'_>)> {
+    fn runtime_for_command(&self) -> anyhow::Result<(PhaseRuntime, Listener<'_>)> {
         let by_signals_alone =
             self.plan.status.is_none() && self.plan.on_sidecar_exit == OnSidecarExit::Ignore;
         let running = if by_signals_alone { runtime_without_timers() } else { runtime() }?;

@@ -7,7 +7,7 @@ use localpod::cluster::Access;
 use nix::libc;
 
 use crate::support::http::{Endpoint, Reply, refusing_url};
-use crate::support::{Beside, Proa, World, unshare};
+use crate::support::{Beside, Dir, Proa, World, unshare};
 
 fn status(code: u16) -> Reply {
     Reply::Status(code, None)
@@ -221,6 +221,30 @@ fn goes_on(proa: Proa, why: &[&str]) {
     assert_eq!(finished.stdout, "up\n");
     let said = finished.stderr.matches("going on without the API server").count();
     assert_eq!(said, 1, "{}", finished.stderr);
+}
+
+/// The system's resolver asks the file first, and opening a pipe that nobody writes to never ends. As a name server that is silent, for a
+/// minute or more.
+#[test]
+fn a_look_up_that_hangs_keeps_no_signal_and_no_command_waiting() {
+    let (world, dir) = (World::alone(), Dir::new());
+    let hosts = dir.join("hosts").display().to_string();
+    let script = format!("mkfifo {hosts} 2>&-; mount --bind {hosts} /etc/hosts && exec \"$@\"");
+    let Some(wrapper) = unshare(&[]) else { return };
+    let wrapper: Vec<_> = wrapper.into_iter().chain(["sh", "-c", &script, "sh"].map(str::to_owned)).collect();
+    for wait in ["--wait-tcp=db.example:1", "--wait-http-get=http://db.example/"] {
+        let waiting = world.proa().through(&wrapper).flags(["wait", "--api=off", wait]).start_bare();
+        waiting.wait_stderr("waiting for");
+        waiting.signal(libc::SIGTERM);
+        waiting.finish().expect(143, &["db.example"]);
+        let flags = ["--api=off", wait, "--ready-timeout=1s", "--on-timeout=run"];
+        let running = world.proa().through(&wrapper).flags(flags);
+        let running =
+            running.start(["sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done"]);
+        running.wait_stdout("up");
+        running.signal(libc::SIGTERM);
+        running.finish().expect(7, &["db.example"]);
+    }
 }
 
 #[test]

@@ -104,8 +104,7 @@ pub(crate) fn sweep(
             }
         }
     }
-    let is_broken = |(_, judged): &(bool, Result<bool, String>)| judged.is_err();
-    let (seen, repeated) = each_or_again(&runs, is_broken, |worker, (form, call, when, inject)| {
+    let (seen, repeated) = each_or_again(&runs, |worker, (form, call, when, inject)| {
         let observed = stage.run(*form, By::Error, worker, Some(inject))?;
         let missed = observed.trace.nth(call, *when).is_none();
         let error = inject.split([':', '=']).nth(2).unwrap_or_default();

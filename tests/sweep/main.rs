@@ -109,18 +109,26 @@ fn each<T: Sync, R: Send>(
     Ok(results.into_inner().expect("no worker panics").into_iter().flatten().collect())
 }
 
-/// The same; one that breaks a promise once more, with few beside it, since a machine that is busy enough breaks any limit of time.
-/// With the results, how many were repeated.
-pub(crate) fn each_or_again<T: Sync, R: Send>(
+/// What was seen of a run, and how it is judged.
+pub(crate) type Judged<S, J> = (S, Result<J, String>);
+
+/// The same; one that breaks a promise once more, with few beside it, since a machine that is busy enough breaks any limit of time. With
+/// the results, how many were repeated; why is said.
+pub(crate) fn each_or_again<T: Sync, S: Send, J: Send>(
     runs: &[T],
-    is_broken: impl Fn(&R) -> bool,
-    run: impl Fn(usize, &T) -> Result<R> + Sync,
-) -> Result<(Vec<R>, usize)> {
+    run: impl Fn(usize, &T) -> Result<Judged<S, J>> + Sync,
+) -> Result<(Vec<Judged<S, J>>, usize)> {
     let mut results = each(runs, WORKERS, &run)?;
-    let broken: Vec<_> = (0..runs.len()).filter(|place| is_broken(&results[*place])).collect();
-    let again = each(&broken, FEW, |worker, place| run(worker, &runs[*place]))?;
-    let repeated = broken.len();
-    for (place, result) in broken.into_iter().zip(again) {
+    let mut places = Vec::new();
+    for (place, (_, judged)) in results.iter().enumerate() {
+        if let Err(why) = judged {
+            eprintln!("repeated: {why}");
+            places.push(place);
+        }
+    }
+    let again = each(&places, FEW, |worker, place| run(worker, &runs[*place]))?;
+    let repeated = places.len();
+    for (place, result) in places.into_iter().zip(again) {
         results[place] = result;
     }
     Ok((results, repeated))

@@ -114,8 +114,7 @@ pub(crate) fn sweep(
             runs.extend(deliveries.filter(|delivery| is_meant(&delivery.name())));
         }
     }
-    let is_broken = |(_, judged): &(Option<Moment>, Result<(), String>)| judged.is_err();
-    let (seen, repeated) = each_or_again(&runs, is_broken, |worker, delivery| {
+    let (seen, repeated) = each_or_again(&runs, |worker, delivery| {
         let observed = stage.run(delivery.form, By::Signal, worker, Some(&delivery.inject()))?;
         let moment = moment(delivery, &observed);
         let judged = moment.map_or(Ok(()), |moment| judge(delivery, moment, &observed));
