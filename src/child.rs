@@ -124,7 +124,8 @@ pub struct Child {
 pub fn spawn(command: &Command, variables: &Variables) -> Result<Child, NotStarted> {
     let image = Image::new(command, variables).map_err(|error| NotStarted::NotFound(error.into()))?;
     let origin = Origin::capture();
-    let terminal = outlast_shortage(Terminal::in_foreground).map_err(NotStarted::NoProcess)?;
+    let terminal = outlast_shortage(Terminal::in_foreground)
+        .map_err(|error| NotStarted::NoProcess(io::Error::other(format!("/dev/tty: {error}"))))?;
     let spawned = match &terminal {
         None if !origin.needs_fork() => outlast_lack_of_processes(|| image.spawn(origin)),
         terminal => fork(image, origin, terminal.as_ref()),

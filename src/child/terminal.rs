@@ -1,13 +1,13 @@
 //! The controlling terminal: which process group is in the foreground.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
 use nix::sys::signal::SigSet;
 use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
 
-use crate::shortage::unless_short;
+use crate::shortage::is_shortage;
 
 /// A controlling terminal of which our process group was the foreground.
 #[derive(Debug)]
@@ -20,10 +20,14 @@ impl Terminal {
     /// The terminal, if there is one and it is ours to give away.
     ///
     /// # Errors
-    /// When the system is short of what it takes to open it.
+    /// When there is one to all appearances, and the system is short of what it takes to open it. Where there is none it is short of a
+    /// descriptor before it says so.
     pub fn in_foreground() -> io::Result<Option<Self>> {
         // Opens the controlling terminal, whatever stdin is; fails where there is none (tty(4)).
-        let file = unless_short(OpenOptions::new().read(true).write(true).open("/dev/tty"))?;
+        let file = match OpenOptions::new().read(true).write(true).open("/dev/tty") {
+            Err(error) if is_shortage(&error) && has_terminal() => return Err(error),
+            opened => opened.ok(),
+        };
         let own_group = getpgrp();
         let ours = file.filter(|file| tcgetpgrp(file).is_ok_and(|foreground| foreground == own_group));
         Ok(ours.map(|file| Self { file, own_group }))
@@ -75,4 +79,9 @@ impl Terminal {
     pub fn has_job_control(&self) -> bool {
         getsid(None).is_ok_and(|session| session != getpid())
     }
+}
+
+/// Whether one of the standard streams is a terminal, which takes no descriptor to tell.
+fn has_terminal() -> bool {
+    io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
 }
