@@ -59,11 +59,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Prepares to send this request.
-    ///
-    /// # Errors
-    /// When the system's certificates are needed and cannot be read, or no HTTP request can hold this one.
-    pub fn new(request: Request) -> Result<Self, Unready> {
+    fn new(request: Request) -> Result<Self, Unready> {
         // Without https no certificates are needed, and an empty image has none to load.
         let tls = if request.url.is_https() { Some(trust_system()?) } else { None };
         let head = head(&request).map_err(|error| Unready::for_good(&error))?;
@@ -73,7 +69,7 @@ impl Client {
     /// The one that there is, or one that is prepared now: what that takes may be short at first.
     ///
     /// # Errors
-    /// As [`Client::new`].
+    /// When the system's certificates are needed and cannot be read, or no HTTP request can hold this one.
     pub fn prepared<'a>(client: &'a mut Option<Self>, request: &Request) -> Result<&'a Self, Unready> {
         match client {
             Some(client) => Ok(client),

@@ -257,7 +257,7 @@ pub fn unable_sidecar(error: anyhow::Error) -> Outcome {
 fn of_quit(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Stopped(_) => {
-            Outcome::NotShutDown(vec!["any sidecar, since proa was asked to stop first".to_owned()])
+            Outcome::NotShutDown(vec!["the sidecars, because proa was asked to stop first".to_owned()])
         }
         outcome => outcome,
     }

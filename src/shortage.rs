@@ -53,10 +53,7 @@ pub fn unless_short<T>(read: io::Result<T>) -> io::Result<Option<T>> {
 /// # Errors
 /// Those of the last attempt.
 pub fn outlast<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    attempt(ATTEMPTS, make, |error| {
-        debug!(%error, "trying again");
-        true
-    })
+    attempt_while(ATTEMPTS, make, |_| true)
 }
 
 /// Makes what a refusal follows from. Only what fails for want of something is tried again.
@@ -64,7 +61,7 @@ pub fn outlast<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 /// # Errors
 /// Those of the last attempt.
 pub fn outlast_shortage<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    outlast_short(make, is_shortage)
+    attempt_while(ATTEMPTS, make, is_shortage)
 }
 
 /// The same of a process.
@@ -72,20 +69,7 @@ pub fn outlast_shortage<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T>
 /// # Errors
 /// Those of the last attempt.
 pub fn outlast_lack_of_processes<T>(make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    outlast_short(make, is_lack_of_processes)
-}
-
-fn outlast_short<T>(
-    make: impl FnMut() -> io::Result<T>,
-    is_short: impl Fn(&io::Error) -> bool,
-) -> io::Result<T> {
-    attempt(ATTEMPTS, make, |error| {
-        let again = is_short(error);
-        if again {
-            debug!(%error, "trying again");
-        }
-        again
-    })
+    attempt_while(ATTEMPTS, make, is_lack_of_processes)
 }
 
 /// Makes what is looked at while the sidecars are shut down, however long a shortage lasts, within reason. `is_short`: whether an error is one.
@@ -97,14 +81,8 @@ pub fn outlast_for_long<T, E: fmt::Display>(
     is_short: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
     let begun = now();
-    attempt(ATTEMPTS_IN_THE_END, make, |error| {
-        // An attempt may take its time itself.
-        let again = is_short(error) && elapsed(begun) < LONGEST;
-        if again {
-            debug!(%error, "trying again");
-        }
-        again
-    })
+    // An attempt may take its time itself.
+    attempt_while(ATTEMPTS_IN_THE_END, make, |error| is_short(error) && elapsed(begun) < LONGEST)
 }
 
 /// Makes what the sidecars are shut down with, however long a shortage lasts, within reason; while there `is_time`.
@@ -184,6 +162,21 @@ pub async fn once_there_is_enough_of<T>(
             done => return done,
         }
     }
+}
+
+/// Attempts it while that `is_worth_it`, by the error, and says so.
+fn attempt_while<T, E: fmt::Display>(
+    most: usize,
+    make: impl FnMut() -> Result<T, E>,
+    is_worth_it: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    attempt(most, make, |error| {
+        let again = is_worth_it(error);
+        if again {
+            debug!(%error, "trying again");
+        }
+        again
+    })
 }
 
 fn attempt<T, E>(

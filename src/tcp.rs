@@ -34,19 +34,15 @@ pub async fn probe(address: &Address, limit: Duration) -> Answer {
 }
 
 async fn connect(address: &Address) -> io::Result<TcpStream> {
-    if address.is_loopback_name() {
-        let addresses = LOOPBACK.map(|ip| SocketAddr::new(ip, address.port));
-        // The last failure is told, and a Pod may have no IPv6 at all; so that one comes first.
-        let [v4, v6] = addresses;
-        return match TcpStream::connect(v6).await {
-            Ok(stream) => Ok(stream),
-            Err(_) => TcpStream::connect(v4).await,
-        };
-    }
     let text = address.to_string();
-    let addresses = match text.parse() {
-        Ok(address) => vec![address],
-        Err(_) => look_up(text).await?,
+    let addresses = if address.is_loopback_name() {
+        // A Pod may have no IPv6 at all; so that one comes first.
+        let [v4, v6] = LOOPBACK.map(|ip| SocketAddr::new(ip, address.port));
+        vec![v6, v4]
+    } else if let Ok(address) = text.parse() {
+        vec![address]
+    } else {
+        look_up(text).await?
     };
     // One after the other; the last failure is told.
     TcpStream::connect(addresses.as_slice()).await

@@ -163,9 +163,7 @@ impl Run<'_> {
         let phase = LogPhase::Gate.enter();
         let (waiting, mut listener) = match patient_runtime(self.signals, &Sight::none(), &mut asked) {
             Ok(made) => made,
-            Err(error) => {
-                return Ok(End::unable(error, None, asked));
-            }
+            Err(error) => return Ok(End::unable(error, None, asked)),
         };
         let passed = self.gate(asked, &mut listener);
         let passed = waiting.block_on(self.server.during(&self.board, passed));

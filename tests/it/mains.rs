@@ -545,18 +545,24 @@ fn a_main_container_without_proa_is_waited_for_where_the_hostname_is_another() {
     after_second(&world, &web, main, 0);
 }
 
-/// Nobody else shuts the sidecars down after `second`, whose end would never be seen.
-#[test]
-fn a_denial_that_lasts_ends_the_wait_for_a_main_container_without_proa() {
+/// `main`, which waits for `second` and its end, and whose rights are gone once its command is over, as `then` has it.
+fn denied_at_its_end(then: &str) -> Option<(World, Endpoint, Running)> {
     let world = pod("Never", HIDDEN);
-    let Some(main) = world.mounted("main", "pod") else { return };
     let (web, flags) = answering();
-    let held = Held::in_dir(&world.dir, "");
-    let main = main.flags(&flags).flag("--main=second").start(&held.command);
+    let held = Held::in_dir(&world.dir, then);
+    let main = world.mounted("main", "pod")?.flags(&flags).flags(["--main=second", "--log-level=debug"]);
+    let main = main.start(&held.command);
     main.wait_stdout("up");
     world.cluster.authorize(Access::to(&[]));
     world.cluster.hang_up();
     held.let_go();
+    Some((world, web, main))
+}
+
+/// Nobody else shuts the sidecars down after `second`, whose end would never be seen.
+#[test]
+fn a_denial_that_lasts_ends_the_wait_for_a_main_container_without_proa() {
+    let Some((world, web, main)) = denied_at_its_end("") else { return };
     // An attempt that was made for it alone.
     main.wait_stderr("not waiting any longer: the Pod is out of sight: pods \"pod\" is forbidden");
     web.request();
@@ -568,15 +574,7 @@ fn a_denial_that_lasts_ends_the_wait_for_a_main_container_without_proa() {
 /// Who was denied may still see later that there is nobody to wait for.
 #[test]
 fn a_pod_that_is_gone_by_the_end_of_a_denial_is_not_waited_for() {
-    let world = pod("Never", HIDDEN);
-    let Some(main) = world.mounted("main", "pod") else { return };
-    let (web, flags) = answering();
-    let held = Held::in_dir(&world.dir, "exit 4");
-    let main = main.flags(&flags).flags(["--main=second", "--log-level=debug"]).start(&held.command);
-    main.wait_stdout("up");
-    world.cluster.authorize(Access::to(&[]));
-    world.cluster.hang_up();
-    held.let_go();
+    let Some((world, web, main)) = denied_at_its_end("exit 4") else { return };
     main.wait_stderr("waiting for `second` (running)");
     main.wait_stderr("is forbidden");
     world.cluster.remove("default", "pod");

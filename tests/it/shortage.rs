@@ -23,6 +23,14 @@ fn limit_descriptors(pid: i32, most: libc::rlim_t) {
     assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
 }
 
+/// proa that may have so many descriptors from its start on.
+fn starting_with(most: libc::rlim_t, proa: Proa) -> Proa {
+    proa.setup(move || {
+        limit_descriptors(0, most);
+        Ok(())
+    })
+}
+
 /// proa whose command is over, and which may have so many descriptors.
 fn short(world: &World, proa: Proa, most: libc::rlim_t) -> Running {
     let held = Held::in_dir(&world.dir, "exit 7");
@@ -156,12 +164,9 @@ fn a_shortage_at_the_start_makes_up_no_service_account() {
     let world = World::alone();
     let flags = ["--wait-file=/proc/self", "--namespace=default", "--shutdown-when=never"];
     let absent = world.dir.join("absent");
-    let proa = world.proa().flags(flags).env("PROA_SERVICE_ACCOUNT_DIR", absent).setup(|| {
-        // The signals take the one that is left.
-        limit_descriptors(0, 4);
-        Ok(())
-    });
-    let running = proa.start(["sh", "-c", "exit 5"]);
+    let proa = world.proa().flags(flags).env("PROA_SERVICE_ACCOUNT_DIR", absent);
+    // The signals take the one that is left.
+    let running = starting_with(4, proa).start(["sh", "-c", "exit 5"]);
     running.wait_stderr("trying again");
     limit_descriptors(running.pid(), PLENTY);
     running.finish().expect(5, &["going on without the API server: no service account"]);
@@ -173,12 +178,8 @@ fn a_main_container_that_was_short_at_its_start_is_known_and_seen() {
     let world = pod("Never", SHOWN);
     let Some((main, second)) = both(&world) else { return };
     let held = Held::in_dir(&world.dir, "exit 7");
-    let main = main.flag("--shutdown-when=never").setup(|| {
-        // The signals take the one that is left.
-        limit_descriptors(0, 4);
-        Ok(())
-    });
-    let main = main.start(&held.command);
+    // The signals take the one that is left.
+    let main = starting_with(4, main.flag("--shutdown-when=never")).start(&held.command);
     main.wait_stderr("trying again");
     limit_descriptors(main.pid(), PLENTY);
     main.wait_stdout("up");
@@ -193,10 +194,7 @@ fn a_sidecar_that_was_short_at_its_start_hears_of_its_main_containers_end() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     let Some((main, sidecar)) = crate::sidecar::both(&world) else { return };
     // Its presence takes the one that is left.
-    let sidecar = sidecar.flags(["--api=off", "--until-exit=main"]).setup(|| {
-        limit_descriptors(0, 5);
-        Ok(())
-    });
+    let sidecar = starting_with(5, sidecar.flags(["--api=off", "--until-exit=main"]));
     let sidecar = sidecar.start(["sleep", "1000"]);
     sidecar.wait_stderr("trying again");
     limit_descriptors(sidecar.pid(), PLENTY);
@@ -205,17 +203,19 @@ fn a_sidecar_that_was_short_at_its_start_hears_of_its_main_containers_end() {
     sidecar.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
 }
 
-#[test]
-fn a_mistake_while_descriptors_are_short_ends_the_sidecars() {
+/// A mistake in the command line, and no descriptor to end the sidecar with.
+fn mistaken() -> (World, Endpoint, Running) {
     let quit = Endpoint::ok();
     let world = beside_envoy("Never", &quit, "running: {}");
-    let proa = world.proa().flag("--nonsense").setup(|| {
-        // The signals take the one that is left.
-        limit_descriptors(0, 4);
-        Ok(())
-    });
-    let running = proa.start(["true"]);
+    // The signals take the one that is left.
+    let running = starting_with(4, world.proa().flag("--nonsense")).start(["true"]);
     running.wait_stderr("trying again");
+    (world, quit, running)
+}
+
+#[test]
+fn a_mistake_while_descriptors_are_short_ends_the_sidecars() {
+    let (world, quit, running) = mistaken();
     limit_descriptors(running.pid(), PLENTY);
     quit.request();
     world.set_state("proxy", "terminated: {exitCode: 0}");
@@ -225,15 +225,7 @@ fn a_mistake_while_descriptors_are_short_ends_the_sidecars() {
 /// There was no command that could need anybody, so there is nobody whose exit matters.
 #[test]
 fn who_is_stopped_after_a_mistake_while_descriptors_are_short_waits_for_no_exit() {
-    let quit = Endpoint::ok();
-    let world = beside_envoy("Never", &quit, "running: {}");
-    let proa = world.proa().flag("--nonsense").setup(|| {
-        // The signals take the one that is left.
-        limit_descriptors(0, 4);
-        Ok(())
-    });
-    let running = proa.start(["true"]);
-    running.wait_stderr("trying again");
+    let (_world, quit, running) = mistaken();
     running.signal(libc::SIGTERM);
     limit_descriptors(running.pid(), PLENTY);
     quit.request();

@@ -106,25 +106,25 @@ pub(crate) fn sweep(
     }
     let (seen, repeated) = each_or_again(&runs, |worker, (form, call, when, inject)| {
         let observed = stage.run(*form, By::Error, worker, Some(inject))?;
-        let missed = observed.trace.nth(call, *when).is_none();
+        let seen = observed.trace.nth(call, *when).map(drop);
         let error = inject.split([':', '=']).nth(2).unwrap_or_default();
         let verdict = match verdict(*form, &observed) {
-            Ok(false) if passes(call, error) && !missed => {
+            Ok(false) if passes(call, error) && seen.is_some() => {
                 Err("a shortage that passed at once made it refuse".into())
             }
             verdict => verdict,
         };
-        Ok((missed, verdict.map_err(|why| format!("{why}; its log ends: {}", observed.log))))
+        Ok((seen, verdict.map_err(|why| format!("{why}; its log ends: {}", observed.log))))
     })?;
     let (mut counts, mut broken) = (Counts::new(), Vec::new());
-    for ((form, call, _, inject), (missed, verdict)) in runs.iter().zip(seen) {
+    for ((form, call, _, inject), (seen, verdict)) in runs.iter().zip(seen) {
         let count = counts.entry((*form, call.clone())).or_default();
         match verdict {
             Err(why) => {
                 count.broken += 1;
                 broken.push(Broken { what: format!("{form}, {inject}"), why });
             }
-            Ok(_) if missed => count.missed += 1,
+            Ok(_) if seen.is_none() => count.missed += 1,
             Ok(true) => count.done += 1,
             Ok(false) => count.refused += 1,
         }

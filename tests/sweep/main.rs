@@ -109,11 +109,11 @@ fn each<T: Sync, R: Send>(
     Ok(results.into_inner().expect("no worker panics").into_iter().flatten().collect())
 }
 
-/// What was seen of a run, and how it is judged.
-pub(crate) type Judged<S, J> = (S, Result<J, String>);
+/// What was seen of the disturbed call, if it was made, and how the run is judged.
+pub(crate) type Judged<S, J> = (Option<S>, Result<J, String>);
 
-/// The same; one that breaks a promise once more, with few beside it, since a machine that is busy enough breaks any limit of time. With
-/// the results, how many were repeated; why is said.
+/// The same; one that breaks a promise once more, with few beside it, since a machine that is busy enough breaks any limit of time. One in
+/// which the call is not made says nothing. With the results, how many were repeated; why is said.
 pub(crate) fn each_or_again<T: Sync, S: Send, J: Send>(
     runs: &[T],
     run: impl Fn(usize, &T) -> Result<Judged<S, J>> + Sync,
@@ -128,7 +128,7 @@ pub(crate) fn each_or_again<T: Sync, S: Send, J: Send>(
     }
     let again = each(&places, FEW, |worker, place| run(worker, &runs[*place]))?;
     let repeated = places.len();
-    for (place, result) in places.into_iter().zip(again) {
+    for (place, result) in places.into_iter().zip(again).filter(|(_, (seen, _))| seen.is_some()) {
         results[place] = result;
     }
     Ok((results, repeated))
