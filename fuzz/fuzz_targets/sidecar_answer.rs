@@ -18,8 +18,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 fuzz_target!(|input: &[u8]| {
     let [then, length, says @ ..] = input else { return };
-    let client =
-        Client::new(Request::new(Method::Post, HttpUrl::on_loopback(9000, "/quit"))).expect("a client");
+    let request = Request::new(Method::Post, HttpUrl::on_loopback(9000, "/quit"));
+    let mut client = None;
+    let client = Client::prepared(&mut client, &request).expect("a client");
     // Answers that are none yet (1xx) may go on until time is up: none of them is kept.
     let says_interim = says.windows(10).any(|part| part.starts_with(b"HTTP/1.") && part.ends_with(b" 1"));
     let answered = |lengths: [u8; 1]| {
