@@ -195,14 +195,6 @@ pub struct Address {
     pub port: u16,
 }
 
-impl Address {
-    /// Whether the host is a name for [`LOOPBACK`].
-    #[must_use]
-    pub fn is_loopback_name(&self) -> bool {
-        matches!(self.host, Host::Domain(_)) && is_loopback(&self.host)
-    }
-}
-
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)

@@ -11,7 +11,6 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION,
 use http::{Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
-use nix::errno::Errno;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
@@ -95,7 +94,7 @@ impl Client {
             // Within the Pod a connection takes no time: whoever is silent has it.
             Err(_) if self.request.url.is_loopback() => Answer::Broken(silent()),
             Err(_) => Answer::None(silent()),
-            Ok(Err(failure @ Failure::Connect(_))) if self.is_refused(&failure) => Answer::Refused,
+            Ok(Err(failure @ Failure::Connect(_))) if is_refused(&failure) => Answer::Refused,
             Ok(Err(failure @ Failure::Connect(_))) if cause(&failure).is_some_and(is_lack_of_processes) => {
                 Answer::Short(causes(&failure))
             }
@@ -103,18 +102,11 @@ impl Client {
             Ok(Err(failure @ Failure::Exchange(_))) => Answer::Broken(causes(&failure)),
         }
     }
+}
 
-    /// Whether nobody listens there. What is known of `localhost` is the failure of its second address alone, and a
-    /// Pod may have no IPv6; its first can fail in no other way.
-    fn is_refused(&self, failure: &Failure) -> bool {
-        let Some(io) = cause::<io::Error>(failure) else {
-            return false;
-        };
-        let no_ipv6 = [Errno::EADDRNOTAVAIL, Errno::EAFNOSUPPORT, Errno::ENETUNREACH];
-        let second = || self.request.url.address().is_loopback_name();
-        let is_missing = |number| no_ipv6.contains(&Errno::from_raw(number));
-        io.kind() == io::ErrorKind::ConnectionRefused || second() && io.raw_os_error().is_some_and(is_missing)
-    }
+/// Whether nobody listens there.
+fn is_refused(failure: &Failure) -> bool {
+    cause::<io::Error>(failure).is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// The request as it is sent, with an empty body.

@@ -3,8 +3,6 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{HOST, HeaderValue};
@@ -13,18 +11,19 @@ use http::{Request, Response, Uri};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::rt::{Read, Write};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tower::{BoxError, Service, ServiceExt, service_fn};
 use tracing::debug;
 
-use crate::endpoint::{LOOPBACK, is_loopback_name};
-use crate::tcp::look_up;
+use crate::endpoint::{Address, InvalidAddress};
+use crate::tcp;
+
+/// What went wrong, whatever it was.
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// How long an answer's head may be, in bytes: several times what servers themselves accept of a request's.
 const LONGEST_HEAD: usize = 32 * 1024;
@@ -90,33 +89,34 @@ where
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = path.into();
 
-    let is_https = uri.scheme() == Some(&Scheme::HTTPS);
-    let server = uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()).unwrap_or_default();
-    let stream = tcp(uri).await.map_err(Failure::Connect)?;
-    if !is_https {
-        return exchange(stream, request).await;
+    let stream = connect(&uri).await.map_err(Failure::Connect)?;
+    if !is_https(&uri) {
+        return exchange(TokioIo::new(stream), request).await;
     }
     let tls = tls.ok_or_else(|| Failure::Connect("no certificate authorities to trust".into()))?;
+    let server = uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()).unwrap_or_default();
     let server = ServerName::try_from(server).map_err(|error| Failure::Connect(error.into()))?;
-    let secured = TlsConnector::from(tls).connect(server, stream.into_inner()).await;
+    let secured = TlsConnector::from(tls).connect(server, stream).await;
     exchange(TokioIo::new(secured.map_err(|error| Failure::Connect(error.into()))?), request).await
 }
 
-/// Connects to the first address of the host that answers, of either family (RFC 8305).
-async fn tcp(uri: Uri) -> Result<TokioIo<tokio::net::TcpStream>, BoxError> {
-    let resolver = service_fn(|name: Name| async move {
-        // RFC 6761, 6.3: not to be asked of anybody. An image may have no /etc/hosts, and the kubelet's may say less. The port is
-        // the URI's.
-        if is_loopback_name(name.as_str()) {
-            return io::Result::Ok(LOOPBACK.map(|address| SocketAddr::new(address, 0)).to_vec().into_iter());
-        }
-        Ok(look_up((name.as_str().to_owned(), 0)).await?.into_iter())
-    });
-    let mut connector = HttpConnector::new_with_resolver(resolver);
-    connector.enforce_http(false);
-    // A request is one write, and nothing follows that it could wait for.
-    connector.set_nodelay(true);
-    let stream = connector.ready().await?.call(uri).await?;
+/// Whom a URI names.
+///
+/// # Errors
+/// When it names no host.
+pub fn address(uri: &Uri) -> Result<Address, InvalidAddress> {
+    let default = if is_https(uri) { 443 } else { 80 };
+    format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(default)).parse()
+}
+
+fn is_https(uri: &Uri) -> bool {
+    uri.scheme() == Some(&Scheme::HTTPS)
+}
+
+async fn connect(uri: &Uri) -> Result<TcpStream, BoxError> {
+    let stream = tcp::connect(&address(uri)?).await?;
+    // A request is one write, and nothing follows that it could wait for; otherwise it is sent a little later.
+    let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 

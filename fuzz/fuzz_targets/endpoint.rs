@@ -2,8 +2,10 @@
 
 #![no_main]
 
+use http::Uri;
 use libfuzzer_sys::fuzz_target;
 use proa::endpoint::{Address, HttpUrl, Method, Request, without_secrets};
+use proa::transport::address as to_whom;
 
 fn check(url: &HttpUrl) {
     assert_eq!(url.as_str().parse::<HttpUrl>().as_ref(), Ok(url));
@@ -12,6 +14,9 @@ fn check(url: &HttpUrl) {
     assert_eq!(address.to_string().parse::<Address>().as_ref(), Ok(&address), "{url:?}");
     assert!(url.path().starts_with('/'), "{url:?}");
     let sent = url.for_request();
+    if let Ok(sent) = Uri::try_from(&sent) {
+        assert_eq!(to_whom(&sent), Ok(address), "{url:?}");
+    }
     let sent = url::Url::parse(&sent).expect("what is sent");
     assert!(sent.username().is_empty() && sent.password().is_none() && sent.fragment().is_none(), "{sent}");
     // Elsewhere than shown it must not go.
@@ -30,7 +35,6 @@ fuzz_target!(|text: &str| {
     if let Ok(address) = text.parse::<Address>() {
         assert_ne!(address.port, 0);
         assert_eq!(address.to_string().parse::<Address>(), Ok(address.clone()), "{text:?}");
-        let _ = address.is_loopback_name();
     }
     check(&HttpUrl::on_loopback(u16::try_from(text.len() % 65535).expect("16 bits") + 1, text));
 

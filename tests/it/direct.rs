@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use localpod::cluster::Access;
 use nix::libc;
 
-use crate::support::http::{Endpoint, Reply, refusing_url};
+use crate::support::http::{Endpoint, Reply, refusing_url, silent};
 use crate::support::{Beside, Dir, Proa, World, unshare};
 
 fn status(code: u16) -> Reply {
@@ -244,6 +244,26 @@ fn a_look_up_that_hangs_keeps_no_signal_and_no_command_waiting() {
         running.wait_stdout("up");
         running.signal(libc::SIGTERM);
         running.finish().expect(7, &["db.example"]);
+    }
+}
+
+/// A name of two addresses, as of a Service without an address of its own or of a host of both families; the first one's host is down.
+#[test]
+fn an_address_that_is_silent_keeps_none_from_the_next() {
+    let (world, dir) = (World::alone(), Dir::new());
+    let ready = Endpoint::at("127.71.82.95:0", vec![status(204)]);
+    let port = ready.port();
+    let _silent = silent(([127, 71, 82, 94], port).into());
+    let hosts = dir.join("hosts");
+    fs::write(&hosts, "127.71.82.94 db.example\n127.71.82.95 db.example\n").unwrap();
+    let Some(mut wrapper) = unshare(&[]) else { return };
+    let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+    wrapper.extend(["sh", "-c", &script, "sh"].map(str::to_owned));
+    for wait in
+        [format!("--wait-tcp=db.example:{port}"), format!("--wait-http-get=http://db.example:{port}/")]
+    {
+        let waiting = world.proa().through(&wrapper).flags(["--api=off", &wait, "--ready-timeout=10s"]);
+        waiting.run(["true"]).expect(0, &["gate open"]);
     }
 }
 

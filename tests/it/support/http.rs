@@ -4,6 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
+
+use nix::sys::socket::{Backlog, listen};
 
 use super::PATIENCE;
 
@@ -31,7 +34,11 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// Answers with these, one a connection; with the last for ever.
     pub(crate) fn replying(replies: Vec<Reply>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::at("127.0.0.1:0", replies)
+    }
+
+    pub(crate) fn at(address: &str, replies: Vec<Reply>) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
         let address = listener.local_addr().expect("an address");
         let (sender, requests) = channel();
         thread::spawn(move || serve(listener, &replies, &sender));
@@ -66,6 +73,17 @@ impl Endpoint {
 pub(crate) fn refusing_url() -> String {
     // The port of tcpmux, a service of the eighties. One that was free a moment ago may be another test's now.
     "http://127.0.0.1:1/quitquitquit".to_owned()
+}
+
+/// An address that answers nothing to whoever connects, while this is held: the kernel drops what a full queue has no room for.
+pub(crate) fn silent(address: SocketAddr) -> impl Sized {
+    let listener = TcpListener::bind(address).expect("a free port");
+    listen(&listener, Backlog::new(0).expect("a length")).expect("a listener may be told anew");
+    let mut queue = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+        queue.push(stream);
+    }
+    (listener, queue)
 }
 
 fn serve(listener: TcpListener, replies: &[Reply], requests: &Sender<String>) {
