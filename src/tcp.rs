@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tracing::trace;
 use url::Host;
 
 use crate::endpoint::{Address, LOOPBACK, is_loopback_name};
@@ -50,6 +51,7 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
     loop {
         let patience = match left.next() {
             Some((turn, address)) => {
+                trace!(%address, "connecting");
                 attempts.push(async move { (turn, TcpStream::connect(address).await) });
                 HEAD_START
             }

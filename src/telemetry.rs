@@ -23,7 +23,7 @@ const OURS: &str = "proa";
 const IN_MESSAGE: [&str; 5] = ["container", "url", "status", "exit_code", "seconds"];
 
 /// Sets up logging. `level`: of proa's own lines. Without it `RUST_LOG` counts where it names proa, as in
-/// `proa=debug,rustls=trace`: one that does not is meant for the command.
+/// `proa=debug`: one that does not is meant for the command.
 pub fn set_up(format: LogFormat, level: Option<LogLevel>) {
     let ours = |level| Targets::new().with_target(OURS, level);
     let asked = env::var("RUST_LOG").ok().filter(|text| level.is_none() && names_us(text));
@@ -35,9 +35,7 @@ pub fn set_up(format: LogFormat, level: Option<LogLevel>) {
     // Fails only where a subscriber is set already, and nobody else sets one.
     let _ = set_global_default(Lines { format, targets });
     if let Some(Err(error)) = asked {
-        tracing::warn!(
-            "RUST_LOG is not understood ({error}); expected proa=debug, or proa=debug,rustls=trace"
-        );
+        tracing::warn!("RUST_LOG is not understood ({error}); expected proa=debug");
     }
 }
 
