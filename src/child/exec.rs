@@ -65,7 +65,7 @@ impl Image {
                 | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
         )?;
         attributes.set_pgroup(Pid::from_raw(0))?;
-        attributes.set_sigmask(origin.mask())?;
+        attributes.set_sigmask(&origin.mask())?;
         attributes.set_sigdefault(&origin.defaults())?;
         let actions = PosixSpawnFileActions::init()?;
         self.first(|candidate| {

@@ -10,14 +10,17 @@ use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigSet, Signal as NixSignal};
+
+use super::Signal;
 
 /// The signal state at the first instruction.
 pub struct Origin {
-    mask: SigSet,
+    /// A bit for each number, that of 1 first.
+    mask: u64,
     pipe_ignored: bool,
     child_ignored: bool,
-    /// A bit for each number, that of 1 first.
+    /// Likewise.
     pending: u64,
 }
 
@@ -30,7 +33,7 @@ impl Origin {
             let pipe_ignored = is_ignored(libc::SIGPIPE);
             let child_ignored = is_ignored(libc::SIGCHLD);
             // Where it fails, `block` says so.
-            let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or(SigSet::empty());
+            let mask = swap_mask(every()).unwrap_or(0);
             // After that: none of the program that this process was comes later.
             let pending = Self::pending();
             // Ignored, it would have the kernel collect children behind our back (wait(2), "ECHILD").
@@ -45,7 +48,7 @@ impl Origin {
     /// # Errors
     /// Those of sigprocmask(2), which only a system has that forbids it.
     pub fn block() -> io::Result<()> {
-        Ok(SigSet::all().thread_set_mask()?)
+        swap_mask(every()).map(drop)
     }
 
     /// The signals that wait to be read: a bit for each number, that of 1 first.
@@ -70,8 +73,8 @@ impl Origin {
 
     /// The signals that were blocked.
     #[must_use]
-    pub fn mask(&self) -> &SigSet {
-        &self.mask
+    pub fn mask(&self) -> SigSet {
+        set_of(self.mask)
     }
 
     /// Those that we ignore and that were not ignored.
@@ -79,7 +82,7 @@ impl Origin {
     pub fn defaults(&self) -> SigSet {
         let mut defaults = SigSet::empty();
         if !self.pipe_ignored {
-            defaults.add(Signal::SIGPIPE);
+            defaults.add(NixSignal::SIGPIPE);
         }
         defaults
     }
@@ -102,8 +105,42 @@ impl Origin {
         for (signal, ignored) in [(libc::SIGPIPE, self.pipe_ignored), (libc::SIGCHLD, self.child_ignored)] {
             set_disposition(signal, if ignored { libc::SIG_IGN } else { libc::SIG_DFL });
         }
-        Ok(self.mask.thread_set_mask()?)
+        swap_mask(self.mask).map(drop)
     }
+}
+
+/// Every signal that there is for us. What the C library calls all of them lacks those that it keeps for itself: with musl that is one
+/// more than with others, 34, which is what container runtimes send for `SIGRTMIN`.
+#[must_use]
+pub fn every_signal() -> SigSet {
+    set_of(every())
+}
+
+/// A bit for each number, that of 1 first, as the kernel has it.
+fn every() -> u64 {
+    Signal::all().fold(0, |bits, signal| bits | 1 << (signal.number() - 1))
+}
+
+#[expect(unsafe_code, reason = "the C library adds no signal to a set that it keeps for itself")]
+fn set_of(bits: u64) -> SigSet {
+    const WORDS: usize = size_of::<libc::sigset_t>() / size_of::<u64>();
+    let mut words = [0; WORDS];
+    words[0] = bits;
+    // SAFETY: a set is an array of bits, which begins with those that the kernel has.
+    let set = unsafe { std::mem::transmute::<[u64; WORDS], libc::sigset_t>(words) };
+    // SAFETY: none of its bits is unset.
+    unsafe { SigSet::from_sigset_t_unchecked(set) }
+}
+
+/// Sets this thread's mask; the one before. By the system call itself: what the C library keeps for itself it takes out of masks on their way.
+#[expect(unsafe_code, reason = "the C library changes masks")]
+fn swap_mask(mask: u64) -> io::Result<u64> {
+    let mut before = 0_u64;
+    let (new, old) = (&raw const mask, &raw mut before);
+    // SAFETY: both are as large as the size says, which is that of the kernel's sets (sigprocmask(2), "C library/kernel differences").
+    let failed =
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, new, old, size_of::<u64>()) };
+    if failed == 0 { Ok(before) } else { Err(io::Error::last_os_error()) }
 }
 
 #[expect(unsafe_code, reason = "nix reads a disposition only by setting one")]

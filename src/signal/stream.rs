@@ -4,14 +4,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::libc;
-use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::yield_now;
 use tracing::info;
 
-use super::origin::Origin;
+use super::origin::{Origin, every_signal};
 use super::send::suspend_self;
 use super::{Phase, Reaction, Received, Sender, Signal, reaction, reaper};
 use crate::shortage::outlast;
@@ -36,7 +35,7 @@ impl Signals {
         Origin::capture();
         Origin::block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self { file: SignalFd::with_flags(&SigSet::all(), flags)? })
+        Ok(Self { file: SignalFd::with_flags(&every_signal(), flags)? })
     }
 
     /// A signal that has come by now.
