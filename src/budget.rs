@@ -101,6 +101,9 @@ enum End {
         /// The latest that SIGKILL comes.
         kill_at: Instant,
     },
+    /// The container was asked to stop longer ago than its grace period as it was last known, or the default; what happens to the Pod is
+    /// unknown, and it may have another (`kubectl delete --grace-period`).
+    Overdue,
 }
 
 /// How long what is left may take.
@@ -154,6 +157,8 @@ pub fn budget(termination: &Termination, life: Option<Life>, asked: &StopRequest
         leaving.then_some((now.instant, kill_at))
     });
     let end = match kill {
+        // Being alive proves something only where the grace period is known.
+        None if life.is_none() && !asked.is_empty() => End::Overdue,
         None => End::AtLeisure,
         Some((asked_at, kill_at)) => match life {
             Some(Life::Deleting) => End::WholePod(kill_at),
@@ -205,7 +210,7 @@ impl Budget {
     #[must_use]
     pub fn kill_at(&self) -> Option<Instant> {
         match self.end {
-            End::AtLeisure => None,
+            End::AtLeisure | End::Overdue => None,
             End::Alone(kill_at) | End::WholePod(kill_at) | End::Unconfirmed { kill_at, .. } => Some(kill_at),
         }
     }
@@ -227,7 +232,7 @@ impl Budget {
     #[must_use]
     pub fn give_up_at(&self, seen: bool) -> Option<Instant> {
         let kill_at = match self.end {
-            End::AtLeisure => return None,
+            End::AtLeisure | End::Overdue => return None,
             End::Unconfirmed { asked_at, kill_at } if !seen => self.soonest(asked_at, kill_at),
             End::Alone(kill_at) | End::WholePod(kill_at) | End::Unconfirmed { kill_at, .. } => kill_at,
         };
@@ -250,13 +255,15 @@ impl Budget {
             End::Unconfirmed { asked_at, kill_at } => {
                 Some(earlier(by, self.before(self.soonest(asked_at, kill_at), LEAST)))
             }
+            End::Overdue => self.after(LEAST_GRACE).map(|soon| earlier(by, soon)),
         };
         let whole = by.map_or_else(|| self.at_leisure(), |by| by.saturating_duration_since(self.now));
         // Two thirds, without the overflow of a multiplication.
         let others = whole.saturating_sub(whole / 3);
         ShutdownBudget {
             by,
-            others_by: self.after(others),
+            // Without a limit they have all the time, as much as those that carry their traffic.
+            others_by: by.and(self.after(others)),
             unasked_by: self.after(others.min(UNASKED)).unwrap_or(self.now),
             idle_by: match limit {
                 Limit::Default => self.after(whole.min(DEFAULT_GRACE)),
@@ -399,11 +406,23 @@ mod tests {
         assert_eq!(at(&asked(33), true), None, "nobody has killed us");
     }
 
+    /// `kubectl delete --grace-period=60`, say.
+    #[test]
+    fn being_alive_proves_nothing_where_the_grace_period_is_not_known() {
+        let now = now();
+        let asked = once(before(now, 34));
+        let shutdown = |life| budget(&pod(seconds(30)), life, &asked, now).shutdown(Limit::Default);
+        let (unknown, stays) = (shutdown(None), shutdown(Some(Life::Active)));
+        assert_eq!((unknown.by, unknown.waits), (Some(now.instant + seconds(2)), false));
+        assert_eq!((stays.by, stays.waits), (Some(now.instant + seconds(30)), true));
+    }
+
     #[test]
     fn zero_is_no_limit_for_every_flag() {
         let now = now();
         let leisure = budget(&pod(seconds(30)), Some(Life::Active), &never(), now);
         assert_eq!(leisure.shutdown(Limit::None).by, None);
+        assert_eq!(leisure.shutdown(Limit::None).others_by, None);
         assert_eq!(leisure.command(Limit::None), None);
         let stopped = budget(&pod(seconds(30)), Some(Life::Active), &once(now.instant), now);
         assert_eq!(stopped.shutdown(Limit::None).by, Some(now.instant + seconds(29)));
@@ -459,7 +478,7 @@ mod tests {
         let now = now();
         let asked = |ago| {
             let asked_at = before(now, ago);
-            budget(&pod(seconds(10)), None, &once(asked_at), now)
+            budget(&pod(seconds(10)), Some(Life::Active), &once(asked_at), now)
         };
         assert!(asked(9).kill_at().is_some());
         assert!(asked(12).kill_at().is_some(), "it may be late");
@@ -687,6 +706,8 @@ mod tests {
             let command = budget.command(limit).unwrap();
             assert!(command <= kill_at.max(now + LEAST_GRACE), "{context}");
             assert!(!is_past(kill_at, now), "{context}");
+        } else if budget.end == End::Overdue {
+            assert!(!shutdown.waits && shutdown.by.is_some_and(|by| by <= now + LEAST_GRACE), "{context}");
         } else {
             assert!(shutdown.waits, "{context}");
             let default = limit == Limit::Default;

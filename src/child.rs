@@ -11,7 +11,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal as NixSignal, killpg};
+use nix::sys::signal::{Signal as NixSignal, kill, killpg};
 use nix::unistd::{Pid, chdir};
 use tracing::{debug, warn};
 
@@ -203,16 +203,23 @@ impl Child {
 
     /// Passes a signal on.
     pub fn forward(&self, signal: Signal) {
-        let target = match self.forward_to {
-            ForwardTo::Child => Target::Process(self.pid),
-            ForwardTo::Group => Target::Group(self.pid),
+        let sent = match self.forward_to {
+            ForwardTo::Child => send(self.itself(), signal),
+            // It may have moved to a group of another process.
+            ForwardTo::Group => {
+                send(Target::Group(self.pid), signal).or_else(|_| send(self.itself(), signal))
+            }
         };
-        match send(target, signal) {
+        match sent {
             Ok(()) => debug!(%signal, "forwarded"),
             // ESRCH: it has ended, and the news of that is on its way.
             Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {}
             Err(error) => warn!(%signal, %error, "cannot forward"),
         }
+    }
+
+    fn itself(&self) -> Target {
+        Target::Process(self.pid)
     }
 
     /// Takes a signal while the command runs: forwards it, or collects who has ended; how the command did, if it is among
@@ -236,11 +243,12 @@ impl Child {
         None
     }
 
-    /// Ends what is left of the command's process group at once.
+    /// Ends the command and what is left of its process group at once.
     pub fn kill(&self) {
-        // ESRCH: it has ended, and the news of that is on its way.
-        let killed = killpg(self.pid, NixSignal::SIGKILL);
-        debug!(?killed, "killed");
+        // ESRCH: it has ended, and the news of that is on its way; or it has moved to a group of another process.
+        let group = killpg(self.pid, NixSignal::SIGKILL);
+        let itself = kill(self.pid, NixSignal::SIGKILL);
+        debug!(?group, ?itself, "killed");
     }
 
     /// Collects children that have changed state; how the command ended, if it is among them.

@@ -2,8 +2,10 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use tracing::{debug, error, info, warn};
 
 use crate::exit::{Conclusion, Outcome};
@@ -65,9 +67,11 @@ fn beginning(message: &str) -> &str {
     &message[..end.unwrap_or(0)]
 }
 
-/// Writes to the file that the kubelet has made; none is created.
+/// Writes to the file that the kubelet has made; none is created. Where it is a pipe nobody's reading is waited for: the exit code is more.
 fn write(path: &Path, message: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).truncate(true).open(path)?.write_all(message.as_bytes())
+    let mut options = OpenOptions::new();
+    options.write(true).truncate(true).custom_flags(libc::O_NONBLOCK);
+    options.open(path)?.write_all(message.as_bytes())
 }
 
 #[cfg(test)]

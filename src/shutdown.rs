@@ -181,8 +181,9 @@ impl Ending<'_, '_> {
     async fn act(&mut self, tasks: Vec<Task>, scope: Scope) {
         let results = RefCell::new(vec![None; tasks.len()]);
         let snapshot = self.sight.snapshot.as_ref();
-        let (board, by, spared) = (self.board, self.time.by, self.shutdown.spared);
         let least = now().checked_add(LEAST);
+        let at_least = |by: Option<Instant>| by.map(|by| least.map_or(by, |least| by.max(least)));
+        let (board, by, spared) = (self.board, at_least(self.time.by), self.shutdown.spared);
         {
             let mut work = Box::pin(join_all(tasks.iter().enumerate().map(|(place, task)| {
                 let results = &results;
@@ -195,8 +196,8 @@ impl Ending<'_, '_> {
                 let stop = self.stop();
                 let by = match (self.extent, scope) {
                     (Extent::Nothing, _) => least,
-                    (_, Scope::Others) => self.time.others_by.map(|by| by.max(least.unwrap_or(by))),
-                    (_, Scope::All) => self.time.by.map(|by| by.max(least.unwrap_or(by))),
+                    (_, Scope::Others) => at_least(self.time.others_by),
+                    (_, Scope::All) => at_least(self.time.by),
                 };
                 tokio::select! {
                     biased;

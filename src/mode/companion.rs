@@ -69,6 +69,8 @@ pub(super) struct Companion<'a> {
     told: Told,
     /// Since when the API server has shown nothing.
     silence: Silence,
+    /// The Pod as a helper has last seen it.
+    pub(super) last: RefCell<Option<Snapshot>>,
     /// Whether the Pod was ever seen: who denies us then may let us again.
     pub(super) seen: Cell<bool>,
     /// Which containers are main ones, as far as the manifest does not show it.
@@ -120,6 +122,7 @@ impl<'a> Companion<'a> {
             notifications: RefCell::default(),
             told: Told::default(),
             silence: Silence::default(),
+            last: RefCell::default(),
             seen: Cell::default(),
             mains: RefCell::new(MainContainers::named(
                 plan.mains.iter().map(|main| main.name.clone()).collect(),
@@ -167,7 +170,7 @@ impl<'a> Companion<'a> {
                         self.seen.set(passed.as_ref().is_ok_and(|opened| opened.snapshot.is_some()));
                         passed.into()
                     }
-                    () = self.quit_asked() => Gated::Over(Outcome::ShutDown),
+                    _ = self.quit_asked() => Gated::Over(Outcome::ShutDown),
                 }
             };
             self.server.during(&self.board, gated).await
@@ -234,6 +237,9 @@ impl<'a> Companion<'a> {
             }
             self.mains.borrow().settle(&mut snapshot);
             self.inspector.look(&snapshot);
+            if self.sees_to_the_rest() {
+                self.last.replace(Some(snapshot.clone()));
+            }
             let mains = mains.as_deref().unwrap_or_default();
             match mains::progress(&snapshot, mains) {
                 Progress::Running(_) | Progress::Outdated => {}
@@ -374,6 +380,7 @@ impl<'a> Companion<'a> {
             };
             if awaited {
                 self.told.by.borrow_mut().insert(message.container.clone());
+                self.told.worst.set(self.told.worst.get().max(message.code));
             }
             if self.is_enough(message) {
                 self.told.complete.set(true);
@@ -396,19 +403,41 @@ impl<'a> Companion<'a> {
     }
 
     /// Waits until another proa of the Pod, or a client of the status endpoint, asks for our end.
-    pub(super) async fn quit_asked(&self) {
+    pub(super) async fn quit_asked(&self) -> WhyQuit {
         let by_peer = async {
             match &self.listener {
-                Some(listener) if self.sees_to_the_rest() => self.abandoned(listener).await,
-                Some(listener) => listener.asked(|message| self.answer(message)).await,
+                Some(listener) if self.sees_to_the_rest() => {
+                    self.abandoned(listener).await;
+                    info!(
+                        "the main containers' proas have exited, and the API server has shown nothing for {} since",
+                        humantime::format_duration(ABANDONED)
+                    );
+                    WhyQuit::Abandoned(self.told.worst.get())
+                }
+                Some(listener) => {
+                    listener.asked(|message| self.answer(message)).await;
+                    info!("the main container's proa asks this sidecar to stop");
+                    WhyQuit::Asked
+                }
                 None => pending().await,
             }
         };
         tokio::select! {
-            () = by_peer => info!("the main container's proa asks this sidecar to stop"),
-            () = self.server.quit_asked() => info!("asked to stop at /quitquitquit"),
+            quit = by_peer => quit,
+            () = self.server.quit_asked() => {
+                info!("asked to stop at /quitquitquit");
+                WhyQuit::Asked
+            }
         }
     }
+}
+
+/// Why this sidecar is to end.
+pub(super) enum WhyQuit {
+    /// Somebody asks for it, who sees to the rest.
+    Asked,
+    /// The main containers have ended, the worst of their exit codes this one, and nothing will show more of them.
+    Abandoned(u8),
 }
 
 /// How long a helper goes on once the proa that has notified it is gone, and the API server shows nothing.
@@ -462,6 +491,8 @@ impl Silence {
 struct Told {
     /// Who did.
     by: RefCell<BTreeSet<String>>,
+    /// The worst of their exit codes.
+    worst: Cell<u8>,
     /// Whether all did whose end counts.
     complete: Cell<bool>,
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tracing::{error, info, warn};
 
-use super::companion::{CONFIRM, Companion, Gated, Mains, announce};
+use super::companion::{CONFIRM, Companion, Gated, Mains, WhyQuit, announce};
 use super::{afterwards, is_outside, patient_runtime, ready_file, unable_sidecar};
 use crate::budget::StopRequests;
 use crate::cluster::{Looked, NoApi};
@@ -61,7 +61,7 @@ fn carry_out(
     match helper.companion.gate()? {
         Gated::Over(outcome) => Ok(outcome.into()),
         Gated::Refused(outcome) => helper.refuse(outcome, shutdown),
-        Gated::Pointless(snapshot, code) => Ok(helper.end_others(*snapshot, code, shutdown)),
+        Gated::Pointless(snapshot, code) => Ok(helper.end_others(*snapshot, true, code, shutdown)),
         Gated::Open => helper.help(ready_file, shutdown),
     }
 }
@@ -82,7 +82,8 @@ impl Helper<'_> {
         drop((signals, runtime));
         self.companion.board.helping(false);
         match waited {
-            Waited::Ended(snapshot, code) => Ok(self.end_others(*snapshot, code, shutdown)),
+            Waited::Ended(snapshot, code) => Ok(self.end_others(*snapshot, true, code, shutdown)),
+            Waited::Abandoned(snapshot, code) => Ok(self.end_others(*snapshot, false, code, shutdown)),
             Waited::Over(outcome) => Ok(outcome.into()),
         }
     }
@@ -113,8 +114,8 @@ impl Helper<'_> {
         Ok(conclusion)
     }
 
-    /// Ends the other sidecars, once the main containers have exited. `code`: the worst of theirs.
-    fn end_others(&self, mut snapshot: Snapshot, code: i32, shutdown: &Shutdown) -> Conclusion {
+    /// Ends the other sidecars, once the main containers have exited. `fresh`: whether the Pod is seen to be so. `code`: the worst of theirs.
+    fn end_others(&self, mut snapshot: Snapshot, fresh: bool, code: i32, shutdown: &Shutdown) -> Conclusion {
         let mains = self.companion.mains.borrow().clone();
         mains.settle(&mut snapshot);
         let code = u8::try_from(code).unwrap_or(u8::MAX);
@@ -128,7 +129,7 @@ impl Helper<'_> {
                 let message = Message { container: snapshot.own.name.clone(), code };
                 let peers = Peers { ended: vec![message], ..Peers::default() };
                 let own_pod = self.companion.own_pod.as_ref().map(|own_pod| own_pod.named(&snapshot.name));
-                let sight = Sight { snapshot: Some(snapshot), fresh: true, own_pod, mains };
+                let sight = Sight { snapshot: Some(snapshot), fresh, own_pod, mains };
                 let (after, board) = (After::Command, &self.companion.board);
                 let mut asked = StopRequests::default();
                 let (runtime, mut signals) = patient_runtime(self.companion.signals, &sight, &mut asked)?;
@@ -165,7 +166,10 @@ impl Helper<'_> {
         let mains = tokio::select! {
             biased;
             outcome = stop => return Waited::Over(outcome),
-            () = self.companion.quit_asked() => return Waited::Over(Outcome::ShutDown),
+            quit = self.companion.quit_asked() => return match (quit, self.companion.last.take()) {
+                (WhyQuit::Abandoned(code), Some(last)) => Waited::Abandoned(Box::new(last), code.into()),
+                (WhyQuit::Abandoned(_), None) | (WhyQuit::Asked, _) => Waited::Over(Outcome::ShutDown),
+            },
             mains = self.companion.watch_mains(announce) => mains,
         };
         Waited::Over(match mains {
@@ -189,6 +193,8 @@ impl Helper<'_> {
 enum Waited {
     /// They have ended; the Pod as it was then, and the worst of their exit codes.
     Ended(Box<Snapshot>, i32),
+    /// The same by their own word; the Pod as it was last seen.
+    Abandoned(Box<Snapshot>, i32),
     /// There is nothing more to do.
     Over(Outcome),
 }

@@ -113,6 +113,21 @@ fn an_endpoint_that_hangs_leaves_the_mesh_its_time() {
     finish(&world, running, 3);
 }
 
+/// The one that hangs has used up all the time that there is: there is a moment left all the same, in which a machine may stand still.
+#[test]
+fn however_late_it_is_the_mesh_is_asked() {
+    let was_asked = || {
+        let (mesh, web) = (Endpoint::ok(), Endpoint::replying(vec![Reply::Hang]));
+        let world = beside_mesh(30, mesh.port());
+        let flags = ["--shutdown-timeout=100ms", "--shutdown-auto", "-p", &web.url()];
+        let running = world.proa().flags(flags).start(["sh", "-c", "exit 3"]);
+        web.request();
+        finish(&world, running, 3);
+        mesh.more_requests() == 1
+    };
+    assert!((0..3).any(|_| was_asked()));
+}
+
 #[test]
 fn stop_signals_while_a_pod_goes_on_leave_no_mesh_unasked() {
     let (mesh, web) = (Endpoint::ok(), Endpoint::ok());

@@ -75,6 +75,21 @@ fn without_a_namespace_it_says_so() {
 }
 
 #[test]
+fn a_termination_message_that_nobody_reads_keeps_no_exit_code() {
+    let world = World::alone();
+    let pipe = world.dir.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let flags =
+        ["--shutdown-when=never".to_owned(), format!("--termination-message-path={}", pipe.display())];
+    world.proa().flags(&flags).run(["/nowhere"]).expect(127, &["cannot write the termination message"]);
+    // Nor is what is full waited for.
+    let open = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    nix::fcntl::fcntl(&open, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    std::io::Write::write_all(&mut &open, &[b'.'; 4096]).unwrap();
+    world.proa().flags(&flags).run(["/nowhere"]).expect(127, &["cannot write the termination message"]);
+}
+
+#[test]
 fn an_unwritable_termination_message_file_is_reported_and_changes_nothing() {
     let world = World::alone();
     let directory = world.dir.join("directory");

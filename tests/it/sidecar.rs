@@ -122,6 +122,17 @@ fn a_command_that_does_not_end_is_killed() {
     running.finish().expect(0, &["sending SIGKILL (--stop-timeout)", "command ended: SIGKILL"]);
 }
 
+/// No group is led by it any more.
+#[test]
+fn a_command_that_has_left_its_process_group_is_killed_too() {
+    let world = pod("Never");
+    let script = "$SIG{TERM} = 'IGNORE'; setpgrp(0, getpgrp(getppid())) or die; $| = 1; print \"up\\n\"; sleep 1 while 1";
+    let running = web(&world).flag("--stop-timeout=200ms").start(["perl", "-e", script]);
+    running.wait_stdout("up");
+    world.set_state("main", DONE);
+    running.finish().expect(0, &["sending SIGKILL (--stop-timeout)", "command ended: SIGKILL"]);
+}
+
 #[test]
 fn a_client_on_loopback_may_end_it() {
     let at = format!("127.{}.{}.9:9400", std::process::id() % 199 + 17, std::process::id() / 199 % 250);
@@ -551,15 +562,21 @@ fn a_helper_stays_until_main_has_exited_though_its_proa_has_notified_it() {
 
 /// The message is not sent again; without it nothing would show that main has exited.
 #[test]
-fn a_helper_that_was_notified_while_it_waited_does_not_stay_for_ever_without_the_api() {
-    let world = helped("Never");
+fn a_helper_that_was_notified_while_it_waited_ends_the_sidecars_without_the_api() {
+    let (world, quit) = (helped("Never"), Endpoint::ok());
     world.make_ready("helper");
     let Some((helper, main)) = world.mounted("helper", "pod").zip(world.mounted("main", "pod")) else {
         return;
     };
     let file = world.dir.join("go");
-    let helper =
-        helper.sidecar("helper").flags(["--until-exit=main", "--wait-file"]).flag(&file).start_bare();
+    let helper = helper.sidecar("helper").flags([
+        "--until-exit=main",
+        "--shutdown-timeout=1s",
+        "-p",
+        &quit.url(),
+        "--wait-file",
+    ]);
+    let helper = helper.flag(&file).start_bare();
     helper.wait_stderr("waiting for");
     main.flags(["--wait-for=helper", "--shutdown-timeout=1s"])
         .run(["true"])
@@ -567,7 +584,8 @@ fn a_helper_that_was_notified_while_it_waited_does_not_stay_for_ever_without_the
     let _down = world.cluster.refuse();
     world.cluster.hang_up();
     fs::write(&file, "").unwrap();
-    helper.finish().expect(0, &["asks this sidecar to stop"]);
+    helper.finish().expect(0, &["the API server has shown nothing for 30s", "quitquitquit: 200"]);
+    assert_eq!(quit.more_requests(), 1);
 }
 
 /// It waits in vain; main runs all the same, and its sidecars need somebody who shuts them down.

@@ -92,7 +92,7 @@ pub(super) async fn until_its_end(
                 watch.end();
             }
             () = until(kill_at) => watch.kill(),
-            () = &mut quit_asked => {
+            _ = &mut quit_asked => {
                 watch.end();
                 // Others may still send messages, and get an answer.
                 quit_asked.set(companion.quit_asked());
