@@ -311,7 +311,12 @@ impl Run<'_> {
         if let Some(before) = &mut before {
             mains.settle(before);
         }
-        let own_pod = self.own_pod.as_ref();
+        // The container's name by flag may be what is wrong; the kubelet's mounts are not.
+        let own_pod = self.own_pod.clone().map(|mut own_pod| {
+            own_pod.identity.container = self.mounts.container.clone().or(own_pod.identity.container);
+            own_pod
+        });
+        let own_pod = own_pod.as_ref();
         // By flags alone, or not at all: what the Pod would add is no reason for a long look.
         let automatic = self.plan.shutdown.auto != ShutdownAuto::Off
             && self.plan.shutdown.actions.is_empty()

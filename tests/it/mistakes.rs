@@ -293,6 +293,18 @@ fn outside_kubernetes_a_mistake_is_told_and_nothing_else() {
     );
 }
 
+/// The kubelet's mounts know better who we are.
+#[test]
+fn a_container_that_the_pod_does_not_have_keeps_no_sidecar() {
+    let quit = Endpoint::ok();
+    let world = beside_envoy("Never", &quit, RUNNING);
+    let Some(proa) = world.mounted("main", "pod") else { return };
+    let running = proa.flag("--container=mian").start(["true"]);
+    assert!(quit.request().starts_with("POST /quitquitquit "));
+    world.set_state("proxy", ENDED);
+    running.finish().expect(2, &["no container `mian` in this Pod", "every sidecar has exited"]);
+}
+
 fn disabled(world: &World) -> Proa {
     world.proa().env("PROA_DISABLED", "Yes")
 }

@@ -7,6 +7,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use futures::stream::{BoxStream, StreamExt};
+use tokio::time::interval_at;
 use tracing::info;
 
 use crate::budget::StopRequests;
@@ -27,6 +28,8 @@ use crate::signal::stream::Listener;
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long there is no watch, once one had to make room.
 const WITHOUT_WATCH: Duration = Duration::from_secs(10);
+/// How often a long wait says what it waits for.
+const REPORT: Duration = Duration::from_secs(60);
 /// How long main containers are waited for while the API server denies us: their end would never be seen.
 const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
 
@@ -34,6 +37,7 @@ const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 struct Blind {
     since: Option<Instant>,
+    why: Option<String>,
     denial: Denial,
 }
 
@@ -50,6 +54,7 @@ enum Denial {
 impl Blind {
     fn note(&mut self, trouble: &Trouble, now: Instant) {
         self.since.get_or_insert(now);
+        self.why = Some(trouble.to_string());
         // One that is away will come back, and the main containers may run on meanwhile.
         self.denial = match self.denial {
             _ if !trouble.is_denial() => Denial::None,
@@ -71,6 +76,11 @@ impl Blind {
     /// Whether that attempt was denied too.
     fn is_denied(&self) -> bool {
         matches!(self.denial, Denial::Final)
+    }
+
+    fn report(&self, awaited: &[Other]) {
+        let why = self.why.as_ref().map(|why| format!("; the API server shows nothing: {why}"));
+        info!("still waiting for {}{}", names(awaited), why.unwrap_or_default());
     }
 
     /// Whether it has lasted so long that nothing of the Pod's status is waited for any more that shows elsewhere too.
@@ -211,6 +221,7 @@ impl Last {
         // Where nobody sees us others may wait for us as well: one of two goes first.
         let mut blind = Blind::default();
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
+        let mut report = interval_at((now() + REPORT).into(), REPORT);
         loop {
             let others = short.heed(self.look_around(sight.snapshot.as_ref()).await, || self.nobody_seen());
             self.blind = short.since.is_some();
@@ -303,10 +314,11 @@ impl Last {
                     return false;
                 }
                 () = until(blind.ask_again_at()) => {
-                    blind.denial = Denial::AskedAgain;
                     // A new watch pauses before no attempt.
+                    blind.denial = Denial::AskedAgain;
                     observations = sight.own_pod.as_ref().map(watch);
                 }
+                _ = report.tick() => blind.report(&said),
                 () = tokio::time::sleep(pause) => {}
             }
         }
