@@ -8,10 +8,11 @@ use anyhow::{Result, ensure};
 
 use super::form::Form;
 use super::stage::{By, Observed, Stage};
+use super::trace::Call;
 use super::{Broken, each_or_again};
 
-/// What proa exits with if the command did not run (docs/reference.md), and how a process ends that fails before `main`.
-const REFUSALS: [i32; 8] = [2, 69, 70, 75, 77, 126, 127, 143];
+/// What proa exits with if the command did not run (docs/reference.md).
+const REFUSALS: [i32; 7] = [2, 69, 70, 75, 77, 126, 127];
 /// A call that is made more often than this is swept at its first and last occurrences.
 const OCCURRENCES: usize = 24;
 
@@ -26,8 +27,11 @@ fn errors(call: &str) -> &'static [&'static str] {
         "read" | "recvfrom" | "recvmsg" | "pread64" => &["EINTR", "EIO", "EAGAIN", "ENOMEM"],
         "write" | "writev" | "sendto" | "sendmsg" => &["EINTR", "EIO", "EAGAIN", "ENOSPC", "EPIPE", "ENOMEM"],
         "close" => &["EINTR", "EIO", "ENOSPC"],
-        "socket" | "accept4" | "signalfd4" | "epoll_create1" | "eventfd2" | "timerfd_create" | "dup"
-        | "fcntl" => &["EMFILE", "ENOMEM", "EPERM"],
+        // Both limits, the process's and the system's, are a shortage to the same code; this call stands for the others.
+        "socket" => &["EMFILE", "ENFILE", "ENOMEM", "EPERM"],
+        "accept4" | "signalfd4" | "epoll_create1" | "eventfd2" | "timerfd_create" | "dup" | "fcntl" => {
+            &["EMFILE", "ENOMEM", "EPERM"]
+        }
         "bind" | "listen" => &["EADDRINUSE", "ENOMEM", "EPERM"],
         "getsockopt" | "setsockopt" | "getsockname" | "getpeername" => &["ENOMEM", "EPERM"],
         "connect" => &["ECONNREFUSED", "ETIMEDOUT", "ENETUNREACH", "EINTR", "EAGAIN", "EPERM"],
@@ -43,12 +47,21 @@ fn errors(call: &str) -> &'static [&'static str] {
     }
 }
 
+/// As strace takes it. brk(2) that cannot move the break returns it as it is, and never an error's number: the C library would take that
+/// for an address, and write there. 0 is below every break.
+fn injection(call: &str, error: &str, when: usize) -> String {
+    let result = if call == "brk" { "retval=0".to_owned() } else { format!("error={error}") };
+    format!("{call}:{result}:when={when}")
+}
+
 /// Whether an error says that the system is short of something, which it has again at the next call: proa does what it is for all the
-/// same. What the allocator asks for is not asked for twice, and neither the kernel's waiting nor its wake-ups take memory.
+/// same. What the allocator is refused by one of its calls it asks for by another. Neither the kernel's waiting nor its wake-ups take
+/// memory.
 fn passes(call: &str, error: &str) -> bool {
     match error {
         "EMFILE" | "ENFILE" => true,
-        "ENOMEM" => errors(call).contains(&"EMFILE") || ["read", "bind", "listen"].contains(&call),
+        "ENOMEM" => errors(call).contains(&"EMFILE") || ["read", "bind", "listen", "mmap"].contains(&call),
+        "0" => call == "brk",
         // A thread or a process.
         "EAGAIN" => call.starts_with("clone"),
         _ => false,
@@ -60,6 +73,7 @@ fn passes(call: &str, error: &str) -> bool {
 pub(crate) struct Count {
     done: usize,
     refused: usize,
+    early: usize,
     broken: usize,
     /// The call was not made so often this time.
     missed: usize,
@@ -67,13 +81,14 @@ pub(crate) struct Count {
 
 impl Count {
     fn all(&self) -> usize {
-        self.done + self.refused + self.broken + self.missed
+        self.done + self.refused + self.early + self.broken + self.missed
     }
 
     fn add(self, other: &Self) -> Self {
         Self {
             done: self.done + other.done,
             refused: self.refused + other.refused,
+            early: self.early + other.early,
             broken: self.broken + other.broken,
             missed: self.missed + other.missed,
         }
@@ -92,24 +107,27 @@ pub(crate) fn sweep(
     let mut runs = Vec::new();
     for form in Form::ALL {
         let recorded = stage.run(form, By::Error, 0, None)?;
-        ensure!(verdict(form, &recorded) == Ok(true), "{form} fails by itself: {}", recorded.log);
+        let itself = verdict(form, None, &recorded);
+        ensure!(itself == Ok(End::Done), "{form} fails by itself, {itself:?}: {}", recorded.log);
         let mut calls: BTreeMap<&str, usize> = BTreeMap::new();
         recorded.trace.0.iter().for_each(|call| *calls.entry(&call.name).or_default() += 1);
         for (call, count) in calls {
             let whens = (1..=count).filter(|when| all || *when <= OCCURRENCES || when + OCCURRENCES > count);
             for when in whens {
-                let injections = errors(call).iter().map(|error| format!("{call}:error={error}:when={when}"));
+                let early = recorded.trace.nth(call, when) < recorded.trace.main();
+                let injections = errors(call).iter().map(|error| injection(call, error, when));
                 let meant = injections.filter(|inject| is_meant(&format!("{form}, {inject}")));
-                runs.extend(meant.map(|inject| (form, call.to_owned(), when, inject)));
+                runs.extend(meant.map(|inject| (form, call.to_owned(), when, early, inject)));
             }
         }
     }
-    let (seen, repeated) = each_or_again(&runs, |worker, (form, call, when, inject)| {
+    let (seen, repeated) = each_or_again(&runs, |worker, (form, call, when, early, inject)| {
         let observed = stage.run(*form, By::Error, worker, Some(inject))?;
         let seen = observed.trace.nth(call, *when).map(drop);
         let error = inject.split([':', '=']).nth(2).unwrap_or_default();
-        let verdict = match verdict(*form, &observed) {
-            Ok(false) if passes(call, error) && seen.is_some() => {
+        let failed = Failed { call, when: *when, error, early: *early };
+        let verdict = match verdict(*form, Some(&failed), &observed) {
+            Ok(End::Refused) if passes(call, error) && seen.is_some() => {
                 Err("a shortage that passed at once made it refuse".into())
             }
             verdict => verdict,
@@ -117,7 +135,7 @@ pub(crate) fn sweep(
         Ok((seen, verdict.map_err(|why| format!("{why}; its log ends: {}", observed.log))))
     })?;
     let (mut counts, mut broken) = (Counts::new(), Vec::new());
-    for ((form, call, _, inject), (seen, verdict)) in runs.iter().zip(seen) {
+    for ((form, call, .., inject), (seen, verdict)) in runs.iter().zip(seen) {
         let count = counts.entry((*form, call.clone())).or_default();
         match verdict {
             Err(why) => {
@@ -125,53 +143,116 @@ pub(crate) fn sweep(
                 broken.push(Broken { what: format!("{form}, {inject}"), why });
             }
             Ok(_) if seen.is_none() => count.missed += 1,
-            Ok(true) => count.done += 1,
-            Ok(false) => count.refused += 1,
+            Ok(End::Done) => count.done += 1,
+            Ok(End::Refused) => count.refused += 1,
+            Ok(End::Early) => count.early += 1,
         }
     }
     Ok((counts, broken, repeated))
 }
 
-/// Whether it did what it is for, if all promises were kept.
-fn verdict(form: Form, seen: &Observed) -> Result<bool, String> {
+/// The call that failed.
+struct Failed<'a> {
+    call: &'a str,
+    when: usize,
+    error: &'a str,
+    /// Whether it comes before `main`, as the undisturbed run shows.
+    early: bool,
+}
+
+/// How a run ended that kept all promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It did what it is for.
+    Done,
+    /// It did not, and its exit code or its log says so.
+    Refused,
+    /// A call of the C library's or of the language's start-up failed before `main`, and they gave up.
+    Early,
+}
+
+/// Why a panic is no finding: the kernel gives no such error there, and the libraries have no way to return it. `at`: the call.
+fn may_panic(failed: &Failed<'_>, at: &Call) -> Option<&'static str> {
+    match (failed.call, failed.error) {
+        ("epoll_wait" | "epoll_pwait", "EIO" | "ENOMEM") => Some("no error of epoll_wait(2)"),
+        ("write", error) if error != "EAGAIN" && at.has(r#", "\1\0\0\0\0\0\0\0", 8)"#) => {
+            Some("a wake-up: eventfd(2) has EAGAIN alone for one that does not block")
+        }
+        ("getrandom", "EAGAIN") if at.has("GRND_INSECURE") => {
+            Some("getrandom(2) has it for GRND_NONBLOCK alone")
+        }
+        _ => None,
+    }
+}
+
+/// How it ended; an error is a broken promise. `failed`: the disturbance, if there was one.
+fn verdict(form: Form, failed: Option<&Failed<'_>>, seen: &Observed) -> Result<End, String> {
     let Some(status) = seen.status else { return Err("no end in time".into()) };
     if seen.left {
         return Err("the command is left".into());
     }
     let (code, signal) = (status.code(), status.signal());
+    let nothing = seen.ran == 0 && seen.asked == 0 && code != Some(0);
+    match (seen.trace.main(), failed) {
+        (None, Some(Failed { early: true, .. })) if nothing => return Ok(End::Early),
+        // The C library checks what it has left of the heap when it has to grow, and aborts.
+        (Some(_), Some(Failed { call: "brk", early: true, .. })) if nothing && signal.is_some() => {
+            return Ok(End::Early);
+        }
+        (None, _) => {
+            let why = "it did not reach its main, and no call before it failed";
+            return Err(format!("{why}; exit code {code:?}, signal {signal:?}"));
+        }
+        (Some(_), _) => {}
+    }
+    if let Some(panic) = &seen.panic
+        && failed.and_then(|failed| may_panic(failed, seen.trace.call(failed.call, failed.when)?)).is_none()
+    {
+        return Err(format!("{panic}; exit code {code:?}, signal {signal:?}"));
+    }
+    if seen.ran > 0 && !seen.readied {
+        return Err("the command ran before the sidecar was ready".into());
+    }
     let expected = usize::from(form.has_command());
-    let done = match (seen.ran, code, signal) {
-        (ran, Some(code), _) if ran == expected && code == form.code() => true,
+    let end = match (seen.ran, code) {
+        (ran, Some(code)) if ran == expected && code == form.code() => End::Done,
         // Not all was shut down, and it says so.
-        (0, Some(1), _) if form == Form::Quit => false,
-        // Stopped, as it is by a kubelet, before it has seen what it waits for.
-        (0, Some(0), _) if form.accompanies() => false,
-        (0, Some(code), _) if REFUSALS.contains(&code) => false,
-        // Before `main` the C library knows no better.
-        (0, None, Some(_)) => return Ok(false),
-        (ran, code, signal) => {
+        (0, Some(1)) if form == Form::Quit => End::Refused,
+        // Stopped, as it is by a kubelet, or main ended, before there was a command.
+        (0, Some(0)) if form.accompanies() && seen.cut_short => End::Refused,
+        (0, Some(code)) if REFUSALS.contains(&code) => End::Refused,
+        (ran, code) => {
             return Err(format!("the command ran {ran} times, exit code {code:?}, signal {signal:?}"));
         }
     };
-    // One that was killed by what failed before it could begin is started again, or is not.
-    let began = seen.trace.nth("signalfd4", 1).is_some();
-    if form.is_main() && began && seen.asked == 0 {
-        return Err(format!("exit code {code:?}, and the sidecar was not asked to exit"));
+    match (form, end) {
+        (Form::Wait, End::Done) if !seen.readied => Err("it was over before the sidecar was ready".into()),
+        // Who was stopped before it could see the end of main leaves the sidecars to them that run.
+        (Form::Helper, End::Done) if seen.asked == 0 && seen.cut_short => Ok(End::Refused),
+        (Form::Quit | Form::Helper, End::Done) | (Form::Wrap | Form::Found | Form::Direct, _)
+            if seen.asked == 0 =>
+        {
+            Err(format!("exit code {code:?}, and the sidecar was not asked to exit"))
+        }
+        (_, end) => Ok(end),
     }
-    Ok(done)
 }
 
 /// Runs by form.
 pub(crate) fn summary(counts: &Counts) -> String {
-    let mut text = "| form | runs | did what it is for | refused, with an exit code that says so | call not made this time | violations |\n\
-                    |---|---|---|---|---|---|\n"
+    let mut text = "| form | runs | did what it is for | refused, with an exit code that says so | ended before `main` | call not made this time | violations |\n\
+                    |---|---|---|---|---|---|---|\n"
         .to_owned();
     for form in Form::ALL {
         let of_form = counts.iter().filter(|((other, _), _)| *other == form).map(|(_, count)| count);
         let sum = of_form.fold(Count::default(), Count::add);
         if sum.all() > 0 {
-            let Count { done, refused, broken, missed } = sum;
-            let _ = writeln!(text, "| `{form}` | {} | {done} | {refused} | {missed} | {broken} |", sum.all());
+            let Count { done, refused, early, broken, missed } = sum;
+            let _ = writeln!(
+                text,
+                "| `{form}` | {} | {done} | {refused} | {early} | {missed} | {broken} |",
+                sum.all()
+            );
         }
     }
     text

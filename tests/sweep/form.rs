@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
 
 use super::probe;
-use super::stage::path;
+use super::stage::{Places, quit_path, ready_path};
 
 /// The command's exit code.
 pub(crate) const CODE: i32 = 7;
+/// What tells it to the command of [`Form::Direct`], by its file of variables.
+pub(crate) const VARIABLE: &str = "SWEEP_CODE";
 
 /// What proa is started as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +18,8 @@ pub(crate) enum Form {
     Wrap,
     /// The same, where the kubelet's mounts alone tell who it is, and the hostname is not the Pod's name.
     Found,
+    /// The same, without the API server: with direct waits, variables from a file, and an endpoint of its own.
+    Direct,
     /// `proa wait`
     Wait,
     /// `proa quit`
@@ -28,13 +31,13 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Wrap, Self::Found, Self::Wait, Self::Quit, Self::Sidecar, Self::Helper];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Wrap, Self::Found, Self::Direct, Self::Wait, Self::Quit, Self::Sidecar, Self::Helper];
 
     /// The container that it is started in.
     pub(crate) fn container(self) -> &'static str {
         match self {
-            Self::Wrap | Self::Found | Self::Wait | Self::Quit => "main",
+            Self::Wrap | Self::Found | Self::Direct | Self::Wait | Self::Quit => "main",
             Self::Sidecar => "wrapped",
             Self::Helper => "helper",
         }
@@ -47,7 +50,17 @@ impl Form {
 
     /// Whether it is the entrypoint of a main container.
     pub(crate) fn is_main(self) -> bool {
-        matches!(self, Self::Wrap | Self::Found)
+        matches!(self, Self::Wrap | Self::Found | Self::Direct)
+    }
+
+    /// Whether the sidecar is not ready at first, and proa waits for it.
+    pub(crate) fn has_gate(self) -> bool {
+        self.is_main() || self == Self::Wait
+    }
+
+    /// Whether it sees the kubelet's mounts: a companion has its inbox by them alone.
+    pub(crate) fn is_mounted(self) -> bool {
+        self == Self::Found || self.accompanies()
     }
 
     /// Whether it runs until a main container has exited.
@@ -60,12 +73,28 @@ impl Form {
         if self.is_main() { CODE } else { 0 }
     }
 
-    /// The arguments; `quit`: the port of the sidecar's endpoint, `lines`: what the command says, `mark`: whether its command ends at
-    /// [`probe::MARK`].
-    pub(crate) fn arguments(self, quit: u16, lines: &Path, mark: bool) -> Vec<OsString> {
-        let post = format!("--shutdown-http-post=http://localhost:{quit}{}", path());
+    /// The arguments; `mark`: whether its command ends at [`probe::MARK`].
+    pub(crate) fn arguments(self, places: &Places, mark: bool) -> Vec<OsString> {
+        let Places { port, lines, ready, variables, status, .. } = places;
+        let post = format!("--shutdown-http-post=http://localhost:{port}{}", quit_path());
+        let get = format!("--wait-http-get=http://localhost:{port}{}", ready_path());
+        let (tcp, file) =
+            (format!("--wait-tcp=localhost:{port}"), format!("--wait-file={}", ready.display()));
+        let status = format!("--status-address={status}");
+        let variables = format!("--env-file={}", variables.display());
         let words: &[&str] = match self {
             Self::Wrap | Self::Found => &[&post, "--ready-timeout=5s", "--shutdown-timeout=10s"],
+            Self::Direct => &[
+                "--api=off",
+                &get,
+                &tcp,
+                &file,
+                &variables,
+                &status,
+                &post,
+                "--ready-timeout=5s",
+                "--shutdown-timeout=10s",
+            ],
             Self::Wait => &["wait", "--ready-timeout=5s"],
             Self::Quit => &["quit", &post, "--shutdown-timeout=10s"],
             Self::Sidecar => &["sidecar", "--until-exit=main", "--stop-timeout=5s"],
@@ -81,6 +110,11 @@ impl Form {
                     let script = format!("echo ran >> {}; exit {CODE}", lines.display());
                     ["sh", "-c", &script].map(OsString::from).to_vec()
                 }
+                // One that has not got its variable ends with another exit code.
+                (Self::Direct, false) => {
+                    let script = format!("echo ran >> {}; exit ${{{VARIABLE}:-1}}", lines.display());
+                    ["sh", "-c", &script].map(OsString::from).to_vec()
+                }
                 _ => probe::command(lines, self.code()),
             });
         }
@@ -93,6 +127,7 @@ impl fmt::Display for Form {
         f.write_str(match self {
             Self::Wrap => "proa -- COMMAND",
             Self::Found => "proa -- COMMAND by mounts",
+            Self::Direct => "proa -- COMMAND by direct waits",
             Self::Wait => "proa wait",
             Self::Quit => "proa quit",
             Self::Sidecar => "proa sidecar -- COMMAND",

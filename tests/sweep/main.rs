@@ -3,8 +3,8 @@
 //!
 //! Records the calls of a run through all phases (gate by the API server over TLS, command, quit request, drain), then repeats the run once
 //! for each call and each error that fits it, and has that call fail with it (`strace --inject`). With `--signals` it has a signal come
-//! there instead. Whatever fails: the command starts once or never, its exit code arrives if it ran, nothing is left of it, and the end comes
-//! in time. Whatever signal comes: before the command it stops the wait or has no effect, while the command runs it gets it once, and
+//! there instead. Whatever fails: the command starts once or never, and not before the sidecar is ready, its exit code arrives if it ran,
+//! nothing is left of it, the sidecar is asked to exit, proa neither panics nor dies of a signal, and the end comes in time. Whatever signal comes: before the command it stops the wait or has no effect, while the command runs it gets it once, and
 //! afterwards the exit code is the command's. Prints each violation with the words that repeat it, and tables. `--all`: each
 //! occurrence of a call, and more signals. With words, only runs whose name has them all. With `--write`, the tables go into
 //! this Markdown file too, between its marks. A run that breaks a promise is repeated with few beside it.

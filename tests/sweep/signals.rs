@@ -202,7 +202,19 @@ fn judge(delivery: &Delivery, moment: Moment, seen: &Observed) -> Result<(), Str
     if form.is_main() && marks != ran {
         return Err(format!("the command got its last signal {marks} times"));
     }
-    if form.is_main() && seen.asked == 0 {
+    if let Some(panic) = &seen.panic {
+        return Err(panic.clone());
+    }
+    if seen.ran > 0 && !seen.readied || form == Form::Wait && code == 0 && !seen.readied {
+        return Err("it went on before the sidecar was ready".into());
+    }
+    let asks = match form {
+        Form::Quit => code == 0,
+        // Who was stopped before it could see the end of main leaves the sidecars to them that run.
+        Form::Helper => !is_stop && !seen.cut_short,
+        _ => form.is_main(),
+    };
+    if asks && seen.asked == 0 {
         return Err("the sidecar was not asked to exit".into());
     }
     Ok(())

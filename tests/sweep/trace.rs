@@ -9,6 +9,11 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Whether its arguments have these words.
+    pub(crate) fn has(&self, words: &str) -> bool {
+        self.rest.contains(words)
+    }
+
     /// What it returned, if that is a number.
     fn returned(&self) -> Option<i32> {
         let (_, value) = self.rest.rsplit_once(" = ")?;
@@ -30,10 +35,21 @@ impl Trace {
         Self(calls.collect())
     }
 
+    /// Where `main` begins: its first call reads the kubelet's mounts, which neither the loader nor the runtime's start-up does.
+    pub(crate) fn main(&self) -> Option<usize> {
+        let is_first = |call: &Call| call.name == "openat" && call.rest.contains("\"/proc/self/mountinfo\"");
+        self.0.iter().position(is_first)
+    }
+
     /// Where the call of this name and number is.
     pub(crate) fn nth(&self, name: &str, number: usize) -> Option<usize> {
         let mut same = self.0.iter().enumerate().filter(|(_, call)| call.name == name);
         same.nth(number.checked_sub(1)?).map(|(at, _)| at)
+    }
+
+    /// The call of this name and number.
+    pub(crate) fn call(&self, name: &str, number: usize) -> Option<&Call> {
+        self.nth(name, number).map(|at| &self.0[at])
     }
 
     /// Where the command's process is made, and which it is.
