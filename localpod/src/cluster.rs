@@ -277,7 +277,23 @@ impl Cluster {
         self.shared.ledger.read(|state| state.requests.clone())
     }
 
-    /// Forgets every request so far: a server that runs for long needs no more memory, and what comes is news.
+    /// Whether a Pod that fits was among what has been sent so far: in a list, alone, or in a watch as one that is there. It is noted
+    /// before its first byte goes out: what a client does with it happens later. Whether it has arrived nobody knows.
+    #[must_use]
+    pub fn has_served(&self, fits: impl Fn(&Pod) -> bool) -> bool {
+        self.shared.ledger.read(|state| state.served.values().any(|pod| fits(pod)))
+    }
+
+    /// Blocks until a Pod that fits has been sent, as for [`Cluster::has_served`]; false when the time is over.
+    #[must_use]
+    pub fn wait_for_served(&self, timeout: Duration, fits: impl Fn(&Pod) -> bool) -> bool {
+        self.shared
+            .ledger
+            .wait(timeout, |state| state.served.values().any(|pod| fits(pod)).then_some(()))
+            .is_some()
+    }
+
+    /// Forgets every request so far, and what was sent: a server that runs for long needs no more memory, and what comes is news.
     pub fn forget_requests(&self) {
         self.shared.ledger.forget();
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use localpod::cluster::Fault;
 
-use super::trouble::{Api, Endpoint, Fate, Lasting, Process, Trouble, Work};
+use super::trouble::{Api, Endpoint, Fate, Feature, Lasting, Process, Trouble, Work};
 
 /// What proa is started as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,9 +92,9 @@ pub(crate) enum Phase {
     Running,
     /// Its request to exit has arrived and is not answered; `proa sidecar -- COMMAND`: its signal has.
     Shutdown,
-    /// The request is answered, and the sidecar has yet to exit.
+    /// The request is answered, and proa watches for the sidecar's exit, which is yet to come.
     Drain,
-    /// All that it waits for has happened.
+    /// All that it waits for has happened and was shown to it, and it watches nothing any more.
     Exit,
 }
 
@@ -124,6 +124,20 @@ pub(crate) struct Cell {
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} / {} / {}", self.mode, self.phase, self.trouble)
+    }
+}
+
+/// Whether a run of this mode ever makes a system call that is missing there, as strace shows; else the cell would show nothing.
+fn meets(mode: Mode, process: Process) -> bool {
+    match process {
+        // A file is waited for by who has a gate.
+        Process::Without(Feature::Inotify) => mode.has_gate(),
+        // The proas of a Pod's containers find each other; these two have nobody who would look for them.
+        Process::Without(Feature::UnixSockets) => !matches!(mode, Mode::Wait | Mode::Quit),
+        // Orphans are collected by who stays.
+        Process::Without(Feature::Prctl) => !matches!(mode, Mode::Wait | Mode::Quit),
+        Process::NoFork | Process::Without(Feature::Clone3) => mode.has_command(),
+        _ => true,
     }
 }
 
@@ -157,7 +171,7 @@ pub(crate) fn all() -> Vec<Cell> {
             }
             for process in Process::ALL {
                 let at_start = phase == Phase::Start;
-                if process.is_setting() == at_start {
+                if process.is_setting() == at_start && meets(mode, process) {
                     add(Trouble::Process(process));
                 }
             }

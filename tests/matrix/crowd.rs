@@ -1,5 +1,6 @@
 //! Many at once: the API server restarts while all of them wait.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -13,7 +14,7 @@ use localpod::Cluster;
 
 use super::cell::Mode;
 use super::law::Outcome;
-use super::world::{CODE, Event, ended};
+use super::world::{CODE, Event, Premature, ended};
 use super::{endpoint, pods};
 
 /// How many wait.
@@ -43,13 +44,22 @@ pub(crate) fn run(mode: Mode, binary: &Path, directory: &Path) -> Result<Result<
         pods::ready(&cluster, &format!("pod-{number}"), true);
     }
     thread::sleep(AWAY);
+    // Nobody was shown a sidecar that is ready, nor can be while the server is away.
+    let mut broken = Vec::new();
+    for (number, child) in all.iter_mut().enumerate() {
+        if child.try_wait()?.is_some() || directory.join(number_file(number)).exists() {
+            broken.push(format!("{number}: {}", Premature::Began));
+        }
+    }
     away.clear();
     let deadline = Instant::now() + LONGEST;
     let mut ends: Vec<Option<ExitStatus>> = vec![None; COUNT];
+    let mut asked_for = BTreeSet::new();
     while ends.iter().any(Option::is_none) && Instant::now() < deadline {
         while let Ok(Event::Asked(client, path)) = asked.recv_timeout(Duration::from_millis(20)) {
             endpoint::answer(None, client, 1, port);
             pods::end(&cluster, path.trim_start_matches('/'), "web", 0);
+            asked_for.insert(path);
         }
         for (child, end) in all.iter_mut().zip(&mut ends) {
             if end.is_none() {
@@ -58,7 +68,9 @@ pub(crate) fn run(mode: Mode, binary: &Path, directory: &Path) -> Result<Result<
         }
     }
     let expected = if mode == Mode::Wrap { CODE } else { 0 };
-    let mut broken = Vec::new();
+    if mode.asks() && asked_for.len() < COUNT {
+        broken.push(format!("{} sidecars were not asked to exit", COUNT - asked_for.len()));
+    }
     for (number, (mut child, end)) in all.into_iter().zip(ends).enumerate() {
         let ran =
             fs::read_to_string(directory.join(number_file(number))).map_or(0, |text| text.lines().count());

@@ -26,7 +26,7 @@ const READY: &str = "4s";
 /// The same where it passes.
 const READY_IN_THE_END: &str = "20s";
 /// `--shutdown-timeout`, `--stop-timeout`
-const SHUTDOWN: &str = "5s";
+pub(crate) const SHUTDOWN: Duration = Duration::from_secs(5);
 /// What a run's directory holds that proa has not left there.
 pub(crate) const FILES: [&str; 8] = ["lines", "go", "never", "log", "message", "pods", "file", "appears"];
 /// A hostname that cannot be a Pod's name, as `setHostnameAsFQDN` gives it.
@@ -82,7 +82,9 @@ fn behind(cell: &Cell, directory: &Path, cluster: &Cluster) -> Result<(Vec<OsStr
     if is_first {
         namespaces.extend(["--pid", "--fork", "--kill-child", "--mount-proc"]);
     }
-    if cell.phase == Phase::Identity {
+    // Without its Pod's UID a sidecar's proa has no name for its socket.
+    let is_mounted = process == Some(Process::Without(Feature::UnixSockets));
+    if cell.phase == Phase::Identity || is_mounted {
         namespaces.extend(["--mount", "--uts"]);
         script.push(mounts(cell.mode, directory, cluster)?);
     }
@@ -133,7 +135,6 @@ fn lacking(feature: Feature) -> &'static str {
         Feature::UnixSockets => "Unix sockets",
         Feature::Signalfd => "signalfd",
         Feature::Eventfd => "eventfd",
-        Feature::Pidfd => "pidfd",
         Feature::Clone3 => "clone3",
         Feature::Getrandom => "getrandom",
         Feature::Prctl => "prctl",
@@ -166,13 +167,14 @@ fn arguments(cell: &Cell, directory: &Path, port: u16) -> Result<Vec<OsString>> 
         Trouble::Api(_, Lasting::Passing) | Trouble::Fate(Fate::StartedAhead | Fate::StartedBehind)
     );
     let ready = format!("--ready-timeout={}", if passes { READY_IN_THE_END } else { READY });
-    let (shutdown, stop) = (format!("--shutdown-timeout={SHUTDOWN}"), format!("--stop-timeout={SHUTDOWN}"));
+    let (shutdown, stop) =
+        (format!("--shutdown-timeout={SHUTDOWN:?}"), format!("--stop-timeout={SHUTDOWN:?}"));
     let mut list: Vec<&str> = match cell.mode {
         Mode::Wrap => vec![&quit, &ready, &shutdown],
         Mode::Wait => vec!["wait", &ready],
         Mode::Quit => vec!["quit", &quit, &shutdown],
         Mode::Sidecar => vec!["sidecar", "--until-exit=main", &stop],
-        Mode::Helper => vec!["sidecar", "--until-exit=main", "--ignore=web", &quit, &shutdown],
+        Mode::Helper => vec!["sidecar", "--until-exit=main", &quit, &shutdown],
     };
     let file = format!("--wait-file={}", directory.join("appears").display());
     if cell.mode.has_gate() && cell.trouble == Trouble::Process(Process::Without(Feature::Inotify)) {

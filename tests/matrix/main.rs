@@ -3,8 +3,10 @@
 //!
 //! A cell is a mode, a phase and a trouble: of the API server, the Pod, the sidecar's endpoint, proa's own process, or its command. Each is a
 //! run of the real binary in a Pod of its own, and the trouble begins at an event that shows from outside that the phase has. Whatever the
-//! trouble: the command starts once or never, its exit code arrives if it ran, the sidecar is asked to exit, no process or file is left, the
-//! end comes in time, and a refusal's log names the cause. Prints each violation with the command that repeats it, and tables. With words,
+//! trouble: the command starts once or never, and not before the API server has shown a sidecar that is ready; its exit code arrives if it
+//! ran; the sidecar is asked to exit once the command or main is over, and proa ends after it, unless its time is up or the law has a
+//! reason (`law.rs`); no process or file is left, the end comes in time, and a refusal's log names the cause. What proa may know is
+//! what was sent to it, and what it does is seen once it was done: no such verdict turns on how fast the machine is. Prints each violation with the command that repeats it, and tables. With words,
 //! only cells whose name has them all. A cell that breaks a promise is run once more with few beside it, since a machine that is busy
 //! enough breaks any limit of time: what breaks it again is a violation, and the table says how many were repeated. With `--write`, the tables go into this Markdown file too, between its marks.
 
@@ -131,7 +133,11 @@ fn run(cell: &Cell, binary: &Path, directory: &Path, mut random: Random) -> Resu
     let observed = match world::run(cell, binary, directory, &mut random) {
         Ok(observed) => observed,
         // The run did not come as far as the trouble.
-        Err(why) => return Err(format!("{why:#}")),
+        Err(why) => {
+            let why = format!("{why:#}");
+            eprintln!("{cell}: {why}");
+            return Err(why);
+        }
     };
     let judged = law::judge(cell, &observed);
     if let Err(why) = &judged {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStatus, Pod,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{Timestamp, ToSpan};
@@ -59,6 +59,22 @@ fn change_status(
 
 pub(crate) fn ready(cluster: &Cluster, pod: &str, ready: bool) {
     change_status(cluster, pod, Some("web"), |status| status.ready = ready);
+}
+
+/// Whether the Pod shows the sidecar as ready.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    statuses(pod).any(|status| status.name == "web" && status.ready)
+}
+
+/// Whether the Pod shows the end of the container.
+pub(crate) fn has_ended(pod: &Pod, container: &str) -> bool {
+    let is_over =
+        |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    statuses(pod).any(|status| status.name == container && is_over(status))
+}
+
+fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.iter().flat_map(|status| &status.container_statuses).flatten()
 }
 
 /// The container ends with this code.

@@ -41,7 +41,6 @@ fn without(what: &str) -> Result<()> {
         "Unix sockets" => (&[libc::SYS_socket], libc::EAFNOSUPPORT),
         "signalfd" => (&[libc::SYS_signalfd4], libc::ENOSYS),
         "eventfd" => (&[libc::SYS_eventfd2], libc::ENOSYS),
-        "pidfd" => (&[libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal], libc::ENOSYS),
         "clone3" => (&[libc::SYS_clone3], libc::ENOSYS),
         "getrandom" => (&[libc::SYS_getrandom], libc::ENOSYS),
         "prctl" => (&[libc::SYS_prctl], libc::ENOSYS),

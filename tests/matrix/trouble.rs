@@ -131,8 +131,6 @@ pub(crate) enum Feature {
     Signalfd,
     /// `eventfd2`
     Eventfd,
-    /// `pidfd_open`, `pidfd_send_signal`
-    Pidfd,
     /// `clone3`
     Clone3,
     /// `getrandom`
@@ -356,6 +354,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether the sidecar has exited by the time of an answer.
+    pub(crate) fn is_gone(self) -> bool {
+        matches!(self, Self::ExitsWithoutAnswer | Self::TakenOver)
+    }
+
     /// Whether the sidecar exits in the end.
     pub(crate) fn exits(self) -> bool {
         matches!(self, Self::BusyAtFirst | Self::ExitsWithoutAnswer | Self::TakenOver)
@@ -363,7 +366,7 @@ impl Endpoint {
 }
 
 impl Process {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::NoStdio,
         Self::FullStderr,
         Self::NoProc,
@@ -375,7 +378,6 @@ impl Process {
         Self::Without(Feature::UnixSockets),
         Self::Without(Feature::Signalfd),
         Self::Without(Feature::Eventfd),
-        Self::Without(Feature::Pidfd),
         Self::Without(Feature::Clone3),
         Self::Without(Feature::Getrandom),
         Self::Without(Feature::Prctl),
@@ -415,7 +417,6 @@ impl Feature {
             Self::UnixSockets => "without Unix sockets",
             Self::Signalfd => "without signalfd",
             Self::Eventfd => "without eventfd",
-            Self::Pidfd => "without pidfd",
             Self::Clone3 => "without clone3",
             Self::Getrandom => "without getrandom",
             Self::Prctl => "without prctl",

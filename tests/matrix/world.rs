@@ -11,8 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use localpod::Cluster;
-use localpod::cluster::{Fault, FaultGuard};
+use localpod::cluster::{Fault, FaultGuard, Request};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode as FileMode;
@@ -21,8 +22,8 @@ use nix::unistd::{Pid, mkfifo};
 use super::cell::{Cell, Mode, Phase};
 use super::launch::{self, FILES, MARK, children};
 use super::random::Random;
-use super::trouble::{Api, Fate, Lasting, Process, Trouble, Work};
-use super::{endpoint, pods};
+use super::trouble::{Api, Endpoint, Fate, Lasting, Process, Trouble, Work};
+use super::{endpoint, law, pods};
 
 /// The command's exit code.
 pub(crate) const CODE: i32 = 7;
@@ -32,15 +33,20 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(40);
 const PASSING: Duration = Duration::from_secs(2);
 /// How long proa may take to see that main has exited before it gets SIGTERM, as from a kubelet.
 const UNSEEN: Duration = Duration::from_secs(4);
-/// The same where what hides it passes.
+/// The same where nothing hides it for good: as long as any machine takes.
 const SEEN_IN_THE_END: Duration = Duration::from_secs(15);
 /// How often a fault strikes that passes; one that takes as long as proa waits for an answer, once.
 const STRIKES: usize = 3;
+/// How long the sidecar is seen and not ready; no verdict turns on it.
+const GLANCE: Duration = Duration::from_millis(50);
+/// How long the sidecar runs on after its answer where the API server is not asked for it.
+const LINGERS: Duration = Duration::from_secs(2);
 /// How long the answer takes to the search for the Pod, in which the trouble begins.
 const SEARCH: Duration = Duration::from_millis(300);
 
 /// What came of a run.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Observed {
     /// How proa ended, if it did in time.
     pub(crate) status: Option<ExitStatus>,
@@ -48,6 +54,12 @@ pub(crate) struct Observed {
     pub(crate) killed: bool,
     /// How often its command started.
     pub(crate) ran: usize,
+    /// What it did before it could know that it may.
+    pub(crate) premature: Vec<Premature>,
+    /// Whether its command was asked to stop.
+    pub(crate) stopped: bool,
+    /// Whether the API server has shown it the sidecar's end.
+    pub(crate) shown_end: bool,
     /// How many requests reached the sidecar's endpoint.
     pub(crate) asked: usize,
     /// How many came to where a redirect leads.
@@ -62,14 +74,28 @@ pub(crate) struct Observed {
     pub(crate) struck: bool,
 }
 
+/// What has to wait for something that happens in the Pod. What is sent to proa is noted before it is, and what proa does is seen after
+/// it was done: so whoever is found here was early, however slow the machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Premature {
+    /// Its command began, or `proa wait` succeeded, before the sidecar was ready, or before the API server had shown that.
+    Began,
+    /// The sidecar was asked to exit while the command ran; by the helper: before the API server had shown main's end.
+    Asked,
+    /// A wrapped sidecar's command was asked to stop before the API server had shown main's end.
+    Stopped,
+    /// It ended before the sidecar had, and before `--shutdown-timeout` was over.
+    Left,
+}
+
 /// What a run waits for.
 pub(crate) enum Event {
-    /// The command's line.
-    Line(String),
+    /// The command's line, and when it was read.
+    Line(String, Instant),
     /// A request to the endpoint.
     Asked(TcpStream, String),
-    /// proa has ended.
-    Exited(ExitStatus),
+    /// proa has ended, and when that was seen.
+    Exited(ExitStatus, Instant),
 }
 
 /// Runs one cell.
@@ -77,6 +103,7 @@ pub(crate) fn run(cell: &Cell, binary: &Path, directory: &Path, random: &mut Ran
     World::new(cell, binary, directory)?.run(random)
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct World<'a> {
     cell: &'a Cell,
     binary: &'a Path,
@@ -98,6 +125,21 @@ struct World<'a> {
     told: bool,
     restarted: bool,
     main_ended: Option<Instant>,
+    /// The UID of its Pod.
+    uid: Option<String>,
+    /// No shutdown has begun before.
+    none_before: Instant,
+    /// How many requests there were before it was started, again.
+    asked_before: usize,
+    /// Whether the command was let go, and so may be over.
+    let_go: bool,
+    stopped: bool,
+    /// When the sidecar was first ready.
+    ready: Option<Instant>,
+    /// When the sidecar has accepted, while it runs on.
+    accepted: Option<Instant>,
+    sidecar_ended: Option<Instant>,
+    premature: Vec<Premature>,
 }
 
 impl<'a> World<'a> {
@@ -118,7 +160,7 @@ impl<'a> World<'a> {
         let sender = events.0.clone();
         thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
-                if sender.send(Event::Line(line)).is_err() {
+                if sender.send(Event::Line(line, Instant::now())).is_err() {
                     return;
                 }
             }
@@ -143,12 +185,21 @@ impl<'a> World<'a> {
             told: false,
             restarted: false,
             main_ended: None,
+            uid: None,
+            none_before: Instant::now(),
+            asked_before: 0,
+            let_go: false,
+            stopped: false,
+            ready: None,
+            accepted: None,
+            sidecar_ended: None,
+            premature: Vec::new(),
         })
     }
 
     fn run(mut self, random: &mut Random) -> Result<Observed> {
         let started = Instant::now();
-        let unseen = if self.passes() { SEEN_IN_THE_END } else { UNSEEN };
+        let unseen = if law::is_main_hidden(self.cell) { UNSEEN } else { SEEN_IN_THE_END };
         let mut pid = self.begin(random)?;
         let status = loop {
             if started.elapsed() > LONGEST {
@@ -162,15 +213,20 @@ impl<'a> World<'a> {
                 self.told = true;
                 let _ = kill(pid, Signal::SIGTERM);
             }
-            let event = match self.events.1.recv_timeout(Duration::from_millis(50)) {
+            self.end_sidecar_in_time(pid, random)?;
+            let pause = Duration::from_millis(if self.accepted.is_some() { 5 } else { 50 });
+            let event = match self.events.1.recv_timeout(pause) {
                 Ok(event) => event,
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => unreachable!("we hold a sender"),
             };
             match event {
-                Event::Exited(status) if self.is_to_start_again(status) => pid = self.start_again()?,
-                Event::Exited(status) => break Some(status),
-                Event::Line(line) => self.hear(&line, pid, random)?,
+                Event::Exited(status, _) if self.is_to_start_again(status) => pid = self.start_again()?,
+                Event::Exited(status, at) => {
+                    self.note_end(status, at);
+                    break Some(status);
+                }
+                Event::Line(line, at) => self.hear(&line, at, pid, random)?,
                 Event::Asked(_, path) if path != "/quit" => self.led_astray += 1,
                 Event::Asked(client, _) => self.answer(client, pid, random)?,
             }
@@ -179,6 +235,9 @@ impl<'a> World<'a> {
             status,
             killed: status.is_some_and(|status| self.is_killed(status)),
             ran: self.ran,
+            premature: std::mem::take(&mut self.premature),
+            stopped: self.stopped,
+            shown_end: self.has_shown(|pod| pods::has_ended(pod, "web")),
             asked: self.asked,
             led_astray: self.led_astray,
             log: self.read_log(),
@@ -213,11 +272,14 @@ impl<'a> World<'a> {
             _ => {}
         }
         if phase == Phase::Gate {
+            // Long enough for a gate that is not one to open.
+            thread::sleep(GLANCE);
             self.strike(Some(pid), random)?;
         }
         let never_ready = self.cell.trouble == Trouble::Fate(Fate::OutOfMemory) && phase <= Phase::Gate;
         if mode.has_gate() && !never_ready {
             fs::write(self.directory.join("appears"), "")?;
+            self.ready.get_or_insert_with(Instant::now);
             pods::ready(&self.cluster, "pod", true);
         }
         if phase == Phase::Spawn {
@@ -236,6 +298,7 @@ impl<'a> World<'a> {
     }
 
     fn end_main(&mut self) {
+        self.none_before = Instant::now();
         pods::end(&self.cluster, "pod", "main", 0);
         self.main_ended = Some(Instant::now());
     }
@@ -249,6 +312,12 @@ impl<'a> World<'a> {
     fn start_again(&mut self) -> Result<Pid> {
         self.restarted = true;
         self.ran = 0;
+        // It went without a word, but the sidecar does as it was asked.
+        if self.accepted.take().is_some() {
+            self.end_sidecar();
+        }
+        // What it was shown before died with it.
+        self.cluster.forget_requests();
         self.main_ended = self.main_ended.map(|_| Instant::now());
         // Main is started again as well, and so runs.
         if self.cell.mode == Mode::Sidecar {
@@ -258,9 +327,15 @@ impl<'a> World<'a> {
     }
 
     /// The command has said something.
-    fn hear(&mut self, line: &str, pid: Pid, random: &mut Random) -> Result<()> {
+    fn hear(&mut self, line: &str, at: Instant, pid: Pid, random: &mut Random) -> Result<()> {
         if line == "ran" {
             self.ran += 1;
+            self.note_begin(at);
+            // Where it says nothing more it may be over.
+            self.let_go |= self.cell.trouble == Trouble::Work(Work::EndsAtOnce);
+            if self.cell.mode == Mode::Wrap && self.asked > self.asked_before && !self.let_go {
+                self.premature.push(Premature::Asked);
+            }
             if self.cell.phase == Phase::Running {
                 self.strike(Some(pid), random)?;
             }
@@ -269,12 +344,16 @@ impl<'a> World<'a> {
                 return Ok(());
             }
             // One that was killed with it is not there to read.
-            return Ok(self.go.write_all(b"go\n")?);
+            return self.let_go();
+        }
+        self.stopped = true;
+        if !self.has_shown(|pod| pods::has_ended(pod, "main")) {
+            self.premature.push(Premature::Stopped);
         }
         if self.cell.phase == Phase::Shutdown {
             self.strike(Some(pid), random)?;
         }
-        self.go.write_all(b"go\n")?;
+        self.let_go()?;
         if self.cell.phase == Phase::Exit {
             self.leaves(pid, random)?;
         }
@@ -297,17 +376,32 @@ impl<'a> World<'a> {
         if self.cell.trouble == Trouble::Process(Process::Killed) {
             until(pid, "to die", |pid| !Path::new(&format!("/proc/{pid}")).exists())?;
         }
-        Ok(self.go.write_all(b"go\n")?)
+        self.let_go()
     }
 
-    /// The trouble begins once proa watches nothing any more.
+    /// The trouble begins once proa was shown what it waits for, and watches nothing any more.
     fn leaves(&mut self, pid: Pid, random: &mut Random) -> Result<()> {
+        let mode = self.cell.mode;
+        let is_last = |pod: &Pod| match mode {
+            Mode::Wait => pods::is_ready(pod),
+            Mode::Sidecar => pods::has_ended(pod, "main"),
+            Mode::Wrap | Mode::Quit | Mode::Helper => pods::has_ended(pod, "web"),
+        };
+        ensure!(self.cluster.wait_for_served(LONGEST, is_last), "proa is shown nothing: {}", self.read_log());
         ensure!(self.cluster.wait_for_watches(0, LONGEST), "proa goes on watching: {}", self.read_log());
         self.strike(Some(pid), random)
     }
 
     fn answer(&mut self, client: TcpStream, pid: Pid, random: &mut Random) -> Result<()> {
         self.asked += 1;
+        let is_early = match self.cell.mode {
+            Mode::Wrap => self.ran > 0 && !self.let_go,
+            Mode::Helper => !self.has_shown(|pod| pods::has_ended(pod, "main")),
+            Mode::Wait | Mode::Quit | Mode::Sidecar => false,
+        };
+        if is_early {
+            self.premature.push(Premature::Asked);
+        }
         if self.cell.phase == Phase::Shutdown {
             self.strike(Some(pid), random)?;
         }
@@ -315,17 +409,75 @@ impl<'a> World<'a> {
             Trouble::Endpoint(endpoint) => Some(endpoint),
             _ => None,
         };
-        let exits = endpoint::answer(endpoint, client, self.asked, self.port);
+        if endpoint.is_some_and(Endpoint::is_gone) {
+            self.end_sidecar();
+        }
+        let before = Instant::now();
+        if endpoint::answer(endpoint, client, self.asked, self.port) && self.sidecar_ended.is_none() {
+            self.accepted.get_or_insert(before);
+        }
+        Ok(())
+    }
+
+    /// The sidecar exits once proa watches for that, so that one that does not is caught. Where it cannot, after a while.
+    fn end_sidecar_in_time(&mut self, pid: Pid, random: &mut Random) -> Result<()> {
+        let Some(accepted) = self.accepted else { return Ok(()) };
+        let is_watch = |request: &Request| request.verb == "watch" && request.at >= accepted;
+        let is_watched = self.cluster.wait_for_request(Duration::ZERO, is_watch).is_some();
+        // Where the trouble begins with the watch, nothing else will do.
+        let is_unasked = self.struck && accepted.elapsed() > LINGERS;
+        if !is_watched && !is_unasked {
+            return Ok(());
+        }
+        self.accepted = None;
         if self.cell.phase == Phase::Drain {
             self.strike(Some(pid), random)?;
         }
-        if exits {
-            pods::end(&self.cluster, "pod", "web", 0);
-            if self.cell.phase == Phase::Exit {
-                self.leaves(pid, random)?;
-            }
+        self.end_sidecar();
+        if self.cell.phase == Phase::Exit {
+            self.leaves(pid, random)?;
         }
         Ok(())
+    }
+
+    fn end_sidecar(&mut self) {
+        if self.sidecar_ended.is_none() {
+            self.sidecar_ended = Some(Instant::now());
+            pods::end(&self.cluster, "pod", "web", 0);
+        }
+    }
+
+    /// Has the command go on to its end.
+    fn let_go(&mut self) -> Result<()> {
+        self.let_go = true;
+        self.none_before = Instant::now();
+        Ok(self.go.write_all(b"go\n")?)
+    }
+
+    /// Whether the API server has sent its Pod like this since it was started.
+    fn has_shown(&self, fits: impl Fn(&Pod) -> bool) -> bool {
+        self.cluster.has_served(|pod| pod.metadata.uid == self.uid && fits(pod))
+    }
+
+    /// What waits for the sidecar has begun, or is over.
+    fn note_begin(&mut self, at: Instant) {
+        let was_ready = self.ready.is_some_and(|ready| ready <= at);
+        if self.cell.mode.has_gate() && !(was_ready && self.has_shown(pods::is_ready)) {
+            self.premature.push(Premature::Began);
+        }
+    }
+
+    fn note_end(&mut self, status: ExitStatus, at: Instant) {
+        if self.cell.mode == Mode::Wait && status.success() {
+            self.note_begin(at);
+        }
+        if self.is_killed(status) {
+            return;
+        }
+        let had_ended = self.sidecar_ended.is_some_and(|ended| ended <= at);
+        if self.cell.mode.asks() && !had_ended && self.none_before.elapsed() < launch::SHUTDOWN {
+            self.premature.push(Premature::Left);
+        }
     }
 
     /// Whether SIGKILL ended proa. Below unshare (util-linux 2.38) it is unshare that says so, since it cannot do the same.
@@ -333,12 +485,10 @@ impl<'a> World<'a> {
         status.code().is_none() || self.read_log().contains("unshare: sigprocmask unblock failed")
     }
 
-    fn passes(&self) -> bool {
-        matches!(self.cell.trouble, Trouble::Api(_, Lasting::Passing))
-    }
-
     /// Starts proa; the process that signals are for.
-    fn start(&self) -> Result<Pid> {
+    fn start(&mut self) -> Result<Pid> {
+        self.uid = self.cluster.pod("default", "pod").and_then(|pod| pod.metadata.uid);
+        (self.none_before, self.asked_before, self.let_go) = (Instant::now(), self.asked, false);
         let (pid, child) = launch::start(self.cell, self.binary, self.directory, &self.cluster, self.port)?;
         self.report_end(child);
         Ok(pid)
@@ -349,7 +499,7 @@ impl<'a> World<'a> {
         thread::spawn(move || {
             if let Ok(status) = child.wait() {
                 // The run may be over.
-                let _ = sender.send(Event::Exited(status));
+                let _ = sender.send(Event::Exited(status, Instant::now()));
             }
         });
     }
@@ -362,7 +512,14 @@ impl<'a> World<'a> {
         self.struck = true;
         match (&self.cell.trouble, pid) {
             (Trouble::Api(api, lasting), _) => self.break_api(&api.clone(), *lasting)?,
-            (Trouble::Fate(fate), _) => pods::befall(&self.cluster, self.cell.mode, *fate)?,
+            (Trouble::Fate(fate), _) => {
+                match fate {
+                    Fate::Flapping => drop(self.ready.get_or_insert_with(Instant::now)),
+                    Fate::OutOfMemory => drop(self.sidecar_ended.get_or_insert_with(Instant::now)),
+                    _ => {}
+                }
+                pods::befall(&self.cluster, self.cell.mode, *fate)?;
+            }
             (Trouble::Process(process), Some(pid)) => match disturb(*process, pid, random) {
                 // It may have exited by then.
                 Err(Errno::ESRCH) if self.cell.phase == Phase::Exit => {}
@@ -441,25 +598,34 @@ impl<'a> World<'a> {
         }
         let files = fs::read_dir(self.directory).into_iter().flatten().flatten();
         let name = |file: fs::DirEntry| file.file_name().to_string_lossy().into_owned();
+        let mut left: Vec<_> = left.into_iter().map(|(_, shown)| shown).collect();
         left.extend(files.map(name).filter(|name| !FILES.contains(&name.as_str())));
         left
     }
 }
 
-fn processes(directory: &Path) -> Vec<String> {
+impl Drop for World<'_> {
+    /// However the run ends, nothing of it runs beside the next.
+    fn drop(&mut self) {
+        for (pid, _) in processes(self.directory) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// The processes of this run, and what shows them.
+fn processes(directory: &Path) -> Vec<(Pid, String)> {
     let mark = format!("{MARK}={}", directory.display());
     let has_mark =
         |environment: &[u8]| environment.split(|byte| *byte == 0).any(|one| one == mark.as_bytes());
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let of_run =
         processes.filter(|entry| fs::read(entry.path().join("environ")).is_ok_and(|text| has_mark(&text)));
-    let shown = of_run.map(|entry| {
+    let shown = of_run.filter_map(|entry| {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        format!(
-            "process {} {}",
-            entry.file_name().display(),
-            String::from_utf8_lossy(&line).replace('\0', " ")
-        )
+        let name = entry.file_name().into_string().ok()?;
+        let shown = format!("process {name} {}", String::from_utf8_lossy(&line).replace('\0', " "));
+        Some((Pid::from_raw(name.parse().ok()?), shown))
     });
     shown.collect()
 }

@@ -7,18 +7,19 @@ use http_body_util::{Either, Full};
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Response};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::access::Question;
 use super::fault::{Fault, Point};
-use super::ledger::Request;
+use super::ledger::{Ledger, Request};
 use super::object::View;
 use super::query;
 use super::selector::Selector;
 use super::shared::Shared;
 use super::status::Status;
-use super::store::{Start, Store};
+use super::store::Start;
 use super::watch::{Lines, Terms, Watch, error_event, line};
 
 pub(super) type Answer = Response<Either<Full<Bytes>, Lines>>;
@@ -232,22 +233,24 @@ fn serve(shared: &Shared, asked: &Asked, target: Option<&Target>, verb: &str) ->
         Target::Pod { namespace, name } => {
             let view = View::negotiate(asked.accept.as_deref(), false)?;
             let pod = shared.store.get(&(namespace.clone(), name.clone()));
-            Ok(whole(200, &view.object(&*pod.ok_or_else(|| Status::no_such_pod(name))?), None))
+            let pod = pod.ok_or_else(|| Status::no_such_pod(name))?;
+            note_served(&shared.ledger, view, [&pod]);
+            Ok(whole(200, &view.object(&pod), None))
         }
         Target::Pods { namespace } if verb == "watch" => {
             watch(shared, asked, namespace.as_deref(), selector?)
         }
-        Target::Pods { namespace } => list(&shared.store, asked, namespace.as_deref(), &selector?),
+        Target::Pods { namespace } => list(shared, asked, namespace.as_deref(), &selector?),
     }
 }
 
 fn list(
-    store: &Store,
+    shared: &Shared,
     asked: &Asked,
     namespace: Option<&str>,
     selector: &Selector,
 ) -> Result<Answer, Status> {
-    let view = View::negotiate(asked.accept.as_deref(), true)?;
+    let (view, store) = (View::negotiate(asked.accept.as_deref(), true)?, &shared.store);
     let matching = asked.parameter("resourceVersionMatch");
     if asked.flag("sendInitialEvents").is_some() {
         return Err(Status::invalid_options("sendInitialEvents", "sendInitialEvents is forbidden for list"));
@@ -286,7 +289,14 @@ fn list(
         let (namespace, name) = super::store::key_of(&pods[limit - 1]);
         metadata["continue"] = json!(format!("{revision}/{namespace}/{name}"));
     }
+    note_served(&shared.ledger, view, &pods);
     Ok(whole(200, &view.list(&pods, &metadata), None))
+}
+
+fn note_served<'a>(ledger: &Ledger, view: View, pods: impl IntoIterator<Item = &'a Arc<Pod>>) {
+    if view == View::Whole {
+        pods.into_iter().for_each(|pod| ledger.serve(pod));
+    }
 }
 
 /// Revision and last key of a continue token.
@@ -336,7 +346,9 @@ fn watch(
     match shared.store.watch(start) {
         Ok(subscription) => {
             let stalling = shared.faults.stalling.subscribe();
-            tokio::spawn(Watch { terms, lines, stalling }.run(subscription));
+            tokio::spawn(
+                Watch { terms, lines, stalling, ledger: Arc::clone(&shared.ledger) }.run(subscription),
+            );
         }
         // A server that has accepted a watch reports this as its only event, not as the answer's status.
         Err(compacted) => {

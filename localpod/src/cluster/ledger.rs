@@ -1,8 +1,11 @@
 //! What happened at the server so far: requests, open connections, open watches.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::sync::lock;
 
@@ -51,6 +54,8 @@ pub(super) struct Ledger {
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) requests: Vec<Request>,
+    /// The Pods that went out whole, by their resource versions, of which no two are the same.
+    pub(super) served: BTreeMap<String, Arc<Pod>>,
     pub(super) connections: usize,
     pub(super) watches: usize,
     pub(super) listening: bool,
@@ -94,8 +99,17 @@ impl Ledger {
         self.change(|state| state.requests.push(request));
     }
 
+    /// Before its first byte goes out, so that whatever follows from it comes later.
+    pub(super) fn serve(&self, pod: &Arc<Pod>) {
+        let version = pod.metadata.resource_version.clone().unwrap_or_default();
+        self.change(|state| drop(state.served.insert(version, Arc::clone(pod))));
+    }
+
     pub(super) fn forget(&self) {
-        self.change(|state| state.requests.clear());
+        self.change(|state| {
+            state.requests.clear();
+            state.served.clear();
+        });
     }
 
     pub(super) fn set_listening(&self, listening: bool) {

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::WatchEnd;
+use super::ledger::Ledger;
 use super::object::View;
 use super::selector::Selector;
 use super::status::Status;
@@ -50,6 +51,7 @@ pub(super) struct Watch {
     pub(super) lines: mpsc::Sender<Result<Bytes, Broken>>,
     /// Held above zero while nothing may be sent.
     pub(super) stalling: watch::Receiver<usize>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 impl Watch {
@@ -74,10 +76,7 @@ impl Watch {
             };
             let sent = match next {
                 None | Some(Feed::End(WatchEnd::Close)) => return Over::Cleanly,
-                Some(Feed::Change(change)) => match self.event(&change) {
-                    Some(event) => self.send(&event).await,
-                    None => Ok(()),
-                },
+                Some(Feed::Change(change)) => self.send_change(&change).await,
                 Some(Feed::Bookmark(revision)) if self.terms.bookmarks => {
                     self.send(&self.bookmark(revision)).await
                 }
@@ -102,7 +101,7 @@ impl Watch {
         for pod in &subscription.present {
             if self.wants(pod) {
                 let event = self.object_event("ADDED", pod, None);
-                self.send(&event).await?;
+                self.send_of(&event, Some(pod)).await?;
             }
         }
         if self.terms.initial_events_end && self.terms.bookmarks {
@@ -111,9 +110,7 @@ impl Watch {
             self.send(&bookmark).await?;
         }
         for change in &subscription.missed {
-            if let Some(event) = self.event(change) {
-                self.send(&event).await?;
-            }
+            self.send_change(change).await?;
         }
         Ok(())
     }
@@ -148,11 +145,30 @@ impl Watch {
         json!({ "type": "BOOKMARK", "object": self.terms.view.bookmark(revision) })
     }
 
+    async fn send_change(&mut self, change: &Change) -> Result<(), Over> {
+        match self.event(change) {
+            // One that is gone, or no longer matches, was sent as it is before.
+            Some(event) => self.send_of(&event, change.after.as_ref().filter(|pod| self.wants(pod))).await,
+            None => Ok(()),
+        }
+    }
+
     async fn send(&mut self, event: &Value) -> Result<(), Over> {
+        self.send_of(event, None).await
+    }
+
+    /// Sends an event, which shows this Pod.
+    async fn send_of(&mut self, event: &Value, shown: Option<&Arc<Pod>>) -> Result<(), Over> {
         tokio::select! {
             () = self.lines.closed() => return Err(Over::Abandoned),
             // The sender lives as long as the server; without it there is nobody left to hold anything back.
             _ = self.stalling.wait_for(|holders| *holders == 0) => {}
+        }
+        if self.lines.is_closed() {
+            return Err(Over::Abandoned);
+        }
+        if let Some(pod) = shown.filter(|_| self.terms.view == View::Whole) {
+            self.ledger.serve(pod);
         }
         self.lines.send(Ok(line(event))).await.map_err(|_| Over::Abandoned)
     }

@@ -265,3 +265,24 @@ fn requests_are_logged_with_verb_and_query() {
     assert_eq!(request.parameter("fieldSelector"), Some("metadata.name=web"));
     assert_eq!(request.status, 200);
 }
+
+#[test]
+fn what_was_sent_whole_is_known_before_it_arrives() {
+    let cluster = cluster_with(&["web"]);
+    let is_running =
+        |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+    let mut events = watch(&cluster, "resourceVersion=0");
+    assert_eq!(events.event()["type"], "ADDED");
+    assert!(cluster.has_served(|pod| pod.metadata.name.as_deref() == Some("web")));
+    assert!(!cluster.has_served(is_running));
+    set_phase(&cluster, "web", "Running");
+    assert_eq!(events.event()["type"], "MODIFIED");
+    assert!(cluster.has_served(is_running));
+    cluster.forget_requests();
+    assert!(!cluster.has_served(is_running));
+    let metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    get_as(&cluster, &format!("{PODS}/web"), metadata).expect("an answer");
+    assert!(!cluster.has_served(is_running), "metadata alone shows no phase");
+    get(&cluster, &format!("{PODS}/web")).expect("an answer");
+    assert!(cluster.wait_for_served(PATIENCE, is_running));
+}
