@@ -36,7 +36,7 @@ use awaited::{Pointless, Rounds, Scope, Seen, TaskResult, awaited, carrier_leave
 pub use decision::{Decision, Keep, Origin, decide};
 pub use drain::{Drained, Shown};
 use drain::{Latest, Named, Terms};
-pub use sight::{Sight, look};
+pub use sight::{Denial, Sight, look};
 use stages::{Stages, Step, Task, stages};
 pub use turn::{Others, Turn, Worth, turn};
 

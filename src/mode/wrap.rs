@@ -328,7 +328,7 @@ impl Run<'_> {
             |seen: &Snapshot| self.decide(code, origin, Some(seen)) == Decision::Keep(Keep::Restart);
         let unknown = before.as_ref().is_none_or(may_restart);
         let mut sight = if unknown {
-            shutdown::look(own_pod, before, mains, need, &mut asked, signals).await
+            shutdown::look(own_pod, before, mains, (need, shutdown::Denial::Said), &mut asked, signals).await
         } else {
             Sight { snapshot: before, mains, ..Sight::none() }
         };
@@ -364,7 +364,7 @@ impl Run<'_> {
             return None;
         }
         if !unknown {
-            sight = shutdown::look(own_pod, sight.snapshot, sight.mains, need, &mut asked, signals).await;
+            sight = shutdown::look(own_pod, sight.snapshot, sight.mains, (need, shutdown::Denial::Said), &mut asked, signals).await;
         }
         // Who asks us to stop may have done so meanwhile.
         if let Decision::Keep(why) = self.decide_now(code, &asked, &sight) {

@@ -65,12 +65,21 @@ impl Sight {
     }
 }
 
+/// Whether it was said before that the API server denies us the Pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// By the gate.
+    Said,
+    /// There was none.
+    New,
+}
+
 /// Looks at the Pod once more: what was true when the gate opened may be hours old. `before`: as it was seen then, if it was.
 pub async fn look(
     own_pod: Option<&OwnPod>,
     before: Option<Snapshot>,
     mains: Mains,
-    need: Need,
+    (need, denial): (Need, Denial),
     asked: &mut StopRequests,
     signals: &mut Listener<'_>,
 ) -> Sight {
@@ -105,7 +114,7 @@ pub async fn look(
             sight
         }
         Looked::Not(trouble) => {
-            report_blindness(&trouble, seen);
+            report_blindness(&trouble, seen, denial);
             // Where the Pod was ever seen, whatever stands in the way may pass.
             sight.own_pod = seen.then_some(own_pod);
             sight
@@ -113,9 +122,9 @@ pub async fn look(
     }
 }
 
-fn report_blindness(trouble: &Trouble, seen: bool) {
-    // A denial was said before the command.
-    let why = if trouble.is_denial() && !seen { String::new() } else { format!(": {trouble}") };
+fn report_blindness(trouble: &Trouble, seen: bool, denial: Denial) {
+    let is_said = !seen && denial == Denial::Said && trouble.is_denial();
+    let why = if is_said { String::new() } else { format!(": {trouble}") };
     if seen {
         warn!("cannot look at the Pod again, so its state before the command counts{why}");
     } else {

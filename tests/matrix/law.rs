@@ -269,21 +269,11 @@ fn names_the_cause(cell: &Cell, log: &str) -> Result<(), String> {
     let is_broken_off = cell.phase == Phase::Identity && is_api && has_one(BROKEN_OFF);
     // By then it has no reason to wait for but one.
     let is_unseen = cell.mode == Mode::Quit && cell.phase >= Phase::Shutdown && has_one(UNSEEN);
-    if words.is_empty() || has_one(words) || is_broken_off || is_unseen || is_left_unsaid(cell) {
+    if words.is_empty() || has_one(words) || is_broken_off || is_unseen {
         Ok(())
     } else {
         Err(format!("its log names none of {words:?}"))
     }
-}
-
-/// What proa should say, and does not: `proa quit` takes a denial for said before (`report_blindness` in src/shutdown/sight.rs), as it is
-/// where there was a gate.
-fn is_left_unsaid(cell: &Cell) -> bool {
-    let is_denial = matches!(
-        cell.trouble,
-        Trouble::Api(Api::Faulty(Fault::Status(401 | 403)) | Api::BadToken | Api::TokenExpired, _)
-    );
-    cell.mode == Mode::Quit && is_denial
 }
 
 /// One of these is in the log of a refusal.

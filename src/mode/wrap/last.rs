@@ -258,7 +258,7 @@ impl Last {
                 let own_pod = sight.own_pod.take();
                 let mains = mem::take(&mut sight.mains);
                 *sight =
-                    look(own_pod.as_ref(), sight.snapshot.take(), mains, Need::Usual, asked, signals).await;
+                    look(own_pod.as_ref(), sight.snapshot.take(), mains, (Need::Usual, shutdown::Denial::Said), asked, signals).await;
                 looked_for.clone_from(asked);
             }
             if !asked.is_empty() && leaving(sight.snapshot.as_ref()) {
