@@ -288,6 +288,12 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_read_as_it_is_written() {
+        let annotations = BTreeMap::from([(key("web", "ignore"), "true".to_owned())]);
+        assert!(read(Some(&annotations), &["web"]).0["web"].ignore);
+    }
+
+    #[test]
     fn what_is_not_ours_is_not_read() {
         assert_eq!(read(None, &["web"]), (BTreeMap::new(), Vec::new()));
         assert_eq!(read_one("inject", "enabled"), (None, Vec::new()), "no setting of a container");

@@ -446,6 +446,57 @@ mod tests {
     }
 
     #[test]
+    fn what_is_of_another_kind_is_refused_with_what_was_expected() {
+        let refused = |sent: Value| serde_json::from_value::<Pod>(sent).unwrap_err().to_string();
+        let deleted = |at: Value| json!({"metadata": {"deletionTimestamp": at}});
+        for (at, found) in [(json!("yesterday"), "string \"yesterday\""), (json!(5), "integer `5`")] {
+            let error = refused(deleted(at));
+            assert!(
+                error.contains(found) && error.contains("expected a time as 2006-01-02T15:04:05Z"),
+                "{error}"
+            );
+        }
+        let probed = |port: Value| json!({"spec": {"containers": [{"name": "a", "livenessProbe": {"httpGet": {"port": port}}}]}});
+        for (port, expected) in [
+            (json!(true), "expected a number or a name"),
+            (json!(2_147_483_648_u32), "expected a number of 32 bits"),
+            (json!(-2_147_483_649_i64), "expected a number of 32 bits"),
+        ] {
+            let error = refused(probed(port));
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_a_number_or_a_name() {
+        let read = |sent: Value| serde_json::from_value::<IntOrString>(sent).unwrap();
+        assert_eq!(read(json!(8080)), IntOrString::Int(8080));
+        assert_eq!(read(json!(-1)), IntOrString::Int(-1));
+        assert_eq!(read(json!("admin")), IntOrString::String("admin".into()));
+    }
+
+    /// Before it the main containers may be those of the past.
+    #[test]
+    fn only_its_own_annotation_makes_a_bookmark_the_end_of_what_there_was() {
+        let ends = |annotations: Value| {
+            let mark: Bookmark =
+                serde_json::from_value(json!({"metadata": {"annotations": annotations}})).unwrap();
+            mark.ends_initial_events()
+        };
+        assert!(ends(json!({"k8s.io/initial-events-end": "true"})));
+        assert!(!ends(json!({"k8s.io/initial-events-end": "false"})));
+        assert!(!ends(json!({"k8s.io/other": "true"})));
+        assert!(!ends(json!(null)));
+    }
+
+    #[test]
+    fn a_pods_uid_is_the_one_of_its_metadata() {
+        let uid = |sent| serde_json::from_value::<Pod>(sent).unwrap().uid().map(str::to_owned);
+        assert_eq!(uid(everything()).as_deref(), Some("u"));
+        assert_eq!(uid(json!({})), None);
+    }
+
+    #[test]
     fn a_pods_name_is_found_by_its_uid() {
         let page = |sent| serde_json::from_value::<PodNames>(sent).unwrap();
         let one = page(json!({

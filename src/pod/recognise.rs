@@ -116,7 +116,7 @@ fn expanded(word: &str, variables: &[(&str, &str)]) -> String {
         }
         let reference = format!("$({name})");
         let references = word.matches(&reference).count();
-        if references > 0 && references.saturating_mul(value.len()) <= LONGEST_WORD {
+        if references.saturating_mul(value.len()) <= LONGEST_WORD {
             word = word.replace(&reference, value);
         }
     }
@@ -210,6 +210,49 @@ spec:
         assert_all_as_named(&pod);
     }
 
+    /// Else every container whose own flags are among ours would be taken for a main one.
+    #[test]
+    fn arguments_alone_show_proa_only_where_our_own_image_hides_it_too() {
+        let pod = pod("
+spec:
+  containers:
+  - {name: hidden, image: a, args: [--wait-for=db, --, work]}
+  - {name: emptied, image: a, command: [], args: [--wait-for=db, --, work]}
+  - {name: shown, image: a, command: [/proa], args: [--wait-for=db, --, work]}
+  - {name: named, image: a, command: [/bin/serve], args: [--ignore=x, --, work]}
+  - {name: app, image: a, args: [work]}
+");
+        let containers = &pod.spec.as_ref().unwrap().containers;
+        let mains = |own: usize| {
+            let mains = containers.iter().filter(|container| runs_proa(container, &containers[own]));
+            mains.map(|container| container.name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(mains(0), ["hidden", "emptied", "shown"]);
+        assert_eq!(mains(1), ["hidden", "emptied", "shown"]);
+        assert_eq!(mains(2), ["shown"]);
+    }
+
+    #[test]
+    fn what_the_manifest_does_not_show_may_switch_a_request_on() {
+        let pod = pod("
+spec:
+  containers:
+  - {name: off, image: cloud-sql-connectors/cloud-sql-proxy, args: ['p:r:i']}
+  - {name: off, image: cloud-sql-connectors/cloud-sql-proxy, args: ['p:r:i'], envFrom: []}
+  - name: off
+    image: cloud-sql-connectors/cloud-sql-proxy
+    env: [{name: CSQL_PROXY_PORT, valueFrom: {configMapKeyRef: {name: c, key: k}}}]
+  - name: doubt
+    image: cloud-sql-connectors/cloud-sql-proxy
+    env: [{name: CSQL_PROXY_QUITQUITQUIT, valueFrom: {configMapKeyRef: {name: c, key: k}}}]
+  - {name: doubt, image: cloud-sql-connectors/cloud-sql-proxy, envFrom: [{configMapRef: {name: c}}]}
+");
+        for container in &pod.spec.as_ref().unwrap().containers {
+            let is_off = recognise(&pod, container).unwrap().end_is_off;
+            assert_eq!(is_off, container.name == "off", "{container:?}");
+        }
+    }
+
     #[test]
     fn variables_are_expanded_in_their_order_and_in_bounded_memory() {
         let variables =
@@ -220,6 +263,8 @@ spec:
         let variables: Vec<_> =
             names[1..].iter().zip(&values).map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert!(expanded("$(V63)", &variables).len() < 1 << 20);
+        let script = format!("{}exec /proa -- work", "# What the work is about.\n".repeat(2000));
+        assert_eq!(expanded("$(SCRIPT)", &[("SCRIPT", &script)]), script);
     }
 
     #[test]

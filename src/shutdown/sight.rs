@@ -134,3 +134,85 @@ fn report_blindness(trouble: &Trouble, seen: bool, denial: Denial) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pod::tests::snapshot;
+    use crate::signal::Sender;
+    use crate::signal::stream::Signals;
+
+    const STAYS: &str = "spec: {terminationGracePeriodSeconds: 8, containers: [{name: main, image: m}]}";
+    const GOES: &str = "
+metadata: {deletionTimestamp: '2023-11-14T22:13:20Z'}
+spec: {terminationGracePeriodSeconds: 8, containers: [{name: main, image: m}]}
+";
+
+    fn sight(yaml: &str, fresh: bool) -> Sight {
+        Sight { snapshot: Some(snapshot(yaml)), fresh, ..Sight::none() }
+    }
+
+    fn requested() -> (StopRequests, Instant) {
+        let (mut asked, at) = (StopRequests::default(), now());
+        asked.note(at, Sender::Inside);
+        (asked, at)
+    }
+
+    /// In a Pod that may go since, the kubelet may have as little as two seconds for this container.
+    #[test]
+    fn that_a_pod_stays_is_true_for_the_moment_and_that_it_goes_for_good() {
+        let (asked, at) = requested();
+        for (yaml, fresh, asked_since, seconds) in [
+            (STAYS, true, false, 7),
+            (STAYS, true, true, 1),
+            (STAYS, false, false, 1),
+            (GOES, true, true, 7),
+            (GOES, false, false, 7),
+        ] {
+            let by = sight(yaml, fresh).budget(&asked, asked_since).give_up_at(false);
+            let expected = at.checked_add(Duration::from_secs(seconds));
+            assert_eq!(by, expected, "fresh: {fresh}, asked since: {asked_since}, {yaml}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_can_be_asked_what_was_seen_before_the_command_counts() {
+        let (before, mains) = (snapshot(STAYS), Mains::named(vec!["web".into()]));
+        let signals = Signals::register().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sight = runtime.block_on(async {
+            let (mut asked, mut signals) = (StopRequests::default(), signals.listen().unwrap());
+            look(None, Some(before.clone()), mains.clone(), Need::Usual, &mut asked, &mut signals).await
+        });
+        assert_eq!((sight.snapshot, sight.mains, sight.fresh), (Some(before), mains, false));
+    }
+
+    #[test]
+    fn how_long_a_pod_has_that_was_never_seen_is_not_known() {
+        let (asked, at) = requested();
+        let after = |seconds| at.checked_add(Duration::from_secs(seconds));
+        assert_eq!(Sight::none().give_up_at(&asked), after(1));
+        assert_eq!(sight(STAYS, false).give_up_at(&asked), after(7));
+        assert_eq!(sight(STAYS, true).give_up_at(&StopRequests::default()), None);
+    }
+
+    #[test]
+    fn a_kill_is_to_come_for_who_was_asked_and_in_a_pod_that_goes() {
+        let (asked, _) = requested();
+        assert!(sight(STAYS, true).is_kill_to_come(&asked));
+        assert!(sight(GOES, true).is_kill_to_come(&StopRequests::default()));
+        assert!(!sight(STAYS, true).is_kill_to_come(&StopRequests::default()));
+    }
+
+    #[test]
+    fn a_further_request_puts_nothing_off_and_without_one_all_is_counted_from_now() {
+        let (asked, at) = requested();
+        let sooner = at.checked_add(Duration::from_secs(3));
+        let sight = sight(STAYS, true);
+        assert_eq!(sight.over_by(&asked, None), at.checked_add(Duration::from_secs(7)));
+        assert_eq!(sight.over_by(&asked, sooner), sooner);
+        assert_eq!(sight.over_by(&StopRequests::default(), sooner), None);
+    }
+}

@@ -158,3 +158,55 @@ fn set_disposition(signal: i32, disposition: libc::sighandler_t) {
     // SAFETY: callers pass SIG_DFL or SIG_IGN: no handler is installed.
     unsafe { libc::signal(signal, disposition) };
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    fn origin(pipe_ignored: bool, child_ignored: bool, pending: u64) -> Origin {
+        Origin { mask: SigSet::empty(), pipe_ignored, child_ignored, pending }
+    }
+
+    #[test]
+    fn what_waited_at_the_first_instruction_is_told_by_its_number() {
+        let origin = origin(false, false, 1 | 1 << 14 | 1 << 63);
+        for (number, waited) in [
+            (libc::SIGHUP, true),
+            (libc::SIGTERM, true),
+            (64, true),
+            (libc::SIGINT, false),
+            (libc::SIGSTKFLT, false),
+            (0, false),
+            (65, false),
+            (-1, false),
+        ] {
+            assert_eq!(origin.was_pending(number), waited, "{number}");
+        }
+    }
+
+    /// The language runtime has ignored it meanwhile.
+    #[test]
+    fn sigpipe_is_put_back_unless_it_was_ignored_from_the_start() {
+        let (put_back, ignored) = (origin(false, true, 0), origin(true, false, 0));
+        assert!(
+            put_back.defaults().contains(Signal::SIGPIPE) && !ignored.defaults().contains(Signal::SIGPIPE)
+        );
+        assert!(put_back.needs_fork() && !ignored.needs_fork(), "which an ignored SIGCHLD alone takes");
+    }
+
+    /// On a thread of its own, with which the signal goes.
+    #[test]
+    fn a_signal_that_waits_is_the_bit_of_its_number() {
+        std::thread::spawn(|| {
+            let bits = |signal: Signal| 1_u64 << (signal as i32 - 1);
+            let both = bits(Signal::SIGUSR1) | bits(Signal::SIGUSR2);
+            SigSet::all().thread_block().unwrap();
+            raise(Signal::SIGUSR2).unwrap();
+            assert_eq!(Origin::pending() & both, bits(Signal::SIGUSR2));
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -42,16 +42,10 @@ impl Signals {
     fn read(&self) -> io::Result<Option<Received>> {
         // One that fails says nothing of the next; who takes it for the end leaves the command running.
         while let Some(info) = outlast(|| Ok(self.file.read_signal()?))? {
-            let number = i32::try_from(info.ssi_signo).ok();
-            if info.ssi_pid == std::process::id() && !number.is_some_and(is_of_an_earlier_program) {
-                continue;
-            }
-            if let Some(signal) = number.and_then(Signal::from_number) {
-                // Processes that this PID namespace does not show have no ID here (pid_namespaces(7)); nor has the
-                // kernel, which says so.
-                let outside = info.ssi_pid == 0 && info.ssi_code == libc::SI_USER;
-                let sender = if outside { Sender::Outside } else { Sender::Inside };
-                return Ok(Some(Received { signal, sender }));
+            let Ok(number) = i32::try_from(info.ssi_signo) else { continue };
+            let was_pending = |number| Origin::capture().was_pending(number);
+            if let Some(received) = heard(number, info.ssi_code, info.ssi_pid, was_pending) {
+                return Ok(Some(received));
             }
         }
         Ok(None)
@@ -81,7 +75,11 @@ impl Signals {
 /// A signal that waits to be read and asks proa to stop even if it is from inside. It stays where it is.
 #[must_use]
 pub fn pending_stop(phase: Phase) -> Option<Signal> {
-    let pending = Origin::pending();
+    first_stop(Origin::pending(), phase)
+}
+
+/// The first of these that does: a bit for each number, that of 1 first.
+fn first_stop(pending: u64, phase: Phase) -> Option<Signal> {
     let is_pending = |signal: &Signal| pending & 1 << (signal.number() - 1) != 0;
     Signal::all().filter(is_pending).find(|&signal| {
         let received = Received { signal, sender: Sender::Inside };
@@ -89,11 +87,20 @@ pub fn pending_stop(phase: Phase) -> Option<Signal> {
     })
 }
 
-/// Whether a signal that this process sent itself is of the program that it was before it executed proa. We send none; but the
-/// kernel sends them for what we write: SIGPIPE where nobody reads stderr, SIGXFSZ where it is a file that may not grow. A blocked
-/// signal is queued even while it is ignored. The command has no part in it, and a log line about it would raise the next.
-fn is_of_an_earlier_program(number: i32) -> bool {
-    !matches!(number, libc::SIGPIPE | libc::SIGXFSZ) && Origin::capture().was_pending(number)
+/// What a signal is to us that this process sent (signalfd(2), `ssi_code` and `ssi_pid`); `None`: nothing. `was_pending`: whether it
+/// waited at our first instruction already.
+fn heard(number: i32, code: i32, process: u32, was_pending: impl Fn(i32) -> bool) -> Option<Received> {
+    // From ourselves it is of the program that we were before we executed proa. We send none; but the kernel sends them for what we
+    // write: SIGPIPE where nobody reads stderr, SIGXFSZ where it is a file that may not grow. A blocked signal is queued even while
+    // it is ignored. The command has no part in it, and a log line about it would raise the next.
+    let is_of_an_earlier_program = || !matches!(number, libc::SIGPIPE | libc::SIGXFSZ) && was_pending(number);
+    if process == std::process::id() && !is_of_an_earlier_program() {
+        return None;
+    }
+    // Processes that this PID namespace does not show have no ID here (pid_namespaces(7)); nor has the kernel, which says so.
+    let outside = process == 0 && code == libc::SI_USER;
+    let sender = if outside { Sender::Outside } else { Sender::Inside };
+    Some(Received { signal: Signal::from_number(number)?, sender })
 }
 
 /// A [`Signals`] bound to a runtime.
@@ -167,4 +174,63 @@ fn react(phase: Phase, received: Received) -> bool {
         Reaction::Drop | Reaction::Forward | Reaction::Ignore => {}
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_signal_that_waits_and_stops_is_found_among_those_that_do_not() {
+        let bits = |signals: &[i32]| signals.iter().fold(0_u64, |bits, number| bits | 1 << (number - 1));
+        let gate = Phase::Gate { stop: None };
+        assert_eq!(first_stop(0, gate), None);
+        assert_eq!(first_stop(bits(&[libc::SIGUSR1, libc::SIGCHLD, 64]), gate), None);
+        assert_eq!(
+            first_stop(bits(&[libc::SIGUSR1, libc::SIGTERM, libc::SIGCHLD]), gate),
+            Some(Signal::TERM)
+        );
+        assert_eq!(first_stop(bits(&[libc::SIGHUP, libc::SIGTERM]), gate), Some(Signal::HUP));
+        let last = Signal::from_number(64);
+        assert_eq!(first_stop(bits(&[64]), Phase::Shutdown { stop: last }), last);
+    }
+
+    #[test]
+    fn what_has_no_sender_here_is_the_runtimes_unless_the_kernel_sent_it() {
+        let sender = |code, process| heard(libc::SIGTERM, code, process, |_| false).unwrap().sender;
+        assert_eq!(sender(libc::SI_USER, 0), Sender::Outside);
+        assert_eq!(sender(libc::SI_KERNEL, 0), Sender::Inside, "a terminal's");
+        assert_eq!(sender(libc::SI_USER, std::process::id() + 1), Sender::Inside);
+    }
+
+    #[test]
+    fn of_our_own_signals_only_an_earlier_programs_count() {
+        let heard = |number, earlier| {
+            let received = heard(number, libc::SI_USER, std::process::id(), |_| earlier);
+            received.map(|received| received.signal)
+        };
+        assert_eq!(heard(libc::SIGTERM, true), Some(Signal::TERM));
+        assert_eq!(heard(libc::SIGTERM, false), None);
+        for raised in [libc::SIGPIPE, libc::SIGXFSZ] {
+            assert_eq!(heard(raised, true), None, "for what we wrote");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_caught_is_not_heard() {
+        for number in [0, libc::SIGKILL, libc::SIGSTOP, 32, 65] {
+            assert_eq!(heard(number, libc::SI_USER, 0, |_| false), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn without_a_command_some_signals_stop_proa_and_others_do_nothing() {
+        let (gate, shutdown) = (Phase::Gate { stop: None }, Phase::Shutdown { stop: None });
+        let inside =
+            |number| Received { signal: Signal::from_number(number).unwrap(), sender: Sender::Inside };
+        for phase in [gate, shutdown] {
+            assert!(react(phase, inside(libc::SIGTERM)));
+            assert!(!react(phase, inside(libc::SIGWINCH)) && !react(phase, inside(libc::SIGUSR1)));
+        }
+    }
 }

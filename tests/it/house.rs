@@ -306,7 +306,7 @@ fn what_mutants_are_made_of_is_there() {
     }
     for accepted in quoted('\'') {
         let (file, _) = accepted.split_once(".*").expect("a file");
-        let function = accepted.rsplit(' ').next().expect("a function").trim_end_matches('$');
+        let function = accepted.rsplit([' ', ':']).next().expect("a function").trim_end_matches('$');
         assert!(changed.iter().any(|changed| changed == file), "{accepted}");
         let text = fs::read_to_string(root.join(file)).unwrap();
         assert!(text.contains(&format!("fn {function}(")), "{accepted}");

@@ -416,6 +416,7 @@ mod tests {
     use crate::peer::Part;
     use crate::pod::tests::snapshot;
     use crate::policy::AskApi;
+    use crate::shutdown::turn::Why;
     use crate::signal::Sender;
     use crate::signal::stream::Signals;
 
@@ -453,6 +454,19 @@ status:
             assert!(others.listening.is_empty() && others.ended == BTreeMap::from([("main".to_owned(), 0)]));
             assert_ne!(turn(Some((&snapshot, Worth::Current)), &others), Turn::Ours, "{others:?}");
         });
+    }
+
+    #[test]
+    fn one_that_listens_is_left_the_sidecars_and_is_there() {
+        let uid = format!("listens-{}", std::process::id());
+        let _there = Peer { uid: uid.clone(), container: "other".into() }.announce(Part::Main).unwrap();
+        let pod = snapshot("spec: {containers: [{name: main, image: m}, {name: other, image: o}]}");
+        let message = Message { container: "main".into(), code: 0 };
+        let last = Last::withdrawn(Some(Vec::new()), Some((uid.as_str(), message)), now()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let others = runtime.block_on(last.look_around(Some(&pod))).unwrap();
+        let other = BTreeSet::from(["other".to_owned()]);
+        assert_eq!((others.listening, others.present), (other.clone(), other));
     }
 
     /// It told nobody, and while the API server is away nothing does.
@@ -538,6 +552,97 @@ status:
         let longer = pod.replace('8', "60");
         let sight = Sight { snapshot: Some(snapshot(&longer)), fresh: true, ..Sight::none() };
         assert!(pressing.reckon(&sight, &later) > by);
+    }
+
+    /// What was seen of it after a request was the answer to that request, and its end would come sooner without.
+    #[test]
+    fn a_pod_that_is_out_of_sight_presses_no_more_than_before() {
+        let pod = "spec: {terminationGracePeriodSeconds: 8, containers: [{name: main, image: m}]}";
+        let mut sight = Sight { snapshot: Some(snapshot(pod)), fresh: true, ..Sight::none() };
+        let (at, mut asked, mut pressing) = (now(), StopRequests::default(), Pressing::default());
+        asked.note(at, Sender::Inside);
+        let by = at.checked_add(Duration::from_secs(7));
+        assert_eq!(pressing.reckon(&sight, &asked), by);
+        sight.fresh = false;
+        assert_eq!(pressing.reckon(&sight, &asked), by);
+    }
+
+    #[test]
+    fn a_request_presses_while_the_pod_is_out_of_sight_too() {
+        let pod = "spec: {terminationGracePeriodSeconds: 8, containers: [{name: main, image: m}]}";
+        let mut sight = Sight { snapshot: Some(snapshot(pod)), fresh: true, ..Sight::none() };
+        let (mut asked, mut pressing) = (StopRequests::default(), Pressing::default());
+        assert_eq!(pressing.reckon(&sight, &asked), None);
+        sight.fresh = false;
+        asked.note(now(), Sender::Inside);
+        assert!(pressing.reckon(&sight, &asked).is_some());
+    }
+
+    /// The kubelet is late with a Pod that is still there.
+    #[test]
+    fn without_a_request_a_pods_end_moves_on_for_as_long_as_the_pod_is_seen() {
+        let pod = "
+metadata: {deletionTimestamp: '2023-11-14T22:13:20Z'}
+spec: {containers: [{name: main, image: m}]}
+";
+        let mut sight = Sight { snapshot: Some(snapshot(pod)), fresh: true, ..Sight::none() };
+        let (asked, mut pressing) = (StopRequests::default(), Pressing::default());
+        assert!(pressing.reckon(&sight, &asked).is_some());
+        let past = now().checked_sub(Duration::from_secs(1));
+        pressing.by = past;
+        assert!(pressing.reckon(&sight, &asked) > past);
+        pressing.by = past;
+        sight.fresh = false;
+        assert_eq!(pressing.reckon(&sight, &asked), past);
+    }
+
+    #[test]
+    fn who_left_the_sidecars_to_us_has_ended_and_who_is_seen_to_have() {
+        let pod = snapshot(
+            "
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: main, image: m}
+  - {name: left, image: a, command: [/proa, --, left]}
+  - {name: over, image: b, command: [/proa, --, over]}
+  - {name: runs, image: c, command: [/proa, --, runs]}
+status:
+  containerStatuses:
+  - {name: left, image: a, imageID: a, ready: false, restartCount: 0, state: {terminated: {exitCode: 1}}}
+  - {name: over, image: b, imageID: b, ready: false, restartCount: 0, state: {terminated: {exitCode: 5}}}
+  - {name: runs, image: c, imageID: c, ready: false, restartCount: 0, state: {running: {}}}
+",
+        );
+        let message = |container: &str, code| Message { container: container.into(), code };
+        let withdrawn = || {
+            // Anybody may say so of our own container too.
+            let left = vec![message("left", 0), message("main", 9)];
+            Last::withdrawn(Some(left), Some(("u-1", message("main", 3))), now()).unwrap()
+        };
+        let last = withdrawn();
+        assert_eq!((last.uid(), last.own(), last.is_blind()), ("u-1", "main", false));
+        assert_eq!(last.ended(None), [message("main", 3), message("left", 0)]);
+        let blind = Last { blind: true, ..withdrawn() };
+        assert!(blind.is_blind());
+        assert_eq!(blind.ended(Some(&pod)), [message("main", 3), message("left", 0), message("over", 5)]);
+        assert!(Last::withdrawn(Some(Vec::new()), None, now()).is_none(), "who is unknown has no place");
+    }
+
+    #[test]
+    fn a_pod_that_goes_takes_its_sidecars_along() {
+        let pod = |more: &str| snapshot(&format!("{more}\nspec: {{containers: [{{name: main, image: m}}]}}"));
+        assert!(leaving(Some(&pod("metadata: {deletionTimestamp: '2023-11-14T22:13:20Z'}"))));
+        assert!(leaving(Some(&pod("status: {phase: Failed}"))));
+        assert!(!leaving(Some(&pod("status: {phase: Running}"))));
+        assert!(!leaving(None));
+    }
+
+    #[test]
+    fn others_are_named_with_the_reason_of_each() {
+        let other = |name: &str, why| Other { name: name.into(), why };
+        let others = [other("first", Why::Runs), other("second", Why::StartsAgain)];
+        assert_eq!(names(&others), "`first` (running), `second` (to be restarted)");
     }
 
     #[test]
