@@ -59,7 +59,8 @@ async fn quit(
     if let Some(uid) = &mounts.uid {
         mains.see(Sockets::of(uid).mains);
     }
-    let sight = shutdown::look(own_pod, None, mains, (Need::Usual, shutdown::Denial::New), &mut asked, signals).await;
+    let sight =
+        shutdown::look(own_pod, None, mains, (Need::Usual, shutdown::Denial::New), &mut asked, signals).await;
     let seen = sight.snapshot.as_ref().map(|snapshot| (&snapshot.uid, &snapshot.own.name));
     let own = seen.or(mounts.uid.as_ref().zip(mounts.container.as_ref()));
     let peers = match own {

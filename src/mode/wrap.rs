@@ -364,7 +364,15 @@ impl Run<'_> {
             return None;
         }
         if !unknown {
-            sight = shutdown::look(own_pod, sight.snapshot, sight.mains, (need, shutdown::Denial::Said), &mut asked, signals).await;
+            sight = shutdown::look(
+                own_pod,
+                sight.snapshot,
+                sight.mains,
+                (need, shutdown::Denial::Said),
+                &mut asked,
+                signals,
+            )
+            .await;
         }
         // Who asks us to stop may have done so meanwhile.
         if let Decision::Keep(why) = self.decide_now(code, &asked, &sight) {

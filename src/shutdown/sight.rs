@@ -184,7 +184,15 @@ spec: {terminationGracePeriodSeconds: 8, containers: [{name: main, image: m}]}
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let sight = runtime.block_on(async {
             let (mut asked, mut signals) = (StopRequests::default(), signals.listen().unwrap());
-            look(None, Some(before.clone()), mains.clone(), Need::Usual, &mut asked, &mut signals).await
+            look(
+                None,
+                Some(before.clone()),
+                mains.clone(),
+                (Need::Usual, Denial::Said),
+                &mut asked,
+                &mut signals,
+            )
+            .await
         });
         assert_eq!((sight.snapshot, sight.mains, sight.fresh), (Some(before), mains, false));
     }

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn origin(pipe_ignored: bool, child_ignored: bool, pending: u64) -> Origin {
-        Origin { mask: SigSet::empty(), pipe_ignored, child_ignored, pending }
+        Origin { mask: 0, pipe_ignored, child_ignored, pending }
     }
 
     #[test]
@@ -191,7 +191,8 @@ mod tests {
     fn sigpipe_is_put_back_unless_it_was_ignored_from_the_start() {
         let (put_back, ignored) = (origin(false, true, 0), origin(true, false, 0));
         assert!(
-            put_back.defaults().contains(Signal::SIGPIPE) && !ignored.defaults().contains(Signal::SIGPIPE)
+            put_back.defaults().contains(NixSignal::SIGPIPE)
+                && !ignored.defaults().contains(NixSignal::SIGPIPE)
         );
         assert!(put_back.needs_fork() && !ignored.needs_fork(), "which an ignored SIGCHLD alone takes");
     }
@@ -200,11 +201,11 @@ mod tests {
     #[test]
     fn a_signal_that_waits_is_the_bit_of_its_number() {
         std::thread::spawn(|| {
-            let bits = |signal: Signal| 1_u64 << (signal as i32 - 1);
-            let both = bits(Signal::SIGUSR1) | bits(Signal::SIGUSR2);
+            let bits = |signal: NixSignal| 1_u64 << (signal as i32 - 1);
+            let both = bits(NixSignal::SIGUSR1) | bits(NixSignal::SIGUSR2);
             SigSet::all().thread_block().unwrap();
-            raise(Signal::SIGUSR2).unwrap();
-            assert_eq!(Origin::pending() & both, bits(Signal::SIGUSR2));
+            raise(NixSignal::SIGUSR2).unwrap();
+            assert_eq!(Origin::pending() & both, bits(NixSignal::SIGUSR2));
         })
         .join()
         .unwrap();

@@ -20,7 +20,7 @@ use crate::pod::run::Clocks;
 use crate::pod::{Life, Main, Snapshot, Termination};
 use crate::shortage::{LONGEST, PAUSE};
 use crate::shutdown::turn::{KILLED, Other, goes_first, is_killed};
-use crate::shutdown::{Need, Others, Sight, Turn, Worth, asked_to_stop, look, turn};
+use crate::shutdown::{self, Need, Others, Sight, Turn, Worth, asked_to_stop, look, turn};
 use crate::signal::Phase;
 use crate::signal::stream::Listener;
 
@@ -257,8 +257,15 @@ impl Last {
                 // The API server knew first whether the whole Pod goes.
                 let own_pod = sight.own_pod.take();
                 let mains = mem::take(&mut sight.mains);
-                *sight =
-                    look(own_pod.as_ref(), sight.snapshot.take(), mains, (Need::Usual, shutdown::Denial::Said), asked, signals).await;
+                *sight = look(
+                    own_pod.as_ref(),
+                    sight.snapshot.take(),
+                    mains,
+                    (Need::Usual, shutdown::Denial::Said),
+                    asked,
+                    signals,
+                )
+                .await;
                 looked_for.clone_from(asked);
             }
             if !asked.is_empty() && leaving(sight.snapshot.as_ref()) {
