@@ -255,17 +255,7 @@ impl Last {
             };
             if *asked != looked_for {
                 // The API server knew first whether the whole Pod goes.
-                let own_pod = sight.own_pod.take();
-                let mains = mem::take(&mut sight.mains);
-                *sight = look(
-                    own_pod.as_ref(),
-                    sight.snapshot.take(),
-                    mains,
-                    (Need::Usual, shutdown::Denial::Said),
-                    asked,
-                    signals,
-                )
-                .await;
+                look_again(sight, asked, signals).await;
                 looked_for.clone_from(asked);
             }
             if !asked.is_empty() && leaving(sight.snapshot.as_ref()) {
@@ -382,6 +372,12 @@ impl Last {
         }
         Ok(sockets)
     }
+}
+
+async fn look_again(sight: &mut Sight, asked: &mut StopRequests, signals: &mut Listener<'_>) {
+    let (own_pod, mains, before) = (sight.own_pod.take(), mem::take(&mut sight.mains), sight.snapshot.take());
+    let how = (Need::Usual, shutdown::Denial::Said);
+    *sight = look(own_pod.as_ref(), before, mains, how, asked, signals).await;
 }
 
 async fn next(observations: &mut Option<BoxStream<'static, Observation>>) -> Option<Observation> {
