@@ -12,8 +12,6 @@ use std::sync::OnceLock;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 
-use super::Signal;
-
 /// The signal state at the first instruction.
 pub struct Origin {
     /// A bit for each number, that of 1 first.
@@ -24,6 +22,10 @@ pub struct Origin {
     pending: u64,
 }
 
+/// All but the two that every C library needs for itself, as the kernel has it: a bit for each number, that of 1 first. That `SIGKILL` and
+/// `SIGSTOP` cannot be blocked does no harm (sigprocmask(2), signalfd(2)).
+const EVERY: u64 = !(0b11 << (32 - 1));
+
 static ORIGIN: OnceLock<Origin> = OnceLock::new();
 
 impl Origin {
@@ -33,7 +35,7 @@ impl Origin {
             let pipe_ignored = is_ignored(libc::SIGPIPE);
             let child_ignored = is_ignored(libc::SIGCHLD);
             // Where it fails, `block` says so.
-            let mask = swap_mask(every()).unwrap_or(0);
+            let mask = swap_mask(EVERY).unwrap_or(0);
             // After that: none of the program that this process was comes later.
             let pending = Self::pending();
             // Ignored, it would have the kernel collect children behind our back (wait(2), "ECHILD").
@@ -48,7 +50,7 @@ impl Origin {
     /// # Errors
     /// Those of sigprocmask(2), which only a system has that forbids it.
     pub fn block() -> io::Result<()> {
-        swap_mask(every()).map(drop)
+        swap_mask(EVERY).map(drop)
     }
 
     /// The signals that wait to be read: a bit for each number, that of 1 first.
@@ -113,12 +115,7 @@ impl Origin {
 /// more than with others, 34, which is what container runtimes send for `SIGRTMIN`.
 #[must_use]
 pub fn every_signal() -> SigSet {
-    set_of(every())
-}
-
-/// A bit for each number, that of 1 first, as the kernel has it.
-fn every() -> u64 {
-    Signal::all().fold(0, |bits, signal| bits | 1 << (signal.number() - 1))
+    set_of(EVERY)
 }
 
 #[expect(unsafe_code, reason = "the C library adds no signal to a set that it keeps for itself")]
@@ -164,9 +161,15 @@ mod tests {
     use nix::sys::signal::raise;
 
     use super::*;
+    use crate::signal::Signal;
 
     fn origin(pipe_ignored: bool, child_ignored: bool, pending: u64) -> Origin {
         Origin { mask: 0, pipe_ignored, child_ignored, pending }
+    }
+
+    #[test]
+    fn every_signal_that_can_be_caught_is_blocked() {
+        assert!(Signal::all().all(|signal| EVERY & 1 << (signal.number() - 1) != 0));
     }
 
     #[test]
