@@ -219,6 +219,7 @@ impl Budget {
     #[must_use]
     pub fn look(&self, seen: bool, need: Need) -> Duration {
         match self.kill_at() {
+            _ if self.end == End::Overdue => HURRIED_LOOK,
             // Nobody would be shut down otherwise.
             None if !seen && need == Need::Urgent => self.at_leisure(),
             Some(kill_at) => (kill_at.saturating_duration_since(self.now) / 4).clamp(LEAST, HURRIED_LOOK),
@@ -232,7 +233,8 @@ impl Budget {
     #[must_use]
     pub fn give_up_at(&self, seen: bool) -> Option<Instant> {
         let kill_at = match self.end {
-            End::AtLeisure | End::Overdue => return None,
+            End::AtLeisure => return None,
+            End::Overdue => self.after(LEAST_GRACE).unwrap_or(self.now),
             End::Unconfirmed { asked_at, kill_at } if !seen => self.soonest(asked_at, kill_at),
             End::Alone(kill_at) | End::WholePod(kill_at) | End::Unconfirmed { kill_at, .. } => kill_at,
         };
@@ -403,7 +405,11 @@ mod tests {
         assert_eq!(at(&asked(0), false), Some(now.instant + seconds(1)), "the Pod may have any grace period");
         assert_eq!(at(&asked(2), false), Some(before(now, 1)));
         assert_eq!(at(&asked(5), false), Some(now.instant + seconds(24)), "and has not the least");
-        assert_eq!(at(&asked(33), true), None, "nobody has killed us");
+        assert_eq!(
+            at(&asked(33), true),
+            Some(now.instant + seconds(1)),
+            "nobody has killed us, and nothing is known"
+        );
     }
 
     /// `kubectl delete --grace-period=60`, say.
@@ -414,6 +420,9 @@ mod tests {
         let shutdown = |life| budget(&pod(seconds(30)), life, &asked, now).shutdown(Limit::Default);
         let (unknown, stays) = (shutdown(None), shutdown(Some(Life::Active)));
         assert_eq!((unknown.by, unknown.waits), (Some(now.instant + seconds(2)), false));
+        let unknown = budget(&pod(seconds(30)), None, &asked, now);
+        assert_eq!(unknown.look(false, Need::Urgent), seconds(1));
+        assert_eq!(unknown.give_up_at(true), Some(now.instant + seconds(1)));
         assert_eq!((stays.by, stays.waits), (Some(now.instant + seconds(30)), true));
     }
 
@@ -697,7 +706,11 @@ mod tests {
             "{context}"
         );
         assert!(shutdown.unasked_by <= now + UNASKED, "{context}");
-        assert_eq!(budget.look(false, Need::Urgent) >= FIRST_LOOK, budget.kill_at().is_none(), "{budget:?}");
+        assert_eq!(
+            budget.look(false, Need::Urgent) >= FIRST_LOOK,
+            budget.end == End::AtLeisure,
+            "{budget:?}"
+        );
         let look = budget.look(true, Need::Usual);
         assert!(look >= LEAST && look <= LOOK, "{context}");
         if let Some(kill_at) = budget.kill_at() {

@@ -12,7 +12,7 @@ use std::process;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as NixSignal, kill, killpg};
-use nix::unistd::{Pid, chdir};
+use nix::unistd::{Pid, chdir, getpgid};
 use tracing::{debug, warn};
 
 use crate::budget::StopRequests;
@@ -205,9 +205,11 @@ impl Child {
     pub fn forward(&self, signal: Signal) {
         let sent = match self.forward_to {
             ForwardTo::Child => send(self.itself(), signal),
-            // It may have moved to a group of another process.
             ForwardTo::Group => {
-                send(Target::Group(self.pid), signal).or_else(|_| send(self.itself(), signal))
+                let group = send(Target::Group(self.pid), signal);
+                // It may have moved to a group of another process.
+                let has_left = getpgid(Some(self.pid)).is_ok_and(|group| group != self.pid);
+                if has_left { send(self.itself(), signal) } else { group }
             }
         };
         match sent {

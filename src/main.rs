@@ -26,6 +26,7 @@ use proa::plan::wait::WaitPlan;
 use proa::plan::{self, Environment, Plan};
 use proa::policy::LogFormat;
 use proa::shutdown::Sight;
+use proa::signal::origin::Origin;
 use proa::signal::stream::Signals;
 use proa::{report, telemetry};
 
@@ -38,7 +39,7 @@ use proa::{report, telemetry};
 #[used]
 static CONSTRUCTOR: extern "C" fn() = {
     extern "C" fn constructor() {
-        proa::signal::origin::Origin::capture();
+        Origin::capture();
     }
     constructor
 };
@@ -47,6 +48,8 @@ static CONSTRUCTOR: extern "C" fn() = {
 static ALLOCATOR: Clearing = Clearing;
 
 fn main() -> ExitCode {
+    // musl has opened the mask for those that it keeps for itself, when the language runtime installed its handlers.
+    let _ = Origin::block();
     let panicked = crash::prepare(Code::Internal as u8);
     // Who does not know who it is, is not known to the others either.
     let mut asked = StopRequests::default();

@@ -1,7 +1,7 @@
 //! What `proa sidecar` does with and without a command: the wait before it, and whose end it listens for.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
@@ -170,7 +170,10 @@ impl<'a> Companion<'a> {
                         self.seen.set(passed.as_ref().is_ok_and(|opened| opened.snapshot.is_some()));
                         passed.into()
                     }
-                    _ = self.quit_asked() => Gated::Over(Outcome::ShutDown),
+                    quit = self.quit_asked() => match quit {
+                        WhyQuit::Asked => Gated::Over(Outcome::ShutDown),
+                        WhyQuit::Abandoned(code) => Gated::Abandoned(code),
+                    },
                 }
             };
             self.server.during(&self.board, gated).await
@@ -219,6 +222,9 @@ impl<'a> Companion<'a> {
             refused.pod_seen();
             clocks.settle(&mut snapshot, now());
             self.stop_signal.set(snapshot.own.stop_signal);
+            if self.sees_to_the_rest() {
+                self.last.replace(Some(snapshot.clone()));
+            }
             if mains.is_none() {
                 match self.find_mains(&mut search, &mut snapshot) {
                     Ok(Some(these)) => {
@@ -237,9 +243,6 @@ impl<'a> Companion<'a> {
             }
             self.mains.borrow().settle(&mut snapshot);
             self.inspector.look(&snapshot);
-            if self.sees_to_the_rest() {
-                self.last.replace(Some(snapshot.clone()));
-            }
             let mains = mains.as_deref().unwrap_or_default();
             match mains::progress(&snapshot, mains) {
                 Progress::Running(_) | Progress::Outdated => {}
@@ -375,12 +378,14 @@ impl<'a> Companion<'a> {
         }
         let note = |message: &Message| {
             let awaited = match self.plan.mains.as_slice() {
-                [] => self.told.by.borrow().is_empty(),
+                [] => {
+                    let told = self.told.by.borrow();
+                    told.is_empty() || told.contains_key(&message.container)
+                }
                 named => named.iter().any(|main| main.name == message.container),
             };
             if awaited {
-                self.told.by.borrow_mut().insert(message.container.clone());
-                self.told.worst.set(self.told.worst.get().max(message.code));
+                self.told.by.borrow_mut().insert(message.container.clone(), message.code);
             }
             if self.is_enough(message) {
                 self.told.complete.set(true);
@@ -393,7 +398,7 @@ impl<'a> Companion<'a> {
             let senders = self.told.by.borrow().clone();
             let uid = self.uid.clone().unwrap_or_default();
             let peers: Vec<_> =
-                senders.into_iter().map(|container| Peer { uid: uid.clone(), container }).collect();
+                senders.into_keys().map(|container| Peer { uid: uid.clone(), container }).collect();
             gone_for_good(&peers, &self.silence).await;
         };
         tokio::select! {
@@ -412,7 +417,7 @@ impl<'a> Companion<'a> {
                         "the main containers' proas have exited, and the API server has shown nothing for {} since",
                         humantime::format_duration(ABANDONED)
                     );
-                    WhyQuit::Abandoned(self.told.worst.get())
+                    WhyQuit::Abandoned(self.told.by.borrow().values().max().copied().unwrap_or_default())
                 }
                 Some(listener) => {
                     listener.asked(|message| self.answer(message)).await;
@@ -489,10 +494,8 @@ impl Silence {
 /// What the main containers' proas have told a helper.
 #[derive(Debug, Default)]
 struct Told {
-    /// Who did.
-    by: RefCell<BTreeSet<String>>,
-    /// The worst of their exit codes.
-    worst: Cell<u8>,
+    /// Who did, and the exit code that each said last.
+    by: RefCell<BTreeMap<String, u8>>,
     /// Whether all did whose end counts.
     complete: Cell<bool>,
 }
@@ -557,6 +560,8 @@ pub(super) enum Gated {
     Open,
     /// The main containers ended meanwhile; the Pod as it was then, and the worst of their exit codes.
     Pointless(Box<Snapshot>, i32),
+    /// The same of a helper, by their own word: the worst of their exit codes.
+    Abandoned(u8),
     /// What was waited for will not come, or has not in time.
     Refused(Outcome),
     /// There is nothing more to do.

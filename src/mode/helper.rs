@@ -61,7 +61,8 @@ fn carry_out(
     match helper.companion.gate()? {
         Gated::Over(outcome) => Ok(outcome.into()),
         Gated::Refused(outcome) => helper.refuse(outcome, shutdown),
-        Gated::Pointless(snapshot, code) => Ok(helper.end_others(*snapshot, true, code, shutdown)),
+        Gated::Pointless(snapshot, code) => Ok(helper.end_others(MainsEnd::Seen(snapshot), code, shutdown)),
+        Gated::Abandoned(code) => Ok(helper.end_others(MainsEnd::Told, code.into(), shutdown)),
         Gated::Open => helper.help(ready_file, shutdown),
     }
 }
@@ -82,8 +83,7 @@ impl Helper<'_> {
         drop((signals, runtime));
         self.companion.board.helping(false);
         match waited {
-            Waited::Ended(snapshot, code) => Ok(self.end_others(*snapshot, true, code, shutdown)),
-            Waited::Abandoned(snapshot, code) => Ok(self.end_others(*snapshot, false, code, shutdown)),
+            Waited::Ended(end, code) => Ok(self.end_others(end, code, shutdown)),
             Waited::Over(outcome) => Ok(outcome.into()),
         }
     }
@@ -114,10 +114,16 @@ impl Helper<'_> {
         Ok(conclusion)
     }
 
-    /// Ends the other sidecars, once the main containers have exited. `fresh`: whether the Pod is seen to be so. `code`: the worst of theirs.
-    fn end_others(&self, mut snapshot: Snapshot, fresh: bool, code: i32, shutdown: &Shutdown) -> Conclusion {
+    /// Ends the other sidecars, once the main containers have exited. `code`: the worst of their exit codes.
+    fn end_others(&self, end: MainsEnd, code: i32, shutdown: &Shutdown) -> Conclusion {
+        let (mut snapshot, fresh) = match end {
+            MainsEnd::Seen(snapshot) => (Some(*snapshot), true),
+            MainsEnd::Told => (self.companion.last.take(), false),
+        };
         let mains = self.companion.mains.borrow().clone();
-        mains.settle(&mut snapshot);
+        if let Some(snapshot) = &mut snapshot {
+            mains.settle(snapshot);
+        }
         let code = u8::try_from(code).unwrap_or(u8::MAX);
         let remaining = match shutdown::decide(shutdown.when, code, Origin::Inside, None) {
             Decision::Keep(why) => {
@@ -125,11 +131,13 @@ impl Helper<'_> {
                 None
             }
             Decision::End => afterwards(|| {
-                self.companion.inspector.look_at_end(&snapshot);
-                let message = Message { container: snapshot.own.name.clone(), code };
-                let peers = Peers { ended: vec![message], ..Peers::default() };
-                let own_pod = self.companion.own_pod.as_ref().map(|own_pod| own_pod.named(&snapshot.name));
-                let sight = Sight { snapshot: Some(snapshot), fresh, own_pod, mains };
+                let (mut peers, mut own_pod) = (Peers::default(), self.companion.own_pod.clone());
+                if let Some(snapshot) = &snapshot {
+                    self.companion.inspector.look_at_end(snapshot);
+                    peers.ended = vec![Message { container: snapshot.own.name.clone(), code }];
+                    own_pod = own_pod.map(|own_pod| own_pod.named(&snapshot.name));
+                }
+                let sight = Sight { snapshot, fresh, own_pod, mains };
                 let (after, board) = (After::Command, &self.companion.board);
                 let mut asked = StopRequests::default();
                 let (runtime, mut signals) = patient_runtime(self.companion.signals, &sight, &mut asked)?;
@@ -166,14 +174,14 @@ impl Helper<'_> {
         let mains = tokio::select! {
             biased;
             outcome = stop => return Waited::Over(outcome),
-            quit = self.companion.quit_asked() => return match (quit, self.companion.last.take()) {
-                (WhyQuit::Abandoned(code), Some(last)) => Waited::Abandoned(Box::new(last), code.into()),
-                (WhyQuit::Abandoned(_), None) | (WhyQuit::Asked, _) => Waited::Over(Outcome::ShutDown),
+            quit = self.companion.quit_asked() => return match quit {
+                WhyQuit::Abandoned(code) => Waited::Ended(MainsEnd::Told, code.into()),
+                WhyQuit::Asked => Waited::Over(Outcome::ShutDown),
             },
             mains = self.companion.watch_mains(announce) => mains,
         };
         Waited::Over(match mains {
-            Mains::Ended(snapshot, code) => return Waited::Ended(snapshot, code),
+            Mains::Ended(snapshot, code) => return Waited::Ended(MainsEnd::Seen(snapshot), code),
             Mains::Failed(name, exit) => {
                 warn!(
                     container = name.as_str(),
@@ -189,12 +197,18 @@ impl Helper<'_> {
     }
 }
 
+/// How the main containers' end is known.
+enum MainsEnd {
+    /// By the Pod, as it was then.
+    Seen(Box<Snapshot>),
+    /// By their own word.
+    Told,
+}
+
 /// What a wait for the main containers came to.
 enum Waited {
-    /// They have ended; the Pod as it was then, and the worst of their exit codes.
-    Ended(Box<Snapshot>, i32),
-    /// The same by their own word; the Pod as it was last seen.
-    Abandoned(Box<Snapshot>, i32),
+    /// They have ended, and the worst of their exit codes.
+    Ended(MainsEnd, i32),
     /// There is nothing more to do.
     Over(Outcome),
 }

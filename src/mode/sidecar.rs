@@ -62,7 +62,7 @@ fn carry_out(
     }
     match companion.gate() {
         Ok(Gated::Over(outcome) | Gated::Refused(outcome)) => Ok(outcome),
-        Ok(Gated::Pointless(..)) => Ok(Outcome::ShutDown),
+        Ok(Gated::Pointless(..) | Gated::Abandoned(_)) => Ok(Outcome::ShutDown),
         Ok(Gated::Open) => supervised(&companion, duty),
         Err(error) => Ok(unable_sidecar(error)),
     }

@@ -560,32 +560,37 @@ fn a_helper_stays_until_main_has_exited_though_its_proa_has_notified_it() {
     helper.finish().expect(0, &["the main containers have exited", "every sidecar has exited"]);
 }
 
-/// The message is not sent again; without it nothing would show that main has exited.
-#[test]
-fn a_helper_that_was_notified_while_it_waited_ends_the_sidecars_without_the_api() {
+/// A helper that waits for what `flag` says, was told that main has exited, and sees nothing of the Pod from then on. Its gate opens
+/// once `go` says so.
+fn ends_the_sidecars_by_mains_word(flag: &str, go: impl Fn(&World)) {
     let (world, quit) = (helped("Never"), Endpoint::ok());
     world.make_ready("helper");
     let Some((helper, main)) = world.mounted("helper", "pod").zip(world.mounted("main", "pod")) else {
         return;
     };
-    let file = world.dir.join("go");
-    let helper = helper.sidecar("helper").flags([
-        "--until-exit=main",
-        "--shutdown-timeout=1s",
-        "-p",
-        &quit.url(),
-        "--wait-file",
-    ]);
-    let helper = helper.flag(&file).start_bare();
+    let flag = flag.replace("FILE", &world.dir.join("go").display().to_string());
+    let flags = ["--until-exit=main", "--shutdown-timeout=1s", "-p", &quit.url(), &flag];
+    let helper = helper.sidecar("helper").flags(flags).start_bare();
     helper.wait_stderr("waiting for");
     main.flags(["--wait-for=helper", "--shutdown-timeout=1s"])
         .run(["true"])
         .expect(0, &["accepted, once the main containers have exited"]);
     let _down = world.cluster.refuse();
     world.cluster.hang_up();
-    fs::write(&file, "").unwrap();
+    go(&world);
     helper.finish().expect(0, &["the API server has shown nothing for 30s", "quitquitquit: 200"]);
     assert_eq!(quit.more_requests(), 1);
+}
+
+/// The message is not sent again; without it nothing would show that main has exited.
+#[test]
+fn a_helper_that_was_notified_while_it_waited_ends_the_sidecars_without_the_api() {
+    ends_the_sidecars_by_mains_word("--wait-file=FILE", |world| fs::write(world.dir.join("go"), "").unwrap());
+}
+
+#[test]
+fn a_helper_that_was_notified_and_waits_for_ever_ends_the_sidecars_without_the_api() {
+    ends_the_sidecars_by_mains_word("--wait-for=proxy", |_| {});
 }
 
 /// It waits in vain; main runs all the same, and its sidecars need somebody who shuts them down.

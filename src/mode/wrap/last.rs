@@ -7,7 +7,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use futures::stream::{BoxStream, StreamExt};
-use tokio::time::interval_at;
+use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::info;
 
 use crate::budget::StopRequests;
@@ -222,6 +222,7 @@ impl Last {
         let mut blind = Blind::default();
         let (mut looked_for, mut clocks) = (StopRequests::default(), Clocks::default());
         let mut report = interval_at((now() + REPORT).into(), REPORT);
+        report.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let others = short.heed(self.look_around(sight.snapshot.as_ref()).await, || self.nobody_seen());
             self.blind = short.since.is_some();
