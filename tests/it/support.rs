@@ -493,7 +493,7 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A command that says `up`, and goes on once it is let go.
+/// A command that says `up`, and goes on once it is let go, or its test is over: with SIGKILL a proa leaves it behind.
 pub(crate) struct Held {
     pub(crate) command: [String; 3],
     file: PathBuf,
@@ -503,7 +503,8 @@ impl Held {
     /// `then`: what the shell does last, if anything.
     pub(crate) fn in_dir(dir: &Dir, then: &str) -> Self {
         let file = dir.join("let-go");
-        let script = format!("echo up; until [ -e {} ]; do sleep 0.01; done; {then}", file.display());
+        let (go, test) = (file.display(), dir.0.display());
+        let script = format!("echo up; until [ -e {go} ] || ! [ -d {test} ]; do sleep 0.01; done; {then}");
         Self { command: ["sh".into(), "-c".into(), script], file }
     }
 
