@@ -218,13 +218,15 @@ impl Budget {
     /// How long a look at the Pod may take. `seen`: whether the Pod was ever seen.
     #[must_use]
     pub fn look(&self, seen: bool, need: Need) -> Duration {
-        match self.kill_at() {
-            _ if self.end == End::Overdue => HURRIED_LOOK,
+        match self.end {
             // Nobody would be shut down otherwise.
-            None if !seen && need == Need::Urgent => self.at_leisure(),
-            Some(kill_at) => (kill_at.saturating_duration_since(self.now) / 4).clamp(LEAST, HURRIED_LOOK),
-            None if seen => LOOK,
-            None => FIRST_LOOK,
+            End::AtLeisure if !seen && need == Need::Urgent => self.at_leisure(),
+            End::AtLeisure if seen => LOOK,
+            End::AtLeisure => FIRST_LOOK,
+            End::Overdue => HURRIED_LOOK,
+            End::Alone(kill_at) | End::WholePod(kill_at) | End::Unconfirmed { kill_at, .. } => {
+                (kill_at.saturating_duration_since(self.now) / 4).clamp(LEAST, HURRIED_LOOK)
+            }
         }
     }
 
@@ -417,13 +419,16 @@ mod tests {
     fn being_alive_proves_nothing_where_the_grace_period_is_not_known() {
         let now = now();
         let asked = once(before(now, 34));
-        let shutdown = |life| budget(&pod(seconds(30)), life, &asked, now).shutdown(Limit::Default);
-        let (unknown, stays) = (shutdown(None), shutdown(Some(Life::Active)));
-        assert_eq!((unknown.by, unknown.waits), (Some(now.instant + seconds(2)), false));
-        let unknown = budget(&pod(seconds(30)), None, &asked, now);
+        let [unknown, stays] =
+            [None, Some(Life::Active)].map(|life| budget(&pod(seconds(30)), life, &asked, now));
+        let shutdown = |budget: Budget| {
+            let ShutdownBudget { by, waits, .. } = budget.shutdown(Limit::Default);
+            (by, waits)
+        };
+        assert_eq!(shutdown(unknown), (Some(now.instant + seconds(2)), false));
+        assert_eq!(shutdown(stays), (Some(now.instant + seconds(30)), true));
         assert_eq!(unknown.look(false, Need::Urgent), seconds(1));
         assert_eq!(unknown.give_up_at(true), Some(now.instant + seconds(1)));
-        assert_eq!((stays.by, stays.waits), (Some(now.instant + seconds(30)), true));
     }
 
     #[test]

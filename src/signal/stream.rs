@@ -87,7 +87,7 @@ fn first_stop(pending: u64, phase: Phase) -> Option<Signal> {
     })
 }
 
-/// What a signal is to us that this process sent (signalfd(2), `ssi_code` and `ssi_pid`); `None`: nothing. `was_pending`: whether it
+/// What a signal is to us, by its number, code and sender (signalfd(2), `ssi_signo`, `ssi_code`, `ssi_pid`); `None`: nothing. `was_pending`: whether it
 /// waited at our first instruction already.
 fn heard(number: i32, code: i32, process: u32, was_pending: impl Fn(i32) -> bool) -> Option<Received> {
     // From ourselves it is of the program that we were before we executed proa. We send none; but the kernel sends them for what we

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
 
 use localpod::cluster::Access;
 use nix::libc;
@@ -223,15 +224,22 @@ fn goes_on(proa: Proa, why: &[&str]) {
     assert_eq!(said, 1, "{}", finished.stderr);
 }
 
+/// For [`Proa::through`]: with this file for /etc/hosts.
+fn with_hosts(file: &Path) -> Option<Vec<String>> {
+    let mut wrapper = unshare(&[])?;
+    let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", file.display());
+    wrapper.extend(["sh", "-c", &script, "sh"].map(str::to_owned));
+    Some(wrapper)
+}
+
 /// The system's resolver asks the file first, and opening a pipe that nobody writes to never ends. As a name server that is silent, for a
 /// minute or more.
 #[test]
 fn a_look_up_that_hangs_keeps_no_signal_and_no_command_waiting() {
     let (world, dir) = (World::alone(), Dir::new());
-    let hosts = dir.join("hosts").display().to_string();
-    let script = format!("mkfifo {hosts} 2>&-; mount --bind {hosts} /etc/hosts && exec \"$@\"");
-    let Some(wrapper) = unshare(&[]) else { return };
-    let wrapper: Vec<_> = wrapper.into_iter().chain(["sh", "-c", &script, "sh"].map(str::to_owned)).collect();
+    let hosts = dir.join("hosts");
+    nix::unistd::mkfifo(&hosts, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let Some(wrapper) = with_hosts(&hosts) else { return };
     for wait in ["--wait-tcp=db.example:1", "--wait-http-get=http://db.example/"] {
         let waiting = world.proa().through(&wrapper).flags(["wait", "--api=off", wait]).start_bare();
         waiting.wait_stderr("waiting for");
@@ -256,9 +264,7 @@ fn an_address_that_is_silent_keeps_none_from_the_next() {
     let _silent = silent(([127, 71, 82, 94], port).into());
     let hosts = dir.join("hosts");
     fs::write(&hosts, "127.71.82.94 db.example\n127.71.82.95 db.example\n").unwrap();
-    let Some(mut wrapper) = unshare(&[]) else { return };
-    let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
-    wrapper.extend(["sh", "-c", &script, "sh"].map(str::to_owned));
+    let Some(wrapper) = with_hosts(&hosts) else { return };
     for wait in
         [format!("--wait-tcp=db.example:{port}"), format!("--wait-http-get=http://db.example:{port}/")]
     {

@@ -133,6 +133,18 @@ fn a_command_that_has_left_its_process_group_is_killed_too() {
     running.finish().expect(0, &["sending SIGKILL (--stop-timeout)", "command ended: SIGKILL"]);
 }
 
+/// Somebody is left in the group that gets the signal.
+#[test]
+fn a_command_that_has_left_its_process_group_gets_the_groups_signals_too() {
+    let script = "fork or exec 'sleep', '60'; $SIG{TERM} = sub { exit 7 }; setpgrp(0, getpgrp(getppid())) or die; \
+                  $| = 1; print \"up\\n\"; sleep 1 while 1";
+    let flags = ["--api=off", "--forward-to=group"];
+    let running = World::alone().proa().flags(flags).start(["perl", "-e", script]);
+    running.wait_stdout("up");
+    running.signal(libc::SIGTERM);
+    running.finish().expect(7, &[]);
+}
+
 #[test]
 fn a_client_on_loopback_may_end_it() {
     let at = format!("127.{}.{}.9:9400", std::process::id() % 199 + 17, std::process::id() / 199 % 250);
