@@ -1,6 +1,7 @@
 """The decorator that makes a function a scenario, and the `t` it is handed."""
 
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -15,6 +16,9 @@ from .observed import Job, Line, Pod
 from .watch import Timeout, Watch
 
 ALL = []
+
+# The exit code of what SIGKILL ended.
+KILLED = 128 + signal.SIGKILL
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,23 @@ class T:
         self.kubectl("delete", "pod", pod, "--wait=false", *period)
 
     def exec(self, pod, container, *command, stdin=None):
-        """The finished `kubectl exec`, whatever its exit code: returncode, stdout, stderr."""
+        """The finished `kubectl exec`, whatever its exit code: returncode, stdout, stderr. A command that ends its own container
+        comes to its end with that, by SIGKILL, unless it is quicker: see `touch`."""
         interactive = [] if stdin is None else ["-i"]
         return self.kubectl.run("exec", pod, "-c", container, *interactive, "--", *command, stdin=stdin)
 
-    def touch(self, pod, container, path):
-        """Make the file that a container's script waits for."""
-        made = self.exec(pod, container, "touch", path)
-        assert made.returncode == 0, made
+    def touch(self, pod, container, path, seconds=0):
+        """Make the file that a container's script waits for. An API server or a kubelet that has only just come back may refuse it
+        at first, which `seconds` allows for."""
+
+        def made():
+            done = self.exec(pod, container, "touch", path)
+            # The file may end the container, and with its PID 1 the kernel kills whatever else runs in it: `touch` too, if it has
+            # made the file and not exited yet.
+            assert done.returncode in (0, KILLED), done
+            return True
+
+        wait.until(f"touch {path}", made, seconds)
 
     # Waiting
 

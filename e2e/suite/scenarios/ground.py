@@ -1,7 +1,6 @@
 """The ground the other scenarios stand on: Kubernetes without proa does what they take for granted."""
 
-from onenode import wait
-from suite.scenario import in_order, scenario
+from suite.scenario import KILLED, in_order, scenario
 
 
 @scenario
@@ -166,6 +165,25 @@ spec:
     assert t.gone("lasting").container("main").exit_code == 9
 
 
+@scenario
+def an_exec_that_ends_its_container(t):
+    """A command of kubectl exec whose container it ends is killed with it, and reported so."""
+    t.apply("""
+apiVersion: v1
+kind: Pod
+metadata: {name: brief}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: busybox
+    command: [sh, -c, "echo up; until [ -e /tmp/over ]; do sleep 0.1; done; exit 5"]
+""")
+    t.logged("brief", "main", "up")
+    assert t.exec("brief", "main", "sh", "-c", "touch /tmp/over; sleep 60").returncode == KILLED
+    assert t.finished("brief").exit_codes() == {"main": 5}
+
+
 @scenario(alone=True, one_node=True)
 def pods_survive_restarts_of_the_daemons(t):
     """Restarting kubelet, API server and etcd neither ends nor restarts a Pod's containers."""
@@ -184,6 +202,6 @@ spec:
     for daemon in ("kubelet", "apiserver", "etcd"):
         t.node.restart(daemon, now=True)
     # An API server whose etcd was killed may refuse the first.
-    wait.until("touch /tmp/over", lambda: t.exec("steady", "main", "touch", "/tmp/over").returncode == 0, 60)
+    t.touch("steady", "main", "/tmp/over", seconds=60)
     main = t.finished("steady").container("main")
     assert (main.exit_code, main.restarts) == (5, 0)

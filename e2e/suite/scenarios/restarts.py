@@ -1,13 +1,7 @@
 """The kubelet, the API server and the container runtime are restarted at the worst moments."""
 
-from onenode import wait
 from suite.pieces import READY_FILE, main, pod, shell
 from suite.scenario import in_order, scenario
-
-
-def _touch(t, container, path):
-    # A kubelet that has only just come back may refuse the first.
-    wait.until(f"touch {path}", lambda: t.exec("steady", container, "touch", path).returncode == 0, 30)
 
 
 def _survives(t, *daemons):
@@ -22,7 +16,7 @@ def _survives(t, *daemons):
         t.logged("steady", "main", said)
         for daemon in daemons:
             t.node.restart(daemon, now=True)
-        _touch(t, container, path)
+        t.touch("steady", container, path, seconds=30)
     found = t.finished("steady", seconds=120)
     assert found.exit_codes() == {"web": 0, "main": 5}, found
     assert all(container.restarts == 0 for container in found.containers().values()), found
