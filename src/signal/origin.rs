@@ -169,7 +169,24 @@ mod tests {
 
     #[test]
     fn every_signal_that_can_be_caught_is_blocked() {
-        assert!(Signal::all().all(|signal| EVERY & 1 << (signal.number() - 1) != 0));
+        let bit = |number: i32| 1_u64 << (number - 1);
+        assert!(Signal::all().all(|signal| EVERY & bit(signal.number()) != 0));
+        // Those the C library needs for itself (nptl(7)).
+        assert!([32, 33].into_iter().all(|number| EVERY & bit(number) == 0));
+    }
+
+    /// On a thread of its own, whose mask it is.
+    #[test]
+    fn a_mask_is_set_whole_and_the_one_before_it_is_told() {
+        std::thread::spawn(|| {
+            let bit = |number: i32| 1_u64 << (number - 1);
+            let some = bit(libc::SIGTERM) | bit(34);
+            let before = swap_mask(some).unwrap();
+            assert_eq!(swap_mask(EVERY).unwrap(), some);
+            assert_eq!(swap_mask(before).unwrap(), EVERY & !bit(libc::SIGKILL) & !bit(libc::SIGSTOP));
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]
