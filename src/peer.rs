@@ -32,7 +32,7 @@ use crate::crowd::Crowd;
 use crate::identity::Mounts;
 use crate::shortage::{is_shortage, once_there_is_enough};
 use handover::Handover;
-pub use message::{Message, Peer, Peers, Reply};
+pub use message::{Message, Peer, Peers, Reply, Word};
 use sender::Sender;
 
 /// How long a peer may take to answer, or to say what it wants.
@@ -173,7 +173,7 @@ impl Peer {
             // Where there is no socket to be had, it is not asked.
             let _ = once_there_is_enough(None, UnixDatagram::unbound).await;
             // Saying it twice does no harm.
-            match timeout(LIMIT, self.converse(message)).await {
+            match timeout(LIMIT, self.converse(&Word::Quit(message.clone()))).await {
                 Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(error),
                 Ok(Err(error)) => last = error,
@@ -183,9 +183,18 @@ impl Peer {
         Err(last)
     }
 
-    async fn converse(&self, message: &Message) -> io::Result<Reply> {
+    /// Tells the sidecar that proa wraps in this container that this one has ended, while the sidecars are left to others.
+    ///
+    /// # Errors
+    /// As of [`notify`](Self::notify). It is said once: who is not there, or is too old to know the word, has missed nothing that the
+    /// last main container does not say too.
+    pub async fn tell(&self, ended: Message) -> io::Result<Reply> {
+        timeout(LIMIT, self.converse(&Word::Ended(ended))).await?
+    }
+
+    async fn converse(&self, word: &Word) -> io::Result<Reply> {
         let mut stream = connect(&self.inbox()).await?;
-        stream.write_all(message.to_string().as_bytes()).await?;
+        stream.write_all(word.to_string().as_bytes()).await?;
         let mut answer = vec![0; DONE.len()];
         stream.read_exact(&mut answer).await?;
         if answer != WAIT {
@@ -322,9 +331,9 @@ pub struct MessageListener {
 }
 
 impl MessageListener {
-    /// Waits for a message to which the `answer` is that we shut down. Nobody can keep the others waiting, and no failure is for
+    /// Waits for a word to which the `answer` is that we shut down. Nobody can keep the others waiting, and no failure is for
     /// good.
-    pub async fn asked(&self, mut answer: impl FnMut(&Message) -> Reply) {
+    pub async fn asked(&self, mut answer: impl FnMut(&Word) -> Reply) {
         let listener = loop {
             let copy = self.listener.try_clone().and_then(UnixListener::from_std);
             match copy {
@@ -335,7 +344,7 @@ impl MessageListener {
         };
         let mut clients = Crowd::new(CLIENTS);
         loop {
-            let (mut stream, message) = tokio::select! {
+            let (mut stream, word) = tokio::select! {
                 accepted = listener.accept() => {
                     match accepted {
                         Ok((stream, _)) => clients.enter(take(stream, &self.uid)),
@@ -351,7 +360,7 @@ impl MessageListener {
                     None => continue,
                 },
             };
-            let reply = answer(&message);
+            let reply = answer(&word);
             let words = match reply {
                 Reply::Stopping => DONE,
                 Reply::NotYet => WAIT,
@@ -366,8 +375,8 @@ impl MessageListener {
     }
 }
 
-/// Takes a message; `None` where there is none, or where it is of another Pod's process.
-async fn take(stream: UnixStream, uid: &str) -> Option<(UnixStream, Message)> {
+/// Takes a word; `None` where there is none, or where it is of another Pod's process.
+async fn take(stream: UnixStream, uid: &str) -> Option<(UnixStream, Word)> {
     if Sender::of(&stream).is_of_another_pod(uid) {
         debug!("a process of another Pod is not heeded");
         return None;
@@ -375,7 +384,7 @@ async fn take(stream: UnixStream, uid: &str) -> Option<(UnixStream, Message)> {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     timeout(LIMIT, (&mut stream).take(LONGEST).read_until(b'\n', &mut line)).await.ok()?.ok()?;
-    Some((stream.into_inner(), Message::parse(&line)?))
+    Some((stream.into_inner(), Word::parse(&line)?))
 }
 
 #[cfg(test)]
@@ -484,19 +493,20 @@ mod tests {
         block_on(async {
             let mut taken = Vec::new();
             let replies = [Reply::NotYet, Reply::ByItself, Reply::Stopping];
-            let third = |message: &Message| {
-                taken.push(message.clone());
+            let third = |word: &Word| {
+                taken.push(word.clone());
                 replies[taken.len() - 1]
             };
-            let sent = [Message { container: "a".into(), code: 3 }, from("b"), from("c")];
             let ((), heard) = tokio::join!(listener.asked(third), async {
-                let [first, second, third] = sent.clone();
-                [notify(first).await, notify(second).await, notify(third).await]
+                let first = peer("quitting").tell(Message { container: "a".into(), code: 3 }).await.unwrap();
+                [first, notify(from("b")).await, notify(from("c")).await]
             });
             assert_eq!(heard, replies);
-            assert_eq!(taken, sent);
+            let ended = Word::Ended(Message { container: "a".into(), code: 3 });
+            assert_eq!(taken, [ended, Word::Quit(from("b")), Word::Quit(from("c"))]);
         });
         assert!(block_on(peer("nobody").notify(&[from("a")])).is_err());
+        assert!(block_on(peer("nobody").tell(from("a"))).is_err());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
 use crate::mode::inspector::Inspector;
 use crate::peer::handover::Sockets;
-use crate::peer::{Message, MessageListener, Part, Peer, Presence, Reply};
+use crate::peer::{MessageListener, Part, Peer, Presence, Reply, Word};
 use crate::plan::sidecar::{Duty, SidecarPlan};
 use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
@@ -354,12 +354,28 @@ impl<'a> Companion<'a> {
         }
     }
 
-    fn is_enough(&self, message: &Message) -> bool {
+    fn is_enough(&self, word: &Word) -> bool {
+        let message = match word {
+            // Who waits for nobody by name waits for all of them.
+            Word::Ended(_) if self.plan.mains.is_empty() => return false,
+            Word::Quit(message) | Word::Ended(message) => message,
+        };
         self.notifications.borrow_mut().take(&message.container, message.code, &self.plan.mains)
     }
 
-    fn answer(&self, message: &Message) -> Reply {
-        if self.is_enough(message) { Reply::Stopping } else { Reply::NotYet }
+    fn answer(&self, word: &Word) -> Reply {
+        if !self.is_enough(word) {
+            return Reply::NotYet;
+        }
+        match word {
+            Word::Quit(_) => info!("the main container's proa asks this sidecar to stop"),
+            Word::Ended(_) => {
+                info!(
+                    "the main containers whose exit this sidecar waits for have exited, as their proas say"
+                );
+            }
+        }
+        Reply::Stopping
     }
 
     /// Whether this is a helper, which shuts down what the main containers' proa may leave: it is killed, or does not know of
@@ -376,18 +392,20 @@ impl<'a> Companion<'a> {
         if self.told.complete.get() {
             complete.notify_one();
         }
-        let note = |message: &Message| {
-            let awaited = match self.plan.mains.as_slice() {
-                [] => {
+        let note = |word: &Word| {
+            let (Word::Quit(message) | Word::Ended(message)) = word;
+            let awaited = match (self.plan.mains.as_slice(), word) {
+                ([], Word::Ended(_)) => false,
+                ([], Word::Quit(_)) => {
                     let told = self.told.by.borrow();
                     told.is_empty() || told.contains_key(&message.container)
                 }
-                named => named.iter().any(|main| main.name == message.container),
+                (named, _) => named.iter().any(|main| main.name == message.container),
             };
             if awaited {
                 self.told.by.borrow_mut().insert(message.container.clone(), message.code);
             }
-            if self.is_enough(message) {
+            if self.is_enough(word) {
                 self.told.complete.set(true);
                 complete.notify_one();
             }
@@ -420,8 +438,7 @@ impl<'a> Companion<'a> {
                     WhyQuit::Abandoned(self.told.by.borrow().values().max().copied().unwrap_or_default())
                 }
                 Some(listener) => {
-                    listener.asked(|message| self.answer(message)).await;
-                    info!("the main container's proa asks this sidecar to stop");
+                    listener.asked(|word| self.answer(word)).await;
                     WhyQuit::Asked
                 }
                 None => pending().await,

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::Context;
+use futures::future::join_all;
 use tracing::{debug, info, warn};
 
 use super::inspector::Inspector;
@@ -40,7 +41,7 @@ use crate::status::board::Board;
 use crate::status::{Quit, Server};
 use crate::telemetry::LogPhase;
 use crate::warnings::Remaining;
-use last::Last;
+use last::{Last, ShutDownBy};
 
 /// Carries the plan out. `asked`: when proa was asked to stop, so far.
 #[must_use]
@@ -357,6 +358,7 @@ impl Run<'_> {
         if let Some(last) = &last
             && last.is_followed(sight.snapshot.as_ref()).await
         {
+            self.tell_of_end(last, code, &sight, &mut asked, signals).await;
             return None;
         }
         if let Decision::Keep(why) = decision {
@@ -384,8 +386,13 @@ impl Run<'_> {
             let is_restarted = |seen: Option<&Snapshot>| {
                 self.decide(code, Origin::Runtime, seen) == Decision::Keep(Keep::Restart)
             };
-            if last.is_left_to_others(&mut sight, &mut asked, signals, is_restarted).await {
-                return None;
+            match last.shut_down_by(&mut sight, &mut asked, signals, is_restarted).await {
+                ShutDownBy::Us => {}
+                ShutDownBy::Another => {
+                    self.tell_of_end(&last, code, &sight, &mut asked, signals).await;
+                    return None;
+                }
+                ShutDownBy::Nobody => return None,
             }
             let by = last.is_blind().then(now);
             let (uid, own) = (last.uid().to_owned(), last.own().to_owned());
@@ -401,6 +408,45 @@ impl Run<'_> {
         Some(self.inspector.remaining(running, sight.snapshot.as_ref()?))
     }
 
+    /// Tells sidecars that wait for this container by name that it has ended, where the sidecars are left to another one: that one
+    /// may be killed and started again, and know no more of what we left to it. If none of it comes about, that one speaks for us.
+    async fn tell_of_end(
+        &self,
+        last: &Last,
+        code: u8,
+        sight: &Sight,
+        asked: &mut StopRequests,
+        signals: &mut Listener<'_>,
+    ) {
+        if self.plan.shutdown.auto == ShutdownAuto::Off || !self.is_over_for_good(code, asked, sight) {
+            return;
+        }
+        let peers = match Peers::beside(last.uid(), last.own(), Vec::new()) {
+            Ok(peers) => peers.listening,
+            Err(error) => return debug!(%error, "no sidecar is told that this container has ended"),
+        };
+        let told = peers.iter().map(async |peer| {
+            let message = Message { container: last.own().to_owned(), code };
+            match peer.tell(message).await {
+                Ok(_) => debug!(container = peer.container, "told that this container has ended"),
+                Err(error) => {
+                    debug!(%error, container = peer.container, "cannot tell that this container has ended");
+                }
+            }
+        });
+        heeding(signals, sight, asked, join_all(told)).await;
+    }
+
+    /// Whether this container will not be started again, as far as is known, and would shut the sidecars down itself if nobody else
+    /// needed them.
+    fn is_over_for_good(&self, code: u8, asked: &StopRequests, sight: &Sight) -> bool {
+        let seen = sight.snapshot.as_ref();
+        // Where the restart policy is unknown: OnFailure starts no success again, unless a probe has failed.
+        let known = seen.is_some() || code == 0 && !asked.is_by_runtime();
+        let by_policy = shutdown::decide(ShutdownWhen::Auto, code, origin(asked, sight), seen);
+        known && by_policy == Decision::End && self.decide_now(code, asked, sight) == Decision::End
+    }
+
     /// Which containers are main ones, as far as the manifest does not show it. `before`: the Pod as it was seen, with those whose proa
     /// was there.
     fn mains(&self, before: Option<&Snapshot>) -> Mains {
@@ -412,14 +458,17 @@ impl Run<'_> {
 
     /// By what is known now. In doubt the sidecars stay: if the whole Pod goes, the kubelet stops them.
     fn decide_now(&self, code: u8, asked: &StopRequests, sight: &Sight) -> Decision {
-        let by_runtime = asked.is_by_runtime() && sight.is_kill_to_come(asked);
-        let origin = if by_runtime { Origin::Runtime } else { Origin::Inside };
-        self.decide(code, origin, sight.snapshot.as_ref())
+        self.decide(code, origin(asked, sight), sight.snapshot.as_ref())
     }
 
     fn decide(&self, code: u8, origin: Origin, snapshot: Option<&Snapshot>) -> Decision {
         shutdown::decide(self.plan.shutdown.when, code, origin, snapshot)
     }
+}
+
+/// Who brings the end about, as far as is known now.
+fn origin(asked: &StopRequests, sight: &Sight) -> Origin {
+    if asked.is_by_runtime() && sight.is_kill_to_come(asked) { Origin::Runtime } else { Origin::Inside }
 }
 
 fn own_peer(snapshot: &Snapshot) -> Peer {

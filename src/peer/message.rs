@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-/// What a message begins with.
+/// What a line begins with.
 const QUIT: &str = "quit";
+const ENDED: &str = "ended";
 
 /// A container of this Pod in which proa may run. Its Pod's UID keeps it apart from those of other Pods where
 /// they share the node's network.
@@ -28,16 +29,10 @@ impl Message {
     /// Reads a line, its end included.
     #[must_use]
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
-        let mut parts = line.split(' ');
-        let (QUIT, container, code, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next())
-        else {
-            return None;
-        };
-        if line.contains('\n') {
-            return None;
+        match Word::parse(line)? {
+            Word::Quit(message) => Some(message),
+            Word::Ended(_) => None,
         }
-        Some(Self { container: container.to_owned(), code: code.parse().ok()? })
     }
 }
 
@@ -47,7 +42,48 @@ impl fmt::Display for Message {
     }
 }
 
-/// What a wrapped sidecar makes of a message.
+/// What a main container's proa says to that of a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// This main container has ended, and no other one that its proa knows of needs the sidecars any more.
+    Quit(Message),
+    /// This one has ended, and leaves the sidecars to others: `ended NAME CODE` and a line's end. That matters to who waits for
+    /// it by name.
+    Ended(Message),
+}
+
+impl Word {
+    /// Reads a line, its end included.
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+        let mut parts = line.split(' ');
+        let (verb, container, code, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next())
+        else {
+            return None;
+        };
+        if line.contains('\n') {
+            return None;
+        }
+        let message = Message { container: container.to_owned(), code: code.parse().ok()? };
+        match verb {
+            QUIT => Some(Self::Quit(message)),
+            ENDED => Some(Self::Ended(message)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quit(message) => message.fmt(f),
+            Self::Ended(Message { container, code }) => writeln!(f, "{ENDED} {container} {code}"),
+        }
+    }
+}
+
+/// What a sidecar's proa makes of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
     /// It shuts down.
@@ -115,6 +151,18 @@ mod tests {
             assert_eq!(Message::parse(text.as_bytes()), None, "{text:?}");
         }
         assert_eq!(Message::parse(b"quit \xff 0\n"), None);
+    }
+
+    #[test]
+    fn who_has_ended_asks_nobody_to_quit() {
+        let message = Message { container: "main".into(), code: 3 };
+        let (quit, ended) = (Word::Quit(message.clone()), Word::Ended(message));
+        assert_eq!(ended.to_string(), "ended main 3\n");
+        for word in [&quit, &ended] {
+            assert_eq!(Word::parse(word.to_string().as_bytes()).as_ref(), Some(word));
+        }
+        assert_eq!(Message::parse(ended.to_string().as_bytes()), None);
+        assert_eq!(Word::parse(b"end main 3\n"), None);
     }
 
     #[test]

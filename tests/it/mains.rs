@@ -1,8 +1,8 @@
 //! Several main containers under proa: none waits for another, and the last one shuts the sidecars down.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -210,6 +210,94 @@ fn a_wrapped_sidecar_is_told_of_the_mains_that_are_seen_to_have_ended() {
     web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
     world.set_state("web", DONE);
     main.finish().expect(0, &["every sidecar has exited"]);
+}
+
+/// The one that is left the sidecars knows who has ended, until it is killed.
+#[test]
+fn a_wrapped_sidecar_is_told_by_each_main_container_itself() {
+    for api in [&[][..], &["--api=off"]] {
+        let world = pod("OnFailure", SHOWN);
+        let Some((main, second)) = both(&world) else { return };
+        let Some(web) = wrapped(&world) else { return };
+        let held = Held::in_dir(&world.dir, "");
+        let mut second = second.flags(api).start(&held.command);
+        second.wait_stdout("up");
+        main.flags(api).run(["true"]).expect(0, &["left running for `second` (running), whose proa"]);
+        world.set_state("main", DONE);
+        second.signal(libc::SIGKILL);
+        second.end();
+        held.let_go();
+        let Some(again) = world.mounted("second", "pod") else { return };
+        let again = again.flags(api).start(["true"]);
+        web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+        world.set_state("web", DONE);
+        again.finish().expect(0, &["stop request to `web`: accepted"]);
+    }
+}
+
+/// Says this to the proa that wraps `web`: its answer.
+fn tell(world: &World, line: &str) -> String {
+    let name = SocketAddr::from_abstract_name(format!("proa/{}/web/q", world.uid())).unwrap();
+    let mut stream = UnixStream::connect_addr(&name).unwrap();
+    stream.write_all(line.as_bytes()).unwrap();
+    let mut answer = String::new();
+    // Where it stops instead, it closes the connection, or resets it.
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+/// Without sight of the restart policy a failure may be the first of several runs.
+#[test]
+fn a_wrapped_sidecar_is_told_by_one_that_is_over_for_good_alone() {
+    for (policy, flags, code, is_told) in [
+        ("Never", &[][..], 3, true),
+        ("OnFailure", &[], 0, true),
+        ("Never", &["--api=off"], 0, true),
+        ("Never", &["--api=off"], 3, false),
+        ("OnFailure", &["--shutdown-when=always"], 3, false),
+        ("Never", &["--shutdown-when=success"], 3, false),
+        ("Never", &["--no-shutdown-auto"], 0, false),
+    ] {
+        let world = pod(policy, SHOWN);
+        let Some((main, second)) = both(&world) else { return };
+        let Some(web) = world.mounted("web", "pod") else { return };
+        let web = web.sidecar("web").flags(["--api=off", "--until-exit=main"]);
+        let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
+        web.wait_stdout("up");
+        let held = Held::in_dir(&world.dir, "");
+        let second = second.flag("--shutdown-when=never").start(&held.command);
+        second.wait_stdout("up");
+        let exit = format!("exit {code}");
+        main.flags(flags).run(["sh", "-c", &exit]).expect(code, &["left running for `second` (running)"]);
+        if is_told {
+            web.finish().expect(0, &["whose exit this sidecar waits for have exited"]);
+        } else {
+            assert_eq!(tell(&world, "ended other 0\n"), "wait\n", "{policy} {flags:?} {code}");
+            web.signal(libc::SIGTERM);
+            web.finish().expect(0, &[]);
+        }
+        held.let_go();
+        second.finish().expect(0, &[]);
+    }
+}
+
+#[test]
+fn a_wrapped_sidecar_that_names_no_main_container_waits_for_the_last_one() {
+    let world = pod("Never", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = world.mounted("web", "pod") else { return };
+    let web = web.sidecar("web").flag("--api=off");
+    let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
+    web.wait_stdout("up");
+    let held = Held::in_dir(&world.dir, "");
+    let second = second.start(&held.command);
+    second.wait_stdout("up");
+    main.run(["true"]).expect(0, &["left running for `second` (running)"]);
+    assert_eq!(tell(&world, "ended main 0\n"), "wait\n");
+    held.let_go();
+    web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+    world.set_state("web", DONE);
+    second.finish().expect(0, &["stop request to `web`: accepted"]);
 }
 
 #[test]
@@ -523,7 +611,7 @@ fn one_that_has_started_over_after_a_panic_speaks_for_those_that_left_the_sideca
     main.wait_stdout("up");
     main.wait_stderr("it has started over, and waits for the command");
     is_there(&world, "main");
-    second.flag("--api=off").run(["true"]).expect(0, &["left running for `main`"]);
+    second.flag("--api=off").run(["sh", "-c", "exit 3"]).expect(3, &["left running for `main`"]);
     held.let_go();
     main.finish().expect(4, &["stop request to `web`: accepted"]);
     web.finish().expect(0, &[]);

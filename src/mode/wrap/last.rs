@@ -38,17 +38,17 @@ const OUT_OF_SIGHT: Duration = Duration::from_secs(30);
 struct Blind {
     since: Option<Instant>,
     why: Option<String>,
-    denial: Denial,
+    denied: Denied,
 }
 
 #[derive(Debug, Default)]
-enum Denial {
+enum Denied {
     #[default]
-    None,
+    Not,
     Since(Instant),
     /// It has lasted, and what the API server says next is its last word.
     AskedAgain,
-    Final,
+    ForGood,
 }
 
 impl Blind {
@@ -56,26 +56,26 @@ impl Blind {
         self.since.get_or_insert(now);
         self.why = Some(trouble.to_string());
         // One that is away will come back, and the main containers may run on meanwhile.
-        self.denial = match self.denial {
-            _ if !trouble.is_denial() => Denial::None,
-            Denial::None => Denial::Since(now),
-            Denial::Since(since) => Denial::Since(since),
-            Denial::AskedAgain | Denial::Final => Denial::Final,
+        self.denied = match self.denied {
+            _ if !trouble.is_denial() => Denied::Not,
+            Denied::Not => Denied::Since(now),
+            Denied::Since(since) => Denied::Since(since),
+            Denied::AskedAgain | Denied::ForGood => Denied::ForGood,
         };
     }
 
     /// When a denial has lasted so long that it is for good, unless one more attempt shows otherwise: by then they are half a
     /// minute apart.
     fn ask_again_at(&self) -> Option<Instant> {
-        match self.denial {
-            Denial::Since(since) => since.checked_add(OUT_OF_SIGHT),
-            Denial::None | Denial::AskedAgain | Denial::Final => None,
+        match self.denied {
+            Denied::Since(since) => since.checked_add(OUT_OF_SIGHT),
+            Denied::Not | Denied::AskedAgain | Denied::ForGood => None,
         }
     }
 
     /// Whether that attempt was denied too.
     fn is_denied(&self) -> bool {
-        matches!(self.denial, Denial::Final)
+        matches!(self.denied, Denied::ForGood)
     }
 
     fn report(&self, awaited: &[Other]) {
@@ -137,6 +137,17 @@ impl Pressing {
         }
         self.by
     }
+}
+
+/// Who shuts the sidecars down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ShutDownBy {
+    /// We do: nobody else will.
+    Us,
+    /// Another main container's proa does.
+    Another,
+    /// Nobody: the Pod goes, or this container is about to be started again.
+    Nobody,
 }
 
 /// Our place among the main containers, once our command is over.
@@ -206,15 +217,15 @@ impl Last {
         true
     }
 
-    /// Whether the sidecars are left to others, once that is certain. Waits for main containers that may need the sidecars and
-    /// shut nothing down themselves. `is_restarted`: whether this container is started again if the runtime stops it now.
-    pub(super) async fn is_left_to_others(
+    /// Who shuts the sidecars down, once that is certain. Waits for main containers that may need the sidecars and shut nothing
+    /// down themselves. `is_restarted`: whether this container is started again if the runtime stops it now.
+    pub(super) async fn shut_down_by(
         &mut self,
         sight: &mut Sight,
         asked: &mut StopRequests,
         signals: &mut Listener<'_>,
         is_restarted: impl Fn(Option<&Snapshot>) -> bool,
-    ) -> bool {
+    ) -> ShutDownBy {
         let mut observations: Option<BoxStream<'static, Observation>> = None;
         let (mut said, mut short) = (Vec::new(), Short::default());
         let (mut unwatched, mut watch_from, mut pressing) = (false, None, Pressing::default());
@@ -235,21 +246,21 @@ impl Last {
             let awaited = match others.as_ref().map(|others| (others, turn(seen, others))) {
                 Some((others, Turn::Ours)) => {
                     self.note_killed(seen, others);
-                    return false;
+                    return ShutDownBy::Us;
                 }
                 Some((_, Turn::Theirs(theirs))) => {
                     announce(&theirs);
-                    return true;
+                    return ShutDownBy::Another;
                 }
                 Some((_, Turn::Await(awaited)))
                     if !self.seen && goes_first(&awaited, &self.own, sight.snapshot.as_ref()) =>
                 {
                     announce(&awaited);
-                    return true;
+                    return ShutDownBy::Another;
                 }
                 Some((others, Turn::Await(_))) if blind.is_denied() => {
                     self.note_killed(seen, others);
-                    return false;
+                    return ShutDownBy::Us;
                 }
                 Some((_, Turn::Await(awaited))) => awaited,
                 None => said.clone(),
@@ -260,13 +271,13 @@ impl Last {
                 looked_for.clone_from(asked);
             }
             if !asked.is_empty() && leaving(sight.snapshot.as_ref()) {
-                return true;
+                return ShutDownBy::Nobody;
             }
             // As a failed probe has it: the sidecars would be missing in that run, and be shut down under the others.
             if asked.is_by_runtime() && sight.is_kill_to_come(asked) && is_restarted(sight.snapshot.as_ref())
             {
                 info!("sidecars are left running: this container is stopped to be started again");
-                return true;
+                return ShutDownBy::Nobody;
             }
             let over_by = pressing.reckon(sight, asked);
             // Where the Pod was seen, that there is none of its name means that it is gone.
@@ -296,7 +307,7 @@ impl Last {
                     }
                     Observation::Gone => {
                         info!("sidecars are left running: the Pod is gone");
-                        return true;
+                        return ShutDownBy::Nobody;
                     }
                     Observation::Trouble(trouble) => {
                         // A main container may start and be killed meanwhile.
@@ -309,11 +320,11 @@ impl Last {
                 },
                 () = until(over_by) => {
                     info!("not waiting any longer: this container is about to be killed");
-                    return false;
+                    return ShutDownBy::Us;
                 }
                 () = until(blind.ask_again_at()) => {
                     // A new watch pauses before no attempt.
-                    blind.denial = Denial::AskedAgain;
+                    blind.denied = Denied::AskedAgain;
                     observations = sight.own_pod.as_ref().map(watch);
                 }
                 _ = report.tick() => blind.report(&said),
@@ -511,11 +522,11 @@ status:
         let mut last = Last::withdrawn(Some(Vec::new()), own, now()).unwrap();
         let signals = Signals::register().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        let is_left = runtime.unwrap().block_on(async {
+        let by = runtime.unwrap().block_on(async {
             let (mut asked, mut signals) = (StopRequests::default(), signals.listen().unwrap());
-            last.is_left_to_others(&mut sight, &mut asked, &mut signals, |_| false).await
+            last.shut_down_by(&mut sight, &mut asked, &mut signals, |_| false).await
         });
-        assert!(!is_left);
+        assert_eq!(by, ShutDownBy::Us);
         assert_eq!(last.ended(sight.snapshot.as_ref()), [message("main", 3), message("other", 137)]);
     }
 
@@ -668,13 +679,13 @@ status:
         let mut blind = Blind::default();
         blind.note(&denied, now());
         assert!(!blind.is_denied());
-        blind.denial = Denial::AskedAgain;
+        blind.denied = Denied::AskedAgain;
         assert!(!blind.is_denied() && blind.ask_again_at().is_none(), "before there is an answer");
         blind.note(&away, now());
         assert!(!blind.is_denied(), "which says nothing");
         blind.note(&denied, now());
         assert!(!blind.is_denied() && blind.ask_again_at().is_some());
-        blind.denial = Denial::AskedAgain;
+        blind.denied = Denied::AskedAgain;
         blind.note(&denied, now());
         assert!(blind.is_denied());
     }
