@@ -1,6 +1,6 @@
 """Several main containers under proa: no flag is needed, none waits for another, and the last one shuts the sidecars down."""
 
-from suite.pieces import ENVOY, MOUNT, STATE, container, job, main, pod, shell
+from suite.pieces import ENVOY, MOUNT, READY_FILE, STATE, container, job, main, pod, shell
 from suite.scenario import in_order, scenario
 from suite.scenarios.wrapped import SERVES, wrapped
 
@@ -106,6 +106,22 @@ def a_main_container_that_is_killed(t):
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes()["first"] == 0 and found.exit_codes()["envoy"] == 0, found
     assert found.container("second").exit_code != 0, found
+
+
+@scenario
+def a_last_main_container_that_starts_over(t):
+    """Without the API a wrapped sidecar of two main containers ends with the second, which was killed and restarted after the first's end."""
+    first = main(f"{_until('second')}; echo $PPID > /state/first", "--api=off", name="first", more=MOUNT)
+    # The first's proa is gone once the shared process namespace shows it no more; SIGKILL from within takes one that is not PID 1.
+    gone = "until [ -s /state/first ] && ! [ -e /proc/$(cat /state/first) ]; do sleep 0.1; done"
+    script = f"[ -e /state/killed ] && exit 0; touch /state/second; {gone}; touch /state/killed; kill -KILL $PPID; sleep 60"
+    second = main(script, "--api=off", name="second", more=MOUNT)
+    web = wrapped(SERVES, "--api=off", "--until-exit=first", "--until-exit=second", more=READY_FILE)
+    t.apply(job("work", web, first, second, volumes=STATE, restartPolicy="OnFailure", backoff=3, shareProcessNamespace="true"))
+    assert t.job("work").complete
+    found = t.pod_of("work", lambda pod: pod.finished)
+    assert found.exit_codes() == {"web": 0, "first": 0, "second": 0}, found
+    assert {name: one.restarts for name, one in found.containers().items()} == {"web": 0, "first": 0, "second": 1}, found
 
 
 @scenario
