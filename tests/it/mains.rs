@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
-use localpod::cluster::Access;
+use localpod::cluster::{Access, Fault, WatchEnd};
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
@@ -437,6 +437,11 @@ fn who_waits_for_one_without_proa_and_is_asked_to_stop_shuts_the_sidecars_down_u
         let (web, flags) = answering();
         let main = world.proa().flags(&flags).flag("--main=second").start(["sh", "-c", "exit 4"]);
         main.wait_stderr("waiting for `second` (running)");
+        // The kubelet may know of it long before a watch shows it.
+        world.cluster.forget_requests();
+        world.cluster.inject_times(Fault::LateEvents(Duration::from_secs(3600)), 1);
+        world.cluster.end_watches(&WatchEnd::Close);
+        assert!(world.cluster.wait_for_request(PATIENCE, |_| true).is_some(), "nobody watches");
         if deleting {
             world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
         }
