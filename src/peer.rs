@@ -43,6 +43,8 @@ const ATTEMPTS: usize = 3;
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long until messages are taken again after a failure to.
 const RECOVER: Duration = Duration::from_millis(100);
+/// How long a main container that is not the last one waits until sidecars have heard of its end.
+const MOMENT: Duration = Duration::from_millis(100);
 /// How many are listened to at once.
 const CLIENTS: usize = 16;
 const DONE: &[u8] = b"done\n";
@@ -183,13 +185,30 @@ impl Peer {
         Err(last)
     }
 
-    /// Tells the sidecar that proa wraps in this container that this one has ended, while the sidecars are left to others.
+    /// Tells the sidecar that proa wraps in this container that this one has ended, while the sidecars are left to others. An exit code
+    /// waits for it, so nobody is waited for: who does not answer for a moment finds what was said in the socket all the same.
     ///
     /// # Errors
-    /// As of [`notify`](Self::notify). It is said once: who is not there, or is too old to know the word, has missed nothing that the
-    /// last main container does not say too.
+    /// As of [`notify`](Self::notify), which the last main container calls again.
     pub async fn tell(&self, ended: Message) -> io::Result<Reply> {
-        timeout(LIMIT, self.converse(&Word::Ended(ended))).await?
+        let word = Word::Ended(ended);
+        let attempts = async {
+            let mut last = self.converse(&word).await;
+            for _ in 1..ATTEMPTS {
+                // Nobody is there who could hear it.
+                if last
+                    .as_ref()
+                    .map_or_else(|error| error.kind() == io::ErrorKind::ConnectionRefused, |_| true)
+                {
+                    break;
+                }
+                // Its queue was full, or it was between two phases, where it takes nothing.
+                sleep(MOMENT / 10).await;
+                last = self.converse(&word).await;
+            }
+            last
+        };
+        timeout(MOMENT, attempts).await?
     }
 
     async fn converse(&self, word: &Word) -> io::Result<Reply> {

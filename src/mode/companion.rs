@@ -355,12 +355,21 @@ impl<'a> Companion<'a> {
     }
 
     fn is_enough(&self, word: &Word) -> bool {
-        let message = match word {
-            // Who waits for nobody by name waits for all of them.
-            Word::Ended(_) if self.plan.mains.is_empty() => return false,
-            Word::Quit(message) | Word::Ended(message) => message,
-        };
-        self.notifications.borrow_mut().take(&message.container, message.code, &self.plan.mains)
+        let (mut notifications, named) = (self.notifications.borrow_mut(), &self.plan.mains);
+        match word {
+            // Whoever says so has looked for the others, or means our own end, as `proa quit` does.
+            Word::Quit(message) => notifications.take(&message.container, message.code, named),
+            Word::Ended(message) => match Sockets::look(self.uid.as_deref().unwrap_or_default()) {
+                Ok(Sockets { mains, .. }) => {
+                    notifications.take_one(&message.container, message.code, named, &mains)
+                }
+                // Who runs is unknown. What was said is said again by the last one.
+                Err(error) => {
+                    debug!(%error, "the end of `{}` is not heeded", message.container);
+                    false
+                }
+            },
+        }
     }
 
     fn answer(&self, word: &Word) -> Reply {
@@ -456,7 +465,7 @@ impl<'a> Companion<'a> {
 
 /// Why this sidecar is to end.
 pub(super) enum WhyQuit {
-    /// Somebody asks for it, who sees to the rest.
+    /// Somebody asks for it, or has ended whose end this sidecar waits for. Another proa sees to the rest.
     Asked,
     /// The main containers have ended, the worst of their exit codes this one, and nothing will show more of them.
     Abandoned(u8),

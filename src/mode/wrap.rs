@@ -33,8 +33,8 @@ use crate::plan::Plan;
 use crate::pod::Snapshot;
 use crate::pod::mains::Mains;
 use crate::policy::{OnSidecarExit, ShutdownAuto, ShutdownWhen};
-use crate::shutdown::stages::yet_to_start;
-use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight};
+use crate::shutdown::stages::{wrapped, yet_to_start};
+use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight, asked_to_stop};
 use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
@@ -42,6 +42,9 @@ use crate::status::{Quit, Server};
 use crate::telemetry::LogPhase;
 use crate::warnings::Remaining;
 use last::{Last, ShutDownBy};
+
+/// How many wrapped sidecars hear of the end of a main container that is not the last one. A Pod has no more.
+const MOST_WRAPPED: usize = 64;
 
 /// Carries the plan out. `asked`: when proa was asked to stop, so far.
 #[must_use]
@@ -409,7 +412,7 @@ impl Run<'_> {
     }
 
     /// Tells sidecars that wait for this container by name that it has ended, where the sidecars are left to another one: that one
-    /// may be killed and started again, and know no more of what we left to it. If none of it comes about, that one speaks for us.
+    /// may be killed and started again, and know no more of what we left to it. Where that fails, it speaks for us.
     async fn tell_of_end(
         &self,
         last: &Last,
@@ -418,23 +421,28 @@ impl Run<'_> {
         asked: &mut StopRequests,
         signals: &mut Listener<'_>,
     ) {
+        // A request to stop may have come since signals were last read.
+        let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
+        if let Ok(Some(received)) = signals.stopped(Phase::Shutdown { stop }) {
+            asked_to_stop(received, asked);
+        }
         if self.plan.shutdown.auto == ShutdownAuto::Off || !self.is_over_for_good(code, asked, sight) {
             return;
         }
-        let peers = match Peers::beside(last.uid(), last.own(), Vec::new()) {
-            Ok(peers) => peers.listening,
-            Err(error) => return debug!(%error, "no sidecar is told that this container has ended"),
-        };
-        let told = peers.iter().map(async |peer| {
+        let peers = Peers::beside(last.uid(), last.own(), Vec::new());
+        let peers = peers.inspect_err(|error| debug!(%error, "cannot look for wrapped sidecars"));
+        let wrapped = wrapped(sight.snapshot.as_ref(), &peers.unwrap_or_default());
+        // Anybody can make as many sockets as there are files to be had.
+        let told = wrapped.iter().take(MOST_WRAPPED).map(async |(peer, _)| {
             let message = Message { container: last.own().to_owned(), code };
             match peer.tell(message).await {
-                Ok(_) => debug!(container = peer.container, "told that this container has ended"),
+                Ok(_) => debug!("told `{}` that this container has ended", peer.container),
                 Err(error) => {
-                    debug!(%error, container = peer.container, "cannot tell that this container has ended");
+                    debug!(%error, "cannot tell `{}` that this container has ended", peer.container);
                 }
             }
         });
-        heeding(signals, sight, asked, join_all(told)).await;
+        join_all(told).await;
     }
 
     /// Whether this container will not be started again, as far as is known, and would shut the sidecars down itself if nobody else
@@ -442,7 +450,7 @@ impl Run<'_> {
     fn is_over_for_good(&self, code: u8, asked: &StopRequests, sight: &Sight) -> bool {
         let seen = sight.snapshot.as_ref();
         // Where the restart policy is unknown: OnFailure starts no success again, unless a probe has failed.
-        let known = seen.is_some() || code == 0 && !asked.is_by_runtime();
+        let known = seen.is_some() || code == 0 && asked.is_empty();
         let by_policy = shutdown::decide(ShutdownWhen::Auto, code, origin(asked, sight), seen);
         known && by_policy == Decision::End && self.decide_now(code, asked, sight) == Decision::End
     }

@@ -45,10 +45,10 @@ impl fmt::Display for Message {
 /// What a main container's proa says to that of a sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
-    /// This main container has ended, and no other one that its proa knows of needs the sidecars any more.
+    /// The sidecar is to quit: this main container has ended, and no other one needs it any more as far as its sender knows.
     Quit(Message),
-    /// This one has ended, and leaves the sidecars to others: `ended NAME CODE` and a line's end. That matters to who waits for
-    /// it by name.
+    /// This main container has ended, and leaves the sidecars to others: `ended NAME CODE` and a line's end. That matters to who
+    /// waits for it by name.
     Ended(Message),
 }
 

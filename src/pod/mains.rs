@@ -222,12 +222,22 @@ pub struct Notifications(BTreeSet<String>);
 impl Notifications {
     /// Notes that a main container has ended; whether that is enough to stop on. Where none is named there is one alone.
     pub fn take(&mut self, container: &str, code: u8, named: &[Awaited]) -> bool {
-        if named.is_empty() {
-            return true;
-        }
         let counts = |main: &&Awaited| main.name == container && (main.end == End::ForGood || code == 0);
         self.0.extend(named.iter().find(counts).map(|main| main.name.clone()));
         named.iter().all(|main| self.0.contains(&main.name))
+    }
+
+    /// The same where others go on: one of those that ended before it may have been started again, and be among the `running`. Where
+    /// none is named all of them count, and it is never enough.
+    pub fn take_one(
+        &mut self,
+        container: &str,
+        code: u8,
+        named: &[Awaited],
+        running: &BTreeSet<String>,
+    ) -> bool {
+        self.0.retain(|name| !running.contains(name));
+        self.take(container, code, named) && !named.is_empty()
     }
 }
 
@@ -437,6 +447,18 @@ spec: {containers: [{name: own, image: o}, {name: web, image: w}, {name: app, im
         );
         assert_eq!(ask(&both[..1], &[("web", 0), ("app", 1), ("app", 1)]), [false, true, true]);
         assert_eq!(ask(&named(&["app"], End::Success), &[("app", 3), ("app", 0)]), [false, true]);
+    }
+
+    #[test]
+    fn one_that_was_started_again_has_not_ended() {
+        let mut said = Notifications::default();
+        let both = named(&["app", "web"], End::ForGood);
+        let running = |name: &str| BTreeSet::from([name.to_owned()]);
+        assert!(!said.take_one("app", 0, &both, &running("web")));
+        assert!(!said.take_one("web", 0, &both, &running("app")), "it runs again");
+        assert!(said.take_one("app", 3, &both, &running("other")));
+        assert!(!Notifications::default().take_one("app", 0, &[], &BTreeSet::new()), "others go on");
+        assert!(Notifications::default().take_one("app", 0, &both[..1], &running("web")));
     }
 
     #[test]

@@ -197,24 +197,30 @@ fn unseen(request: &Request, known: Option<&'static Known>) -> Task {
 }
 
 fn notified(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<Task> {
-    let notify = |peer: Peer, traffic| {
+    let notify = |(peer, traffic): (Peer, Traffic)| {
         let container = Some(peer.container.clone());
         let step = Step::Notify { peer, ended: peers.ended.clone() };
         Task { step, source: Source::Given, traffic, container }
     };
+    wrapped(snapshot, peers).into_iter().map(notify).collect()
+}
+
+/// The sidecars that proa wraps, and whose traffic each carries.
+#[must_use]
+pub fn wrapped(snapshot: Option<&Snapshot>, peers: &Peers) -> Vec<(Peer, Traffic)> {
     let Some(Snapshot { uid, sidecars, .. }) = snapshot else {
-        return peers.listening.iter().map(|peer| notify(peer.clone(), Traffic::Own)).collect();
+        return peers.listening.iter().map(|peer| (peer.clone(), Traffic::Own)).collect();
     };
     let regular = sidecars.iter().filter(|sidecar| !sidecar.native);
-    let tasks = regular.filter_map(|sidecar| {
+    let wrapped = regular.filter_map(|sidecar| {
         let recognised = sidecar.known.as_ref();
         let by_command = recognised.is_some_and(|recognised| recognised.known.end == End::Peer);
         // Under another name, or behind a shell, its socket shows it.
         let by_socket = peers.listening.iter().any(|peer| peer.container == sidecar.name);
         let peer = Peer { uid: uid.clone(), container: sidecar.name.clone() };
-        (by_command || by_socket).then(|| notify(peer, sidecar.traffic()))
+        (by_command || by_socket).then(|| (peer, sidecar.traffic()))
     });
-    tasks.collect()
+    wrapped.collect()
 }
 
 /// The sidecar of the Pod that this request ends.

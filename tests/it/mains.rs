@@ -1,8 +1,8 @@
 //! Several main containers under proa: none waits for another, and the last one shuts the sidecars down.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -15,7 +15,9 @@ use nix::libc;
 
 use crate::filter;
 use crate::support::http::Endpoint;
-use crate::support::{Dir, Held, PATIENCE, PROA, Proa, Running, World, children, eventually, send, unshare};
+use crate::support::{
+    Dir, Held, PATIENCE, PROA, Proa, Running, World, children, eventually, say, send, unshare,
+};
 
 pub(crate) const DONE: &str = "terminated: {exitCode: 0, reason: Completed}";
 
@@ -212,38 +214,66 @@ fn a_wrapped_sidecar_is_told_of_the_mains_that_are_seen_to_have_ended() {
     main.finish().expect(0, &["every sidecar has exited"]);
 }
 
+/// A wrapped sidecar that sees nothing of the Pod and waits for `main` alone.
+fn waits_for_main(world: &World) -> Option<Running> {
+    let web = world.mounted("web", "pod")?.sidecar("web").flags(["--api=off", "--until-exit=main"]);
+    let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
+    web.wait_stdout("up");
+    Some(web)
+}
+
 /// The one that is left the sidecars knows who has ended, until it is killed.
 #[test]
 fn a_wrapped_sidecar_is_told_by_each_main_container_itself() {
-    for api in [&[][..], &["--api=off"]] {
-        let world = pod("OnFailure", SHOWN);
-        let Some((main, second)) = both(&world) else { return };
-        let Some(web) = wrapped(&world) else { return };
-        let held = Held::in_dir(&world.dir, "");
-        let mut second = second.flags(api).start(&held.command);
-        second.wait_stdout("up");
-        main.flags(api).run(["true"]).expect(0, &["left running for `second` (running), whose proa"]);
-        world.set_state("main", DONE);
-        second.signal(libc::SIGKILL);
-        second.end();
-        held.let_go();
-        let Some(again) = world.mounted("second", "pod") else { return };
-        let again = again.flags(api).start(["true"]);
-        web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
-        world.set_state("web", DONE);
-        again.finish().expect(0, &["stop request to `web`: accepted"]);
-    }
+    let world = pod("OnFailure", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = wrapped(&world) else { return };
+    let held = Held::in_dir(&world.dir, "");
+    let mut second = second.flag("--api=off").start(&held.command);
+    second.wait_stdout("up");
+    main.flag("--api=off").run(["true"]).expect(0, &["left running for `second` (running), whose proa"]);
+    second.signal(libc::SIGKILL);
+    second.end();
+    held.let_go();
+    let Some(again) = world.mounted("second", "pod") else { return };
+    let again = again.flag("--api=off").start(["true"]);
+    web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+    again.finish().expect(0, &["stop request to `web`: accepted"]);
 }
 
-/// Says this to the proa that wraps `web`: its answer.
-fn tell(world: &World, line: &str) -> String {
-    let name = SocketAddr::from_abstract_name(format!("proa/{}/web/q", world.uid())).unwrap();
-    let mut stream = UnixStream::connect_addr(&name).unwrap();
-    stream.write_all(line.as_bytes()).unwrap();
-    let mut answer = String::new();
-    // Where it stops instead, it closes the connection, or resets it.
-    let _ = stream.read_to_string(&mut answer);
-    answer
+/// It is there for nobody to leave anything to.
+#[test]
+fn a_wrapped_sidecar_is_told_while_the_other_main_container_is_down() {
+    let world = pod("OnFailure", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = wrapped(&world) else { return };
+    world.set_state("second", "terminated: {exitCode: 3, reason: Error}");
+    main.run(["true"]).expect(0, &["left running for `second` (to be restarted)"]);
+    let second = second.flag("--api=off").start(["true"]);
+    web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+    second.finish().expect(0, &["stop request to `web`: accepted"]);
+}
+
+/// As with Always, or after a failed probe.
+#[test]
+fn an_end_that_another_run_follows_is_none_to_a_wrapped_sidecar() {
+    let world = pod("Always", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = wrapped(&world) else { return };
+    let dirs = [Dir::new(), Dir::new()];
+    let [held, other] = dirs.each_ref().map(|dir| Held::in_dir(dir, ""));
+    let second = second.flag("--api=off").start(&held.command);
+    second.wait_stdout("up");
+    main.flag("--api=off").run(["true"]).expect(0, &["left running for `second` (running)"]);
+    let Some(again) = world.mounted("main", "pod") else { return };
+    let again = again.flag("--api=off").start(&other.command);
+    again.wait_stdout("up");
+    held.let_go();
+    second.finish().expect(0, &["left running for `main` (running)"]);
+    assert_eq!(say(&world, "web/q", "ended second 0\n"), "wait\n");
+    other.let_go();
+    web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+    again.finish().expect(0, &["stop request to `web`: accepted"]);
 }
 
 /// Without sight of the restart policy a failure may be the first of several runs.
@@ -260,10 +290,7 @@ fn a_wrapped_sidecar_is_told_by_one_that_is_over_for_good_alone() {
     ] {
         let world = pod(policy, SHOWN);
         let Some((main, second)) = both(&world) else { return };
-        let Some(web) = world.mounted("web", "pod") else { return };
-        let web = web.sidecar("web").flags(["--api=off", "--until-exit=main"]);
-        let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
-        web.wait_stdout("up");
+        let Some(web) = waits_for_main(&world) else { return };
         let held = Held::in_dir(&world.dir, "");
         let second = second.flag("--shutdown-when=never").start(&held.command);
         second.wait_stdout("up");
@@ -272,13 +299,36 @@ fn a_wrapped_sidecar_is_told_by_one_that_is_over_for_good_alone() {
         if is_told {
             web.finish().expect(0, &["whose exit this sidecar waits for have exited"]);
         } else {
-            assert_eq!(tell(&world, "ended other 0\n"), "wait\n", "{policy} {flags:?} {code}");
+            assert_eq!(say(&world, "web/q", "ended other 0\n"), "wait\n", "{policy} {flags:?} {code}");
             web.signal(libc::SIGTERM);
             web.finish().expect(0, &[]);
         }
         held.let_go();
         second.finish().expect(0, &[]);
     }
+}
+
+/// Who stopped it may start it again, after a failed probe.
+#[test]
+fn a_wrapped_sidecar_is_not_told_by_one_that_was_stopped() {
+    let world = pod("OnFailure", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = waits_for_main(&world) else { return };
+    let held = Held::in_dir(&world.dir, "");
+    let second = second.flag("--api=off").start(&held.command);
+    second.wait_stdout("up");
+    let main = main.flag("--api=off").start([
+        "sh",
+        "-c",
+        "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done",
+    ]);
+    main.wait_stdout("up");
+    main.signal(libc::SIGTERM);
+    main.finish().expect(0, &["left running for `second` (running)"]);
+    assert_eq!(say(&world, "web/q", "ended other 0\n"), "wait\n");
+    held.let_go();
+    web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+    second.finish().expect(0, &["stop request to `web`: accepted"]);
 }
 
 #[test]
@@ -293,11 +343,28 @@ fn a_wrapped_sidecar_that_names_no_main_container_waits_for_the_last_one() {
     let second = second.start(&held.command);
     second.wait_stdout("up");
     main.run(["true"]).expect(0, &["left running for `second` (running)"]);
-    assert_eq!(tell(&world, "ended main 0\n"), "wait\n");
+    assert_eq!(say(&world, "web/q", "ended main 0\n"), "wait\n");
     held.let_go();
     web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
     world.set_state("web", DONE);
     second.finish().expect(0, &["stop request to `web`: accepted"]);
+}
+
+/// Its proa does not answer: what was said waits in its socket.
+#[test]
+fn a_sidecar_that_hangs_hears_of_an_end_later_and_keeps_nobody_waiting() {
+    let world = pod("Never", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = waits_for_main(&world) else { return };
+    let held = Held::in_dir(&world.dir, "");
+    let second = second.flag("--shutdown-when=never").start(&held.command);
+    second.wait_stdout("up");
+    web.signal(libc::SIGSTOP);
+    main.run(["true"]).expect(0, &["left running for `second` (running)"]);
+    web.signal(libc::SIGCONT);
+    web.finish().expect(0, &["whose exit this sidecar waits for have exited"]);
+    held.let_go();
+    second.finish().expect(0, &[]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::support::http::{Endpoint, Reply};
-use crate::support::{Beside, Held, Proa, Running, World, children, eventually, send};
+use crate::support::{Beside, Held, Proa, Running, World, children, eventually, say, send};
 
 /// Says when it is up, and what ended it.
 const LOYAL: [&str; 3] =
@@ -603,6 +603,34 @@ fn a_helper_that_was_notified_while_it_waited_ends_the_sidecars_without_the_api(
 #[test]
 fn a_helper_that_was_notified_and_waits_for_ever_ends_the_sidecars_without_the_api() {
     ends_the_sidecars_by_mains_word("--wait-for=proxy", |_| {});
+}
+
+/// The last main container may be killed before it says anything.
+#[test]
+fn a_helper_that_was_told_of_an_end_by_name_ends_the_sidecars_without_the_api() {
+    let told = [
+        (&["--until-exit=main"][..], ["ended other 0\n", "ended main 0\n"]),
+        // Without a name all of them count: who asks it to quit speaks for them, and nobody else is heeded.
+        (&["--shutdown-when=success"], ["ended other 3\n", "quit main 0\n"]),
+    ]
+    .map(|(flags, said)| {
+        let (world, quit) = (helped("Never"), Endpoint::ok());
+        world.update_container("main", |main| {
+            main.command = Some(["/proa", "--", "work"].map(str::to_owned).into());
+        });
+        let helper = world.mounted("helper", "pod")?.sidecar("helper").flags(flags);
+        let helper = helper.flags(["--shutdown-timeout=1s", "-p", &quit.url()]).start_bare();
+        helper.wait_stderr("running until the exit of `main`");
+        for line in said {
+            assert_eq!(say(&world, "helper/q", line), "wait\nby itself\n");
+        }
+        let down = world.cluster.refuse();
+        world.cluster.hang_up();
+        Some((helper, quit, down, world))
+    });
+    for (helper, _quit, _down, _world) in told.into_iter().flatten() {
+        helper.finish().expect(0, &["the API server has shown nothing for 30s", "quitquitquit: 200"]);
+    }
 }
 
 /// It waits in vain; main runs all the same, and its sidecars need somebody who shuts them down.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -460,6 +462,21 @@ impl Finished {
         }
         self
     }
+}
+
+/// Where the proas of this Pod find one another.
+pub(crate) fn socket(world: &World, name: &str) -> SocketAddr {
+    SocketAddr::from_abstract_name(format!("proa/{}/{name}", world.uid())).expect("a short name")
+}
+
+/// Says this to the proa that listens there; what it answers.
+pub(crate) fn say(world: &World, to: &str, text: &str) -> String {
+    let mut stream = UnixStream::connect_addr(&socket(world, to)).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
 }
 
 /// Sends a signal by number, to a group if the ID is negative.

@@ -8,23 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::sidecar::both;
 use crate::support::http::Endpoint;
-use crate::support::{Beside, Held, PATIENCE, Running, World, eventually, peak_memory};
+use crate::support::{Beside, Held, Running, World, eventually, peak_memory, say, socket};
 
 const UP: [&str; 3] = ["sh", "-c", "echo up; while :; do sleep 0.01; done"];
-
-fn name(world: &World, name: &str) -> SocketAddr {
-    SocketAddr::from_abstract_name(format!("proa/{}/{name}", world.uid())).expect("a short name")
-}
-
-/// Says this to whoever listens there; what it answers.
-fn say(world: &World, to: &str, text: &str) -> String {
-    let mut stream = UnixStream::connect_addr(&name(world, to)).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(text.as_bytes()).unwrap();
-    let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer);
-    answer
-}
 
 /// A wrapped sidecar, and main with a command that runs, both with sight of the Pod.
 fn pair(world: &World) -> Option<(Held, Running, Running)> {
@@ -62,7 +48,7 @@ fn what_is_no_message_ends_nobody_and_costs_nothing() {
     for text in
         ["quit", "quit main", "quit main x\n", "QUIT main 0\n", "\n\n\n", "quit main 0 0\n", "\0\0\n", &long]
     {
-        let mut stream = UnixStream::connect_addr(&name(&world, "web/q")).expect("it listens");
+        let mut stream = UnixStream::connect_addr(&socket(&world, "web/q")).expect("it listens");
         // It may be closed before all is written.
         let _ = stream.write_all(text.as_bytes());
         let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -73,7 +59,7 @@ fn what_is_no_message_ends_nobody_and_costs_nothing() {
     // Half a message each, from more clients than are listened to at once.
     let halves: Vec<_> = (0..100)
         .filter_map(|_| {
-            let mut stream = UnixStream::connect_addr(&name(&world, "web/q")).ok()?;
+            let mut stream = UnixStream::connect_addr(&socket(&world, "web/q")).ok()?;
             stream.write_all(b"quit ma").ok()?;
             Some(stream)
         })
@@ -96,7 +82,7 @@ fn flood(world: &World, to: &str) -> Vec<UnixStream> {
     let lines: Vec<_> = (0..5000).map(|number| format!("quit another-{number} 0\n")).collect();
     let text = lines.concat();
     let connect = |_| {
-        let mut stream = UnixStream::connect_addr(&name(world, to)).ok()?;
+        let mut stream = UnixStream::connect_addr(&socket(world, to)).ok()?;
         stream.set_nonblocking(true).ok()?;
         let _ = stream.write_all(text.as_bytes());
         Some(stream)
@@ -156,7 +142,7 @@ fn whoever_takes_the_names_of_a_main_container_passes_for_one() {
     let world = World::with("Never", &[Beside::Regular("web")]);
     let Some(main) = world.mounted("main", "pod") else { return };
     let taken = ["web", "web/m"]
-        .map(|container| UnixListener::bind_addr(&name(&world, container)).expect("a free name"));
+        .map(|container| UnixListener::bind_addr(&socket(&world, container)).expect("a free name"));
     // Not waited for, though it is not ready; and it is its turn to shut the sidecars down.
     let finished = main.run(["sh", "-c", "echo up; exit 4"]).expect(4, &["left running for `web` (running)"]);
     assert_eq!(finished.stdout, "up\n");
