@@ -132,6 +132,19 @@ impl Peer {
         }
     }
 
+    /// Whether proa runs in front of this main container's command, which is not over. Never waits.
+    ///
+    /// # Errors
+    /// When the system is short of what it takes to ask, which says nothing.
+    pub fn runs(&self) -> io::Result<bool> {
+        match owner(&self.handover()) {
+            Ok(owner) => Ok(!owner.is_of_another_pod(&self.uid)),
+            Err(error) if is_shortage(&error) => Err(error),
+            // A queue that is full is somebody's.
+            Err(error) => Ok(error.kind() == io::ErrorKind::WouldBlock),
+        }
+    }
+
     /// Waits until no proa runs in this container: at once, if none does.
     pub async fn gone(&self) {
         loop {
@@ -185,11 +198,12 @@ impl Peer {
         Err(last)
     }
 
-    /// Tells the sidecar that proa wraps in this container that this one has ended, while the sidecars are left to others. An exit code
-    /// waits for it, so nobody is waited for: who does not answer for a moment finds what was said in the socket all the same.
+    /// Tells the sidecar that proa wraps in this container that a main one has ended, while the sidecars are left to others. An exit
+    /// code waits for it, so that takes a moment at most: a sidecar that does not answer finds the word in its socket later.
     ///
     /// # Errors
-    /// As of [`notify`](Self::notify), which the last main container calls again.
+    /// When no proa is there ([`io::ErrorKind::ConnectionRefused`]), none that wraps a sidecar, or none that answers. The last main
+    /// container speaks for all.
     pub async fn tell(&self, ended: Message) -> io::Result<Reply> {
         let word = Word::Ended(ended);
         let attempts = async {
@@ -202,7 +216,7 @@ impl Peer {
                 {
                     break;
                 }
-                // Its queue was full, or it was between two phases, where it takes nothing.
+                // Its queue was full, or the end of a phase has cut it off. Or it is of a release that does not know the word.
                 sleep(MOMENT / 10).await;
                 last = self.converse(&word).await;
             }
@@ -526,6 +540,42 @@ mod tests {
         });
         assert!(block_on(peer("nobody").notify(&[from("a")])).is_err());
         assert!(block_on(peer("nobody").tell(from("a"))).is_err());
+    }
+
+    #[test]
+    fn who_tells_of_an_end_waits_for_a_moment_at_most_and_is_heard_later() {
+        let there = peer("hung").announce(Part::Sidecar).unwrap();
+        let listener = there.listen().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(async {
+            let begun = crate::deadline::now();
+            let told = peer("hung").tell(from("a")).await;
+            assert_eq!(told.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            // A timer is late by a millisecond at most.
+            assert!(crate::deadline::elapsed(begun) <= MOMENT + Duration::from_millis(1));
+            let mut taken = None;
+            listener
+                .asked(|word| {
+                    taken = Some(word.clone());
+                    Reply::Stopping
+                })
+                .await;
+            assert_eq!(taken, Some(Word::Ended(from("a"))));
+        });
+    }
+
+    #[test]
+    fn who_runs_is_asked_where_nobody_waits() {
+        let main = peer("running");
+        assert!(!main.runs().unwrap());
+        let mut there = peer("running").announce(Part::Main).unwrap();
+        assert!(main.runs().unwrap());
+        block_on(there.handover().unwrap().withdraw(&handover::Left::default()));
+        assert!(!main.runs().unwrap(), "its command is over");
+        drop(there);
+        let _there = peer("running").announce(Part::Main).unwrap();
+        let crowd: Vec<_> = std::iter::from_fn(|| owner(&main.handover()).ok()).take(100_000).collect();
+        assert!(main.runs().unwrap(), "its queue is full, after {}", crowd.len());
     }
 
     #[test]

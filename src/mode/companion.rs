@@ -24,7 +24,7 @@ use crate::gate::{self, Api, Cause, Closed, Opened};
 use crate::identity::Mounts;
 use crate::mode::inspector::Inspector;
 use crate::peer::handover::Sockets;
-use crate::peer::{MessageListener, Part, Peer, Presence, Reply, Word};
+use crate::peer::{Message, MessageListener, Part, Peer, Presence, Reply, Word};
 use crate::plan::sidecar::{Duty, SidecarPlan};
 use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
@@ -356,19 +356,21 @@ impl<'a> Companion<'a> {
 
     fn is_enough(&self, word: &Word) -> bool {
         let (mut notifications, named) = (self.notifications.borrow_mut(), &self.plan.mains);
+        let runs = |name: &str| {
+            let uid = self.uid.clone().unwrap_or_default();
+            Peer { uid, container: name.to_owned() }.runs()
+        };
         match word {
-            // Whoever says so has looked for the others, or means our own end, as `proa quit` does.
-            Word::Quit(message) => notifications.take(&message.container, message.code, named),
-            Word::Ended(message) => match Sockets::look(self.uid.as_deref().unwrap_or_default()) {
-                Ok(Sockets { mains, .. }) => {
-                    notifications.take_one(&message.container, message.code, named, &mains)
-                }
-                // Who runs is unknown. What was said is said again by the last one.
-                Err(error) => {
-                    debug!(%error, "the end of `{}` is not heeded", message.container);
-                    false
-                }
-            },
+            // It comes last: what cannot be asked stops nobody.
+            Word::Quit(Message { container, code }) => {
+                notifications.note_quit(container, *code, named);
+                notifications.are_enough(named, |name| Ok::<_, io::Error>(runs(name).unwrap_or(false)))
+            }
+            // Who waits for nobody by name waits for all of them. The word may have waited too, while its sender was started again.
+            Word::Ended(Message { container, code }) => {
+                notifications.note_ended(container, *code, named);
+                !named.is_empty() && notifications.are_enough(named, runs)
+            }
         }
     }
 

@@ -43,7 +43,8 @@ use crate::telemetry::LogPhase;
 use crate::warnings::Remaining;
 use last::{Last, ShutDownBy};
 
-/// How many wrapped sidecars hear of the end of a main container that is not the last one. A Pod has no more.
+/// How many wrapped sidecars hear of the end of a main container that is not the last one: more than a Pod has in practice. Others hear
+/// of it from the last one.
 const MOST_WRAPPED: usize = 64;
 
 /// Carries the plan out. `asked`: when proa was asked to stop, so far.
@@ -423,7 +424,7 @@ impl Run<'_> {
     ) {
         // A request to stop may have come since signals were last read.
         let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-        if let Ok(Some(received)) = signals.stopped(Phase::Shutdown { stop }) {
+        while let Ok(Some(received)) = signals.stopped(Phase::Shutdown { stop }) {
             asked_to_stop(received, asked);
         }
         if self.plan.shutdown.auto == ShutdownAuto::Off || !self.is_over_for_good(code, asked, sight) {
@@ -449,7 +450,7 @@ impl Run<'_> {
     /// needed them.
     fn is_over_for_good(&self, code: u8, asked: &StopRequests, sight: &Sight) -> bool {
         let seen = sight.snapshot.as_ref();
-        // Where the restart policy is unknown: OnFailure starts no success again, unless a probe has failed.
+        // Where the restart policy is unknown it is taken for OnFailure, which starts no success again unless a probe has failed.
         let known = seen.is_some() || code == 0 && asked.is_empty();
         let by_policy = shutdown::decide(ShutdownWhen::Auto, code, origin(asked, sight), seen);
         known && by_policy == Decision::End && self.decide_now(code, asked, sight) == Decision::End

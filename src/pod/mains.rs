@@ -217,28 +217,47 @@ pub fn find(snapshot: &Snapshot, named: &[Awaited]) -> Result<Option<Vec<Awaited
 
 /// What the main containers' proas have said: each speaks for its own container alone.
 #[derive(Debug, Default)]
-pub struct Notifications(BTreeSet<String>);
+pub struct Notifications {
+    /// For whom the sidecar was asked to quit.
+    quit: BTreeSet<String>,
+    /// Who said of itself that it has ended, while others went on.
+    ended: BTreeSet<String>,
+}
 
 impl Notifications {
-    /// Notes that a main container has ended; whether that is enough to stop on. Where none is named there is one alone.
-    pub fn take(&mut self, container: &str, code: u8, named: &[Awaited]) -> bool {
-        let counts = |main: &&Awaited| main.name == container && (main.end == End::ForGood || code == 0);
-        self.0.extend(named.iter().find(counts).map(|main| main.name.clone()));
-        named.iter().all(|main| self.0.contains(&main.name))
+    /// Notes that the sidecar is to quit, as far as this main container is concerned.
+    pub fn note_quit(&mut self, container: &str, code: u8, named: &[Awaited]) {
+        self.quit.extend(counted(container, code, named));
     }
 
-    /// The same where others go on: one of those that ended before it may have been started again, and be among the `running`. Where
-    /// none is named all of them count, and it is never enough.
-    pub fn take_one(
-        &mut self,
-        container: &str,
-        code: u8,
-        named: &[Awaited],
-        running: &BTreeSet<String>,
-    ) -> bool {
-        self.0.retain(|name| !running.contains(name));
-        self.take(container, code, named) && !named.is_empty()
+    /// Notes that a main container has ended.
+    pub fn note_ended(&mut self, container: &str, code: u8, named: &[Awaited]) {
+        self.ended.extend(counted(container, code, named));
     }
+
+    /// Whether that is enough to stop on: it was said of all that are named. `runs`: whether one of them runs again; who does has not
+    /// ended. An error says nothing, and nothing is decided on it.
+    pub fn are_enough<E>(&mut self, named: &[Awaited], runs: impl Fn(&str) -> Result<bool, E>) -> bool {
+        let are_all = |said: &Self| {
+            named.iter().all(|main| said.quit.contains(&main.name) || said.ended.contains(&main.name))
+        };
+        if !are_all(self) {
+            return false;
+        }
+        let mut known = true;
+        self.ended.retain(|name| {
+            let runs = runs(name);
+            known &= runs.is_ok();
+            !runs.unwrap_or(false)
+        });
+        known && are_all(self)
+    }
+}
+
+/// The container, if it is named and such an end counts.
+fn counted(container: &str, code: u8, named: &[Awaited]) -> Option<String> {
+    let counts = |main: &&Awaited| main.name == container && (main.end == End::ForGood || code == 0);
+    named.iter().find(counts).map(|main| main.name.clone())
 }
 
 /// How far the main containers are.
@@ -432,11 +451,17 @@ spec: {containers: [{name: own, image: o}, {name: web, image: w}, {name: app, im
         assert_eq!(after("Never", 0, End::Success), Progress::Ended(0));
     }
 
+    /// Nobody runs again.
+    const NOBODY: fn(&str) -> Result<bool, ()> = |_| Ok(false);
+
     #[test]
     fn each_main_container_speaks_for_itself() {
         let ask = |mains: &[Awaited], words: &[(&str, u8)]| {
             let mut said = Notifications::default();
-            let take = |(name, code): &(&str, u8)| said.take(name, *code, mains);
+            let take = |(name, code): &(&str, u8)| {
+                said.note_quit(name, *code, mains);
+                said.are_enough(mains, NOBODY)
+            };
             words.iter().map(take).collect::<Vec<_>>()
         };
         assert_eq!(ask(&[], &[("app", 3)]), [true]);
@@ -450,15 +475,19 @@ spec: {containers: [{name: own, image: o}, {name: web, image: w}, {name: app, im
     }
 
     #[test]
-    fn one_that_was_started_again_has_not_ended() {
+    fn one_that_runs_again_has_not_ended() {
         let mut said = Notifications::default();
         let both = named(&["app", "web"], End::ForGood);
-        let running = |name: &str| BTreeSet::from([name.to_owned()]);
-        assert!(!said.take_one("app", 0, &both, &running("web")));
-        assert!(!said.take_one("web", 0, &both, &running("app")), "it runs again");
-        assert!(said.take_one("app", 3, &both, &running("other")));
-        assert!(!Notifications::default().take_one("app", 0, &[], &BTreeSet::new()), "others go on");
-        assert!(Notifications::default().take_one("app", 0, &both[..1], &running("web")));
+        let runs = |running: &'static str| move |name: &str| Ok::<_, ()>(name == running);
+        said.note_ended("app", 0, &both);
+        said.note_ended("web", 0, &both);
+        assert!(!said.are_enough(&both, runs("app")));
+        assert!(!said.are_enough(&both, NOBODY), "it has to end once more");
+        said.note_ended("app", 3, &both);
+        assert!(!said.are_enough(&both, |_| Err(())), "which says nothing");
+        assert!(said.are_enough(&both, runs("other")));
+        said.note_quit("app", 0, &both);
+        assert!(said.are_enough(&both, runs("app")), "it asked for that");
     }
 
     #[test]

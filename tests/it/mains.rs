@@ -350,9 +350,57 @@ fn a_wrapped_sidecar_that_names_no_main_container_waits_for_the_last_one() {
     second.finish().expect(0, &["stop request to `web`: accepted"]);
 }
 
+/// A word that has waited says nothing of now, nor does one that was heard before.
+#[test]
+fn a_wrapped_sidecar_is_not_stopped_under_one_that_runs_again() {
+    let world = pod("Always", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = waits_for_main(&world) else { return };
+    let dirs = [Dir::new(), Dir::new()];
+    let [held, other] = dirs.each_ref().map(|dir| Held::in_dir(dir, ""));
+    let second = second.flag("--api=off").start(&held.command);
+    second.wait_stdout("up");
+    web.signal(libc::SIGSTOP);
+    main.flag("--api=off").run(["true"]).expect(0, &["left running for `second` (running)"]);
+    let Some(again) = world.mounted("main", "pod") else { return };
+    let again = again.flag("--api=off").start(&other.command);
+    again.wait_stdout("up");
+    web.signal(libc::SIGCONT);
+    // What came first is answered first.
+    assert_eq!(say(&world, "web/q", "ended other 0\n"), "wait\n");
+    held.let_go();
+    second.finish().expect(0, &["left running for `main` (running)"]);
+    other.let_go();
+    web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+    again.finish().expect(0, &["stop request to `web`: accepted"]);
+}
+
+/// As `proa quit` does, which speaks for its own container and looks for nobody else.
+#[test]
+fn a_request_to_quit_completes_no_end_that_another_run_followed() {
+    let world = pod("Always", SHOWN);
+    let Some((main, second)) = both(&world) else { return };
+    let Some(web) = wrapped(&world) else { return };
+    let dirs = [Dir::new(), Dir::new()];
+    let [held, other] = dirs.each_ref().map(|dir| Held::in_dir(dir, ""));
+    let second = second.flags(["--api=off", "--shutdown-when=never"]).start(&held.command);
+    second.wait_stdout("up");
+    main.flag("--api=off").run(["true"]).expect(0, &["left running for `second` (running)"]);
+    let Some(again) = world.mounted("main", "pod") else { return };
+    let again = again.flag("--api=off").start(&other.command);
+    again.wait_stdout("up");
+    assert_eq!(say(&world, "web/q", "quit second 0\n"), "wait\n");
+    assert_eq!(say(&world, "web/q", "quit main 0\n"), "done\n");
+    web.finish().expect(0, &["the main container's proa asks this sidecar to stop"]);
+    held.let_go();
+    other.let_go();
+    second.finish().expect(0, &[]);
+    again.finish().expect(0, &[]);
+}
+
 /// Its proa does not answer: what was said waits in its socket.
 #[test]
-fn a_sidecar_that_hangs_hears_of_an_end_later_and_keeps_nobody_waiting() {
+fn a_sidecar_that_hangs_hears_of_an_end_later() {
     let world = pod("Never", SHOWN);
     let Some((main, second)) = both(&world) else { return };
     let Some(web) = waits_for_main(&world) else { return };
@@ -508,7 +556,8 @@ fn who_waits_for_one_without_proa_and_is_asked_to_stop_shuts_the_sidecars_down_u
         world.cluster.forget_requests();
         world.cluster.inject_times(Fault::LateEvents(Duration::from_secs(3600)), 1);
         world.cluster.end_watches(&WatchEnd::Close);
-        assert!(world.cluster.wait_for_request(PATIENCE, |_| true).is_some(), "nobody watches");
+        let watches = |request: &localpod::cluster::Request| request.verb == "watch";
+        assert!(world.cluster.wait_for_request(PATIENCE, watches).is_some(), "nobody watches");
         if deleting {
             world.cluster.mark_deleted("default", "pod", Duration::from_secs(30));
         }
