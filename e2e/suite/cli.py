@@ -10,7 +10,7 @@ import sys
 from onenode import choice
 from onenode.layout import E2E
 
-from . import scenario, scenarios, soak
+from . import plugin, scenario, scenarios, soak
 from .images import Images
 from .kube import Kubectl
 from .runner import Runner
@@ -24,7 +24,8 @@ def main(argv):
     add = parser.add_argument
     add("pattern", nargs="*", help="run only scenarios whose name or promise contains one of these")
     add("--list", action="store_true", help="list the scenarios and end")
-    add("--jobs", type=int, default=6, metavar="N", help="how many run side by side (default: 6)")
+    jobs = min(6, 2 * (os.cpu_count() or 1))
+    add("--jobs", type=int, default=jobs, metavar="N", help=f"how many run side by side (default: {jobs})")
     add("--repeat", type=int, default=1, metavar="N", help="run each N times")
     add("--soak", type=int, metavar="N", help="run N Pods in batches instead, each with an exit code of its own")
     add("--proa", default=os.environ.get("PROA_BINARY"), metavar="PATH", help="the static binary (default: build it)")
@@ -52,7 +53,12 @@ def main(argv):
     if "KUBECONFIG" not in os.environ:
         subprocess.run([E2E / "cluster", "up", *choice.Choice.of(arguments).flags()], check=True, stdout=sys.stderr)
     kubectl = Kubectl.of_environment()
-    runner = Runner(kubectl, Images(kubectl, arguments.proa), arguments.artefacts, arguments.keep)
+    images = Images(kubectl, arguments.proa)
+    if not arguments.pattern and not arguments.soak:
+        # All will be needed: what is compiled and packed beside scenarios takes the time that these allow for.
+        images.bring_all()
+        plugin.binary()
+    runner = Runner(kubectl, images, arguments.artefacts, arguments.keep)
     results = runner.run(chosen * arguments.repeat, arguments.jobs)
 
     count = {outcome: sum(result.outcome == outcome for result in results) for outcome in ("ok", "FAIL", "skip")}

@@ -32,6 +32,10 @@ class Images:
         self.references = {}
         self.target = None
 
+    def bring_all(self):
+        for name in self.NAMES:
+            self.reference(name)
+
     def resolve(self, manifest):
         return self.NAMED.sub(lambda found: found[1] + self.reference(found[2]), manifest)
 

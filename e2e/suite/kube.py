@@ -39,13 +39,13 @@ class Kubectl:
         )
 
     def __call__(self, *arguments, stdin=None, timeout=120):
-        """What it printed; Failed where it failed. A refused connection is an API server that is being restarted: such a
-        request has reached nobody, so it is safe to repeat whatever it asks."""
+        """What it printed; Failed where it failed. A refused connection is an API server that is being restarted, a handshake
+        that takes too long one that is busy: such a request has reached nobody, so it is safe to repeat whatever it asks."""
         deadline = time.monotonic() + 30
         while True:
             done = self.run(*arguments, stdin=stdin, timeout=timeout)
-            refused = "connection refused" in done.stderr or "was refused" in done.stderr
-            if not refused or time.monotonic() > deadline:
+            unheard = any(text in done.stderr for text in ("connection refused", "was refused", "TLS handshake timeout"))
+            if not unheard or time.monotonic() > deadline:
                 break
             time.sleep(0.2)
         if done.returncode:

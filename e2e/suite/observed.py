@@ -1,7 +1,7 @@
 """Pods and Jobs as the API reports them: read-only views with the words that assertions use."""
 
 import re
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 
 def _time(text):
@@ -84,6 +84,12 @@ class Pod:
     @property
     def deleting(self):
         return "deletionTimestamp" in self.raw["metadata"]
+
+    @property
+    def deletion_asked_at(self):
+        """To the second. The API has the end of the grace period, which the kubelet cuts to nothing at the very end."""
+        metadata = self.raw["metadata"]
+        return _time(metadata["deletionTimestamp"]) - timedelta(seconds=metadata["deletionGracePeriodSeconds"])
 
     def is_of(self, job):
         """Whether the Job of this name made it."""

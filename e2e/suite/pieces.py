@@ -5,12 +5,13 @@ import textwrap
 
 ENVOY_ADMIN = "{admin: {address: {socket_address: {address: 0.0.0.0, port_value: 9901}}}}"
 
-# The usual sidecar: real Envoy, which is ready when its admin endpoint says so and ends on POST /quitquitquit.
+# The usual sidecar: real Envoy, which is ready when its admin endpoint says so and ends on POST /quitquitquit. By default a probe
+# that takes more than a second counts as failed, as it may on a busy machine.
 ENVOY = f"""
 - name: envoy
   image: envoy
   args: [--log-level, error, --config-yaml, "{ENVOY_ADMIN}"]
-  readinessProbe: {{periodSeconds: 1, httpGet: {{path: /ready, port: 9901}}}}
+  readinessProbe: {{periodSeconds: 1, timeoutSeconds: 10, httpGet: {{path: /ready, port: 9901}}}}
 """
 
 QUIT = "--shutdown-http-post=http://localhost:9901/quitquitquit"
@@ -81,7 +82,7 @@ def _item(text):
 
 
 # Ready once /tmp/ready is there; ends with 0 when asked to.
-READY_FILE = "readinessProbe: {periodSeconds: 1, exec: {command: [test, -e, /tmp/ready]}}"
+READY_FILE = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 10, exec: {command: [test, -e, /tmp/ready]}}"
 UNTIL_TERM = "trap 'echo asked to stop; exit 0' TERM; echo up; while :; do sleep 0.1; done"
 
 # A volume that outlives containers and that all of them see.

@@ -12,7 +12,8 @@ _lock = threading.Lock()
 _built = []
 
 
-def _binary():
+def binary():
+    """It, built when first asked for."""
     with _lock:
         if not _built:
             root = E2E.parent
@@ -25,7 +26,7 @@ def run(t, *arguments, stdin=None):
     """The finished process, whatever its exit code. It finds the suite's kubectl as a shell would."""
     path = f"{Path(t.kubectl.binary).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "KUBECONFIG": t.kubectl.kubeconfig}
-    command = [_binary(), *map(str, arguments)]
+    command = [binary(), *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, env=environment)
 
 

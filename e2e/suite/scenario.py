@@ -36,7 +36,7 @@ def scenario(function=None, *, alone=False, one_node=False, since="", needs=""):
     """Register a function `(t) -> None`. Its docstring's first line is the promise that is printed; an AssertionError
     breaks it.
 
-    `alone`: after all others and by itself, because it disturbs the cluster.
+    `alone`: after all others and by itself, because it disturbs the cluster, or measures what others would disturb.
     `one_node`: uses `t.node`, so it is skipped on any cluster but the one of e2e/cluster. (It should then also be `alone`.)
     `since`: the Kubernetes release, such as "1.36", that has what it is about by default. On older ones it is skipped.
     `needs`: flags of e2e/cluster, without which it is skipped.
@@ -106,9 +106,9 @@ class T:
         interactive = [] if stdin is None else ["-i"]
         return self.kubectl.run("exec", pod, "-c", container, *interactive, "--", *command, stdin=stdin)
 
-    def touch(self, pod, container, path, seconds=0):
-        """Make the file that a container's script waits for. An API server or a kubelet that has only just come back may refuse it
-        at first, which `seconds` allows for."""
+    def touch(self, pod, container, path, seconds=15):
+        """Make the file that a container's script waits for. A kubelet that is busy, or an API server that has only just come
+        back, may refuse it at first, which `seconds` allows for: a file may be made twice."""
 
         def made():
             done = self.exec(pod, container, "touch", path)
@@ -195,7 +195,8 @@ class T:
                     text = self.kubectl("logs", pod, "-c", container["name"], "--timestamps")
                 except Failed:
                     continue
-                lines += [Line(container["name"], line) for line in text.splitlines() if line]
+                # The kubelet may add a complaint of its own, which has no time.
+                lines += [Line(container["name"], line) for line in text.splitlines() if Line.STAMP.match(line)]
         return sorted(lines, key=lambda line: line.at)
 
     def follow(self, pod):
@@ -230,8 +231,10 @@ class T:
         return [name for name, found in sorted(every.items(), key=lambda item: str(item[1].finished_at)) if found.ended]
 
     def history(self, pod):
-        """Every snapshot of the Pod that the watch has seen."""
-        return self._watch("pods").history[pod]
+        """Every snapshot of the Pod that the watch has seen: at least one, which may come later than the first log line."""
+        watch = self._watch("pods")
+        watch.until(pod, lambda _: pod in watch.history, "to be seen", 60)
+        return watch.history[pod]
 
     def events(self, name):
         """The (reason, message) of the Kubernetes events about an object, oldest first."""
@@ -285,9 +288,9 @@ def seconds_between(lines, container, first, second):
     return (said_at(lines, container, second) - said_at(lines, container, first)).total_seconds()
 
 
-def opened_after(t, pod, sidecar, seconds):
-    """Assert that main's gate opened no sooner than this long after the sidecar's start, before which it cannot have been ready.
+def opened_after(t, pod, sidecar, seconds, by="main"):
+    """Assert that the gate of `by` opened no sooner than this long after the sidecar's start, before which it cannot be ready.
     (That proa says whom it waits for proves nothing else, and says it only where it starts before the sidecar is ready.)"""
-    opened = said_at(t.timeline(pod.name), "main", "gate open")
+    opened = said_at(t.timeline(pod.name), by, "gate open")
     waited = (opened - pod.container(sidecar).started_at).total_seconds()
     assert waited >= seconds, f"the gate opened {waited}s after the start of {sidecar}, which is ready after {seconds}s"

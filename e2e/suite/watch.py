@@ -32,10 +32,14 @@ class Watch:
         """The first snapshot of `name` (None where it does not exist) that satisfies; AssertionError at the deadline."""
         deadline = time.monotonic() + seconds
         with self.changed:
+            looked_at = len(self.history.get(name, []))
             while True:
-                snapshot = self.latest.get(name)
-                if satisfied(snapshot):
-                    return snapshot
+                # Several events may have come before this thread had its turn.
+                history, snapshot = self.history.get(name, []), self.latest.get(name)
+                for seen in [*history[looked_at:], snapshot]:
+                    if satisfied(seen):
+                        return seen
+                looked_at = len(history)
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise Timeout(f"{self.kind}/{name} {what}: not within {seconds}s; last seen: {snapshot}")
