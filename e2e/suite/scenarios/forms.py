@@ -1,7 +1,7 @@
 """`proa wait` and `proa quit`: the wait alone and the shutdown alone, for Pods whose commands nobody changes."""
 
 from suite.pieces import ENVOY, UNTIL_TERM, before, container, job, late, main, pod, shell
-from suite.scenario import in_order, scenario
+from suite.scenario import in_order, opened_after, scenario
 from suite.scenarios.examples import EXAMPLES
 from suite.scenarios.known import cloud_sql
 
@@ -38,8 +38,8 @@ def the_wait_before_a_main_container_that_nobody_changed(t):
     t.apply(job("work", _work(), initContainers=before(late(NATIVE, 5), waits())))
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
-    lines = t.timeline(found.name)
-    in_order(lines, "waiting for envoy (running, not ready)", "gate open", "ready; exit with code 0", "main: LIVE")
+    opened_after(t, found, "envoy", 5, by="wait")
+    in_order(t.timeline(found.name), "gate open", "ready; exit with code 0", "main: LIVE")
     assert found.container("wait").exit_code == 0 and found.container("main").exit_code == 0, found
 
 
@@ -83,7 +83,7 @@ def a_native_sidecar_that_is_never_ready(t):
     """Of two native sidecars one is never ready: `proa wait` names it alone and exits with 75, and the Pod fails."""
     t.grant("watch")
     never = another(NATIVE, "broken", 9903).replace("port: 9903}", "port: 1}")
-    t.apply(pod("broken", _work(), initContainers=before(NATIVE, never, waits("--ready-timeout=10s"))))
+    t.apply(pod("broken", _work(), initContainers=before(NATIVE, never, waits("--ready-timeout=25s"))))
     found = failed(t, "broken")
     assert found.container("wait").exit_code == 75, found
     message = found.container("wait").message
@@ -132,13 +132,15 @@ def the_wait_and_the_wrapper(t):
     assert t.job("both").complete
     found = t.pod_of("both", lambda pod: pod.finished)
     assert found.container("main").exit_code == 0 and found.container("beside").exit_code == 0, found
-    in_order(t.timeline(found.name), "ready; exit with code 0", "main: LIVE", "9905/quitquitquit: 200", "every sidecar has exited")
+    lines = t.timeline(found.name)
+    in_order(lines, "ready; exit with code 0", "main: LIVE")
+    in_order(lines, "ready; exit with code 0", "9905/quitquitquit: 200", "every sidecar has exited")
 
 
 @scenario
 def a_probe_in_a_distroless_image(t):
     """`proa wait --once` is an exec probe in an image without a shell: the container is ready once its port is, and not before."""
-    probe = 'readinessProbe: {periodSeconds: 1, exec: {command: [/proa, wait, --once, --api=off, "--wait-tcp=127.0.0.1:8090"]}}'
+    probe = 'readinessProbe: {periodSeconds: 1, timeoutSeconds: 10, exec: {command: [/proa, wait, --once, --api=off, "--wait-tcp=127.0.0.1:8090"]}}'
     greeter = container("greeter", "proa-example", command=["/proa", "sidecar", "--api=off", "--", "greeter", "127.0.0.1:8090", "3"], more=probe)
     t.apply(pod("probed", greeter))
     found = t.pod("probed", lambda pod: pod.container("greeter").ready)
@@ -243,4 +245,6 @@ def the_example_of_two_main_containers(t):
     found = t.pod_of("two-mains", lambda pod: pod.finished)
     assert found.exit_codes() == {"first": 0, "second": 0, "envoy": 0}, found
     assert "quitquitquit" not in t.logs(found.name, "first")
-    in_order(t.timeline(found.name), "first: LIVE", "second: LIVE", "quitquitquit: 200", "every sidecar has exited")
+    lines = t.timeline(found.name)
+    in_order(lines, "first: LIVE", "second: LIVE")
+    in_order(lines, "first: LIVE", "quitquitquit: 200", "every sidecar has exited")

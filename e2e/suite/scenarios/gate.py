@@ -71,7 +71,8 @@ def a_sidecar_whose_image_cannot_be_pulled(t):
     """Running out of time names the sidecar and the kubelet's reason, with 75."""
     t.grant("watch")
     missing = container("web", "no-such-image:none", more="imagePullPolicy: Never")
-    t.apply(pod("unpullable", missing, main("echo never", "--ready-timeout=4s", "--shutdown-timeout=1s")))
+    # The kubelet tells why only when it looks at the Pod for the second time.
+    t.apply(pod("unpullable", missing, main("echo never", "--ready-timeout=15s", "--shutdown-timeout=1s")))
     pod_ = t.pod("unpullable", lambda pod: pod.container("main").ended)
     assert pod_.container("main").exit_code == 75
     assert "web (ErrImageNeverPull)" in pod_.container("main").message, pod_
@@ -86,8 +87,9 @@ def a_sidecar_that_is_oom_killed(t):
     found = t.finished("greedy")
     main_ = found.container("main")
     assert main_.exit_code == 69 and "exited for good (exit code 137" in main_.message, main_
-    # The runtime may see the end before it hears of the reason, and reports an error then.
-    assert found.container("web").reason != "OOMKilled" or "OOMKilled" in main_.message, found
+    # The runtime may see the end before it hears of the reason, and reports an error at first. proa takes the first word for it.
+    first = next(pod for pod in t.history("greedy") if pod.container("web").ended)
+    assert first.container("web").reason != "OOMKilled" or "OOMKilled" in main_.message, first
 
 
 @scenario
@@ -115,10 +117,16 @@ def rights_that_are_missing(t):
 def rights_that_are_granted_late(t):
     """A RoleBinding that comes after the Pod is early enough."""
     t.role("watch")
-    t.apply(pod("late", main("echo working")))
-    t.logged("late", "main", 'verbs: ["watch"]')
-    t.bind()
-    assert t.finished("late").exit_codes() == {"main": 0}
+    # proa takes a denial for final after 10s. Where it takes us longer to see the first one and to bind, a second Pod may tell.
+    for name in ("late", "again"):
+        t.apply(pod(name, main("echo working")))
+        t.logged(name, "main", 'verbs: ["watch"]')
+        t.bind()
+        found = t.finished(name)
+        if found.exit_codes() == {"main": 0}:
+            return
+        t.kubectl("delete", "rolebinding", "granted")
+    raise AssertionError(found)
 
 
 @scenario

@@ -26,7 +26,7 @@ env:
     manifest = manifest.replace("  backoffLimit: 0\n", "")
     t.apply(_with(manifest, "  completionMode: Indexed\n  completions: 2\n  parallelism: 2\n  backoffLimitPerIndex: 1"))
     assert t.job("many", seconds=120).complete
-    codes = [tuple(pod.exit_codes().values()) for pod in t.pods_of("many")]
+    codes = [tuple(t.finished(pod.name).exit_codes().values()) for pod in t.pods_of("many")]
     assert sorted(codes) == [(0, 0), (0, 0), (1, 0), (1, 0)], codes
 
 
@@ -84,7 +84,7 @@ spec:
   schedule: "0 0 1 1 *"
   jobTemplate:
     spec:
-      ttlSecondsAfterFinished: 2
+      ttlSecondsAfterFinished: 10
       template:
         spec:
           restartPolicy: Never

@@ -22,7 +22,7 @@ def _hidden(name, script, more=""):
 
 
 def _ready_by_command(make, name, other):
-    probe = f"readinessProbe: {{periodSeconds: 1, exec: {{command: [test, -e, /tmp/serves]}}}}\n{MOUNT}"
+    probe = f"readinessProbe: {{periodSeconds: 1, timeoutSeconds: 10, exec: {{command: [test, -e, /tmp/serves]}}}}\n{MOUNT}"
     return make(name, f"touch /tmp/serves /state/{name}; {_until(other)}; {NEEDS_ENVOY}", probe)
 
 
@@ -101,8 +101,12 @@ def a_main_container_that_is_killed(t):
     """A main container that is killed beside another does not keep that one from shutting Envoy down at its end."""
     t.grant("watch")
     hog = "resources: {limits: {memory: 24Mi}}"
-    killed = _hidden("second", "sleep 1; tail -c 200m /dev/zero | tail -c 200m >/dev/null; exit 6", hog)
-    t.apply(job("work", ENVOY, _hidden("first", f"sleep 8; {NEEDS_ENVOY}"), killed))
+    # The second is killed once the command of the first runs, which ends once Kubernetes shows that.
+    dies = f"{_until('first')}; tail -c 200m /dev/zero | tail -c 200m >/dev/null; exit 6"
+    survives = _hidden("first", f"touch /state/first; {_until('over')}; {NEEDS_ENVOY}", MOUNT)
+    t.apply(job("work", ENVOY, survives, _hidden("second", dies, f"{hog}\n{MOUNT}"), volumes=STATE))
+    found = t.pod_of("work", lambda pod: pod.container("second").ended)
+    t.touch(found.name, "first", "/state/over")
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes()["first"] == 0 and found.exit_codes()["envoy"] == 0, found
     assert found.container("second").exit_code != 0, found

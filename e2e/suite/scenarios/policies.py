@@ -55,6 +55,9 @@ def _in_force(t, *policies):
         finally:
             for policy, _ in policies:
                 t.kubectl.within("default")("delete", "--ignore-not-found", "-f", POLICIES / policy)
+            # Whoever is next is to find its own policies alone.
+            for policy, changed in policies:
+                wait.until(f"{policy} to be gone", lambda: not changed(), 60, every=0.5)
 
 
 def _of_the_suite(t, policy):
@@ -165,13 +168,16 @@ def _gated(t, slow):
     assert "--wait-http-get=http://$(POD_IP):1/is%20it" in spec["initContainers"][1]["args"], spec
     # One that nobody can ask from outside: the API tells, where it may.
     script = "sleep 4; touch /tmp/ready; trap 'exit 0' TERM; while :; do sleep 0.1; done"
-    by_command = "readinessProbe: {periodSeconds: 1, exec: {command: [test, -e, /tmp/ready]}}\nrestartPolicy: Always"
+    by_command = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 10, exec: {command: [test, -e, /tmp/ready]}}\nrestartPolicy: Always"
     asked = pod("denied", shell("main", "true"), initContainers=before(shell("db", script, more=by_command)))
     t.apply(asked)
     assert t.finished("denied").container("main").exit_code == 0
     assert t.logs("denied", "proa-wait-1").count("going on without the API server") == 1, t.logs("denied", "proa-wait-1")
     _allow(t)
-    t.apply(asked.replace("name: denied", "name: allowed"))
+    # It is not ready before the wait has looked.
+    t.apply(asked.replace("name: denied", "name: allowed").replace("sleep 4;", "until [ -e /tmp/go ]; do sleep 0.1; done;"))
+    t.logged("allowed", "proa-wait-1", "waiting for db (running, not ready)")
+    t.touch("allowed", "db", "/tmp/go")
     assert t.finished("allowed").container("main").exit_code == 0
     in_order(t.timeline("allowed"), "waiting for db (running, not ready)", "ready; exit with code 0")
     # One that the kubelet waits for itself, and one that would wait in vain.
@@ -224,7 +230,6 @@ def an_unedited_job_that_is_wrapped(t):
             RULES.replace("metadata: {", f"metadata: {{labels: {{{LABEL}: disabled}}, "),
         ):
             assert "proa-install" not in _all(_admitted(t, untouched)), untouched
-    wait.until("the policy to be gone", lambda: "proa-install" not in _all(_admitted(t, RULES)), 60, every=0.5)
 
 
 @scenario(since="1.36")
@@ -320,7 +325,7 @@ spec:
         for kind in ("deployment", "statefulset"):
             made = t.pod_by_label(f"of={kind}")
             t.logged(made, "main", "LIVE")
-            assert t.pod(made, lambda pod: pod.container("proa-wait-1")).container("proa-wait-1").exit_code == 0
+            assert t.pod(made, lambda pod: pod.container("proa-wait-1").ended).container("proa-wait-1").exit_code == 0
         t.kubectl("label", "pod", "earlier", "changed=yes")
         assert "proa-wait-1" not in t.kubectl("get", "pod", "earlier", "-o", "json")
         broken = (POLICIES / "gate.yaml").read_text().replace("!has(object.spec.initContainers) ?", "!has(object.spec.initContainer) ??")

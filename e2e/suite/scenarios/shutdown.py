@@ -47,7 +47,7 @@ spec:
         args: ["--shutdown-http-post=http://localhost:9901/quitquitquit", --, sh, -c, "echo run; sleep 1"]
 """)
     name = t.pod_by_label("app=web")
-    found = t.pod(name, lambda pod: pod.container("main").restarts >= 2 and pod.container("main").ended, seconds=90)
+    found = t.pod(name, lambda pod: pod.container("main").restarts >= 2 and not pod.container("main").running, seconds=90)
     assert found.container("envoy").restarts == 0 and found.container("envoy").running, found
     assert "sidecars are left running" in t.logs(name, "main")
 

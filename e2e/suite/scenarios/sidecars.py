@@ -23,7 +23,9 @@ def ready_all_at_the_same_time(t):
     t.touch("flapping", "b", "/tmp/ready")
     t.pod("flapping", lambda pod: pod.container("b").ready)
     t.logged("flapping", "main", "waiting for a (running, not ready)\n")
-    assert t.exec("flapping", "a", "sh", "-c", "touch /tmp/ready; echo again > /proc/1/fd/1").returncode == 0
+    # The file opens the gate, and so may end the container and all that runs in it.
+    assert t.exec("flapping", "a", "sh", "-c", "echo again > /proc/1/fd/1").returncode == 0
+    t.touch("flapping", "a", "/tmp/ready")
     assert t.finished("flapping").exit_codes() == {"main": 0, "a": 0, "b": 0}
     in_order(t.timeline("flapping"), "b: ready", "a: again", "gate open")
 
@@ -59,7 +61,7 @@ def a_sidecar_that_is_gone_before_it_is_asked(t):
     t.apply(pod("gone", main(script, QUIT), ENVOY))
     found = t.finished("gone")
     assert found.exit_codes() == {"main": 3, "envoy": 0}, found
-    assert (found.container("main").finished_at - found.container("envoy").finished_at).total_seconds() <= 10, found
+    assert (found.container("main").finished_at - found.container("envoy").finished_at).total_seconds() <= 20, found
 
 
 @scenario

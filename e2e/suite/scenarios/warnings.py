@@ -41,12 +41,13 @@ def a_quit_endpoint_that_is_switched_off(t):
 def a_liveness_probe_that_runs_while_proa_waits(t):
     """Main's own livenessProbe restarts it while proa waits for a slow sidecar, as the warning says; a startupProbe that allows as much does not."""
     t.grant("watch")
-    probe = "{periodSeconds: 1, failureThreshold: 3, exec: {command: [test, -e, /tmp/up]}}"
+    # It fails after proa's first look at the Pod, and long before Envoy is ready.
+    probe = "{periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 6, exec: {command: [test, -e, /tmp/up]}}"
     script = "touch /tmp/up; exit 0"
-    t.apply(pod("early", main(script, QUIT, more=f"livenessProbe: {probe}"), late(ENVOY, 12), restartPolicy="OnFailure"))
+    t.apply(pod("early", main(script, QUIT, more=f"livenessProbe: {probe}"), late(ENVOY, 30), restartPolicy="OnFailure"))
     t.pod("early", lambda pod: pod.container("main").restarts >= 1)
     assert "the livenessProbe of this container runs while proa waits" in t.logs("early", "main", previous=True)
-    generous = "{periodSeconds: 1, failureThreshold: 60, exec: {command: [test, -e, /tmp/up]}}"
+    generous = "{periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 60, exec: {command: [test, -e, /tmp/up]}}"
     patient = main(script, QUIT, "--ready-timeout=1m", more=f"startupProbe: {generous}\nlivenessProbe: {probe}")
     t.apply(pod("patient", patient, late(ENVOY, 12)))
     found = t.finished("patient")

@@ -74,8 +74,11 @@ def a_wrapped_sidecar_that_does_not_end(t):
 def a_main_container_without_proa(t):
     """A main container that is left as it is ends its wrapped sidecar too: that one sees it in the API."""
     t.grant("watch")
-    t.apply(job("work", wrapped(SERVES), shell("main", "sleep 2; echo worked")))
+    t.apply(job("work", wrapped(SERVES), shell("main", f"{UNTIL}; echo worked", MOUNT), volumes=STATE))
     t.apply(pod("failing", wrapped(SERVES), shell("main", "sleep 1; exit 3")))
+    name = t.pod_of("work").name
+    t.logged(name, "web", "running until the exit of `main`")
+    t.touch(name, "main", "/state/over")
     assert t.job("work").complete
     found = t.pod_of("work", lambda pod: pod.finished)
     assert found.exit_codes() == {"web": 0, "main": 0}, found
@@ -105,7 +108,7 @@ def a_wrapped_sidecar_under_another_name(t):
     t.apply(pod("renamed", web, main("exit 3"), initContainers=install, volumes=STATE))
     found = t.finished("renamed")
     assert found.exit_codes() == {"web": 0, "main": 3}, found
-    assert seconds_between(t.timeline("renamed"), "main", "command ended", "exit with code 3") <= 8
+    assert seconds_between(t.timeline("renamed"), "main", "command ended", "exit with code 3") <= 20, "--shutdown-timeout is 30s"
 
 
 @scenario
@@ -350,10 +353,11 @@ def a_sidecar_with_no_main_beside_it(t):
     t.grant("watch")
     t.apply(pod("alone", wrapped(SERVES)))
     t.apply(pod("itself", wrapped(SERVES, "--until-exit=web"), shell("main", "sleep 1")))
-    # Longer than the time that an entrypoint's proa has to show itself: once both are over, either was the main one.
-    t.apply(pod("which", wrapped(SERVES), shell("one", "sleep 8"), shell("two", "sleep 8")))
+    # Neither ends: once both are over, either was the main one.
+    both = (shell(name, "sleep 1000") for name in ("one", "two"))
+    t.apply(pod("which", wrapped(SERVES), *both, terminationGracePeriodSeconds="1"))
     for name, word in [("alone", "no main container"), ("itself", "this container"), ("which", "--until-exit")]:
-        web = t.finished(name).container("web")
+        web = t.pod(name, lambda pod: pod.container("web").ended).container("web")
         assert web.exit_code == 2 and word in web.message, web
 
 
