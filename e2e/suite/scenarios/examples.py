@@ -130,7 +130,7 @@ def the_cron_jobs_example(t):
         return len(made) >= 2 and all(job.complete for job in made)
 
     # With concurrencyPolicy: Forbid there is no second before the first is over.
-    wait.until("the second Job of the schedule to complete", complete, 180, every=1)
+    wait.until("the second Job of the schedule to complete", complete, 300, every=1)
 
 
 # A repository whose daemon starts when told to, so that there is a time before the first clone.
@@ -176,7 +176,7 @@ def the_example_that_serves_from_git(t):
     t.kubectl("rollout", "restart", "deployment/git-site")
     # The old Pod is ended only once the new one serves; it may take a moment until it is asked no more.
     t.pod(first, lambda pod: pod.deleting)
-    wait.until("the page of the new Pod", lambda: page() == "second", 10)
+    wait.until("the page of the new Pod", lambda: page() == "second", 60)
     _web_ends_first(followed, t.gone(first))
     second = t.pod_by_label("app=git-site")
     t.pod(second, lambda pod: pod.container("web").ready and pod.container("git").ready)

@@ -95,8 +95,8 @@ def a_helper_whose_sidecar_never_becomes_ready(t):
     """A helper that waits in vain ends with 75, names the sidecar, and writes no ready file."""
     t.grant("watch")
     unready = ENVOY.replace("/ready", "/no-such-page")
-    script = "sleep 6; [ -e /state/ready ] && exit 9; exit 3"
-    t.apply(pod("vain", unready, helper("--wait-for=envoy", READY, "--ready-timeout=3s"), shell("main", script, MOUNT), volumes=STATE))
+    script = "sleep 12; [ -e /state/ready ] && exit 9; exit 3"
+    t.apply(pod("vain", unready, helper("--wait-for=envoy", READY, "--ready-timeout=6s"), shell("main", script, MOUNT), volumes=STATE))
     found = t.pod("vain", lambda pod: pod.container("main").ended and pod.container("helper").ended)
     assert found.container("helper").exit_code == 75 and "envoy" in found.container("helper").message, found
     assert found.container("main").exit_code == 3, found

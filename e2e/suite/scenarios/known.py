@@ -138,7 +138,7 @@ def an_action_of_ones_own_is_all_there_is(t):
     t.grant("watch")
     flags = ("--kill=nginx", "--kill-signal=SIGQUIT", "--shutdown-timeout=4s")
     t.apply(pod("explicit", ENVOY, NGINX, main("exit 3", *flags), shareProcessNamespace="true"))
-    found = t.pod("explicit", lambda pod: pod.container("main").ended)
+    found = t.pod("explicit", lambda pod: pod.container("main").ended and pod.container("nginx").ended)
     assert (found.container("main").exit_code, found.container("nginx").exit_code) == (3, 0), found
     assert found.container("envoy").running and "quitquitquit" not in t.logs("explicit", "main"), found
 
@@ -254,7 +254,7 @@ def a_mesh_that_others_need_goes_last(t):
     assert "served" in t.logs("meshed", "main").splitlines()
     in_order(t.timeline("meshed"), "reporter: asked to quit", "reporter: flushed: served", "9901/quitquitquit: 200", "exit with code 3")
     # Without the API the end of the proxy is not seen, and what is left of --shutdown-timeout is not spent on it.
-    assert seconds_after(found.container("proxy"), found.container("main")) <= 5, found
+    assert seconds_after(found.container("proxy"), found.container("main")) <= 12, found
 
 
 @scenario
@@ -453,7 +453,7 @@ def a_name_server_that_never_answers(t):
         found = t.pod(name, lambda pod: pod.container("main").ended and pod.container("envoy").ended)
         assert (found.container("main").exit_code, found.container("envoy").exit_code) == (code, 0), found
         lived = (found.container("main").finished_at - found.container("main").started_at).total_seconds()
-        assert lived <= 15, f"{name} lived {lived}s"
+        assert lived <= 22, f"{name} lived {lived}s, and the look-up takes 25s"
     assert "sidecar.example" in t.pod("refused", lambda pod: True).container("main").message
 
 
@@ -465,8 +465,8 @@ def a_status_that_kubernetes_asks_for(t):
     """/readyz makes main ready exactly while the command runs, /livez keeps it alive, and /metrics tells the rest."""
     t.grant("watch")
     probes = (
-        "readinessProbe: {periodSeconds: 1, failureThreshold: 1, httpGet: {path: /readyz, port: 9400}}\n"
-        "livenessProbe: {periodSeconds: 1, initialDelaySeconds: 1, httpGet: {path: /livez, port: 9400}}\n"
+        "readinessProbe: {periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1, httpGet: {path: /readyz, port: 9400}}\n"
+        "livenessProbe: {periodSeconds: 1, timeoutSeconds: 20, initialDelaySeconds: 1, httpGet: {path: /livez, port: 9400}}\n"
     )
     until = "until [ -e /state/{0} ]; do sleep 0.1; done"
     command = main(f"echo working; {until.format('done')}; exit 3", "--status-address=0.0.0.0:9400", more=probes + MOUNT)

@@ -60,11 +60,12 @@ def at(lines, text):
 
 
 def _measure(t, delay):
-    """Once more where a machine that is busy may have made it longer."""
-    life, most, lines = _meshed(t, f"meshed-{delay}", delay)
-    if life > most:
-        life, most, lines = _meshed(t, f"again-{delay}", delay)
-    assert life <= most, f"main lived {life:.3f}s, {most:.3f}s at most are expected\n" + "\n".join(map(str, lines))
+    """Up to three times, since a machine that is busy makes a life longer."""
+    for attempt in (1, 2, 3):
+        life, most, lines = _meshed(t, f"meshed-{delay}-{attempt}", delay)
+        if life <= most:
+            return
+    raise AssertionError(f"main lived {life:.3f}s, {most:.3f}s at most are expected\n" + "\n".join(map(str, lines)))
 
 
 def _meshed(t, name, delay):
@@ -81,14 +82,14 @@ def _meshed(t, name, delay):
     return life, start_up + 2 + 2, lines
 
 
-@scenario
+@scenario(alone=True)
 def a_mesh_that_is_up_at_once(t):
     """In a transparent mesh main lives at most 2s longer than the proxy's start-up and the command: quick start-up."""
     t.grant("watch")
     _measure(t, 0)
 
 
-@scenario
+@scenario(alone=True)
 def a_mesh_that_takes_its_time(t):
     """In a transparent mesh main lives at most 2s longer than the proxy's start-up and the command: slow start-up."""
     t.grant("watch")

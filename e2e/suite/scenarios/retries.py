@@ -119,7 +119,7 @@ spec:
       - name: web
         image: busybox
         command: [sh, -c, "trap 'exit 0' TERM; echo ready; touch /tmp/ready; while :; do sleep 0.1; done"]
-        readinessProbe: {periodSeconds: 1, exec: {command: [test, -e, /tmp/ready]}}
+        readinessProbe: {periodSeconds: 1, timeoutSeconds: 10, exec: {command: [test, -e, /tmp/ready]}}
 """)
     first = t.pod("db-0", lambda pod: pod.container("main").running).raw["metadata"]["uid"]
     t.logged("db-0", "main", "working")

@@ -49,7 +49,7 @@ def the_role_that_the_security_page_has_shows_one_pod_alone(t):
         except urllib.error.HTTPError as error:
             return error.code, ""
 
-    watch, named = "?watch=1&timeoutSeconds=1&resourceVersion=0", "&fieldSelector=metadata.name%3D"
+    watch, named = "?watch=1&timeoutSeconds=10&resourceVersion=0", "&fieldSelector=metadata.name%3D"
     code, events = status(f"{watch}{named}web-0")
     assert code == 200 and '"name":"web-0"' in events and '"name":"other"' not in events, events
     for path in (f"{watch}{named}other", watch, "", "/web-0", "/other", f"?x=1{named}web-0", f"/web-0/log"):
@@ -124,7 +124,7 @@ def a_needle_in_a_large_namespace(t):
     """Among more Pods than the API server lists at once, a Pod with another hostname is found by its UID."""
     t.grant("watch", "list")
     # Nothing schedules them, so that they cost nothing; the list is by name, and ours is the last.
-    crowd = [pod(f"a-{number}", shell("main", "true"), nodeSelector="{nowhere: there}") for number in range(220)]
+    crowd = [pod(f"a-{number}", shell("main", "true"), schedulerName="nobody") for number in range(220)]
     t.apply("\n---\n".join(crowd))
     t.apply(pod("z", main("exit 3"), hostname="somebody-else"))
     assert t.finished("z", seconds=90).exit_codes() == {"main": 3}
