@@ -112,6 +112,8 @@ impl Gate {
 pub struct Opened {
     /// The Pod as last seen; `None` if it never was.
     pub snapshot: Option<Snapshot>,
+    /// Whether it was said that the API server denies us the Pod.
+    pub denial_said: bool,
     /// To be dropped once the command runs.
     pub waits: Waits,
 }
@@ -216,7 +218,8 @@ pub async fn pass(
             Step::Open => {
                 let seconds = seconds(started);
                 info!(seconds, "gate open after {seconds:.3}s");
-                return Ok(Opened { snapshot: wait.snapshot, waits: Waits(wait.findings) });
+                let Wait { snapshot, denial_said, findings, .. } = wait;
+                return Ok(Opened { snapshot, denial_said, waits: Waits(findings) });
             }
             Step::Shut(cause) => return Err(Closed { snapshot: wait.snapshot, cause }),
         }
@@ -296,6 +299,7 @@ struct Wait<'a> {
     going_without: Option<Instant>,
     /// What was last said.
     said: Option<Waiting>,
+    denial_said: bool,
     refused: Refused,
     clocks: Clocks,
     mains: Mains,
@@ -321,6 +325,7 @@ impl<'a> Wait<'a> {
             findings: SelectAll::new(),
             going_without: None,
             said: None,
+            denial_said: false,
             refused: Refused::default(),
             clocks: Clocks::default(),
             mains: Mains::named(gate.selection.mains.clone()),
@@ -417,7 +422,10 @@ impl<'a> Wait<'a> {
         match &waiting.pod {
             // Said once, when we go on without it.
             PodWait::Api(trouble) if self.is_dispensable() && trouble.is_denial() => return,
-            PodWait::Api(trouble) if trouble.is_denial() => warn!("waiting for {waiting}"),
+            PodWait::Api(trouble) if trouble.is_denial() => {
+                self.denial_said = true;
+                warn!("waiting for {waiting}");
+            }
             _ => info!("waiting for {waiting}"),
         }
         self.said = Some(waiting);
@@ -550,15 +558,14 @@ impl<'a> Wait<'a> {
         } else {
             self.refused.is_enough_to_go_without(&trouble, now)
         };
+        let is_final = self.refused.is_final(&trouble, now);
+        let enough = enough || is_final && self.gate.insists == Insists::No;
         if self.is_dispensable() && self.snapshot.is_none() && enough {
+            self.denial_said |= trouble.is_denial();
             self.go_without(&trouble.to_string());
             return self.next();
         }
-        if self.refused.is_final(&trouble, now) {
-            if self.gate.insists == Insists::No && self.is_dispensable() && self.snapshot.is_none() {
-                self.go_without(&trouble.to_string());
-                return self.next();
-            }
+        if is_final {
             self.pod = PodWait::Api(trouble.clone());
             return Step::Shut(Cause::Refused(Refusal::Api(trouble)));
         }

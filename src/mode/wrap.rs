@@ -5,7 +5,7 @@ mod last;
 pub mod mistake;
 pub mod resumed;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -34,7 +34,7 @@ use crate::pod::Snapshot;
 use crate::pod::mains::Mains;
 use crate::policy::{OnSidecarExit, ShutdownAuto, ShutdownWhen};
 use crate::shutdown::stages::{wrapped, yet_to_start};
-use crate::shutdown::{self, After, Decision, Keep, Need, Origin, Sight, asked_to_stop};
+use crate::shutdown::{self, After, Decision, Denial, Keep, Need, Origin, Sight, asked_to_stop};
 use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::board::Board;
@@ -81,6 +81,7 @@ pub fn run(plan: &Plan, mounts: &Mounts, signals: &Signals, mut asked: StopReque
         board: Board::default(),
         presence: RefCell::new(presence),
         started,
+        denial: Cell::new(Denial::New),
         inspector: Inspector::new(plan.asked()),
     };
     let mut end = match unable {
@@ -116,6 +117,8 @@ struct Run<'a> {
     /// Ends with us, which is what the others wait for.
     presence: RefCell<Option<Presence>>,
     started: Instant,
+    /// Whether the gate has said that the API server denies us the Pod.
+    denial: Cell<Denial>,
     inspector: Inspector<'a>,
 }
 
@@ -173,7 +176,7 @@ impl Run<'_> {
         let passed = self.gate(asked, &mut listener);
         let passed = waiting.block_on(self.server.during(&self.board, passed));
         drop(listener);
-        let (Opened { snapshot, waits }, variables) = match passed {
+        let (Opened { snapshot, waits, .. }, variables) = match passed {
             Ok(passed) => passed,
             Err(end) => return Ok(*end),
         };
@@ -238,9 +241,12 @@ impl Run<'_> {
             Some(own_pod) => Api::Needed(own_pod.watch()),
         };
         let closed = |closed| Box::new(End::closed(closed, asked.clone()));
+        // One that stays shut says why.
+        self.denial.set(Denial::Said);
         let opened = gate::pass(&self.plan.gate, api, signals, &self.board, &|pod| self.inspector.look(pod))
             .await
             .map_err(closed)?;
+        self.denial.set(if opened.denial_said { Denial::Said } else { Denial::New });
         let stop = opened.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
         let phase = Phase::Gate { stop };
         let read = tokio::select! {
@@ -333,7 +339,7 @@ impl Run<'_> {
             |seen: &Snapshot| self.decide(code, origin, Some(seen)) == Decision::Keep(Keep::Restart);
         let unknown = before.as_ref().is_none_or(may_restart);
         let mut sight = if unknown {
-            shutdown::look(own_pod, before, mains, (need, shutdown::Denial::Said), &mut asked, signals).await
+            shutdown::look(own_pod, before, mains, (need, self.denial.get()), &mut asked, signals).await
         } else {
             Sight { snapshot: before, mains, ..Sight::none() }
         };
@@ -374,7 +380,7 @@ impl Run<'_> {
                 own_pod,
                 sight.snapshot,
                 sight.mains,
-                (need, shutdown::Denial::Said),
+                (need, Denial::Said),
                 &mut asked,
                 signals,
             )

@@ -8,7 +8,7 @@ use localpod::cluster::{Access, Fault, FaultGuard, WatchEnd};
 use nix::libc;
 
 use crate::support::http::{Endpoint, refusing_url};
-use crate::support::{Beside, PATIENCE, Proa, Running, World};
+use crate::support::{Beside, Held, PATIENCE, Proa, Running, World};
 
 /// Longer than a denial is doubted where the Pod was never seen.
 const LONG: Duration = Duration::from_secs(12);
@@ -69,6 +69,21 @@ fn a_wrapped_sidecar_that_was_denied_for_a_while_ends_with_its_main() {
         world.set_state("main", DONE);
         assert!(running.finish().expect(0, &[]).stdout.contains("stopped"));
     }
+}
+
+#[test]
+fn a_denial_is_named_at_the_end_where_the_gate_knew_of_none() {
+    let world = World::alone();
+    let down = world.cluster.refuse();
+    let held = Held::in_dir(&world.dir, "exit 3");
+    let main = world.proa().flag("--wait-file=/proc/self").start(&held.command);
+    main.wait_stderr("going on without the API server, by the direct waits alone: it cannot be reached");
+    world.cluster.authorize(Access::to(&[]));
+    down.clear();
+    held.let_go();
+    let stderr = main.finish().expect(3, &[]).stderr;
+    let line = stderr.lines().find(|line| line.contains("its restart policy is unknown")).unwrap();
+    assert!(line.contains("verbs: [\"watch\"]"), "{stderr}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! After a command line that makes no plan: its sidecars would keep the Pod from its end like any other's.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::mem;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::pod::run::Clocks;
 use crate::pod::{Life, Snapshot, list};
 use crate::policy::ShutdownAuto;
 use crate::shutdown::stages::yet_to_start;
-use crate::shutdown::{self, After, Decision, Need, Origin, Sight};
+use crate::shutdown::{self, After, Decision, Denial, Need, Origin, Sight};
 use crate::signal::Phase;
 use crate::signal::stream::{Listener, Signals};
 use crate::status::Server;
@@ -71,7 +71,8 @@ pub fn end_sidecars(
     let own_pod = own_pod(&plan.claim, &plan.api, mounts, true, &mut asked).unwrap_or_default();
     let (server, board, code) = (Server::none(), Board::default(), outcome.code());
     let (presence, inspector) = (RefCell::new(presence), Inspector::new(plan.asked()));
-    let run = Run { plan, mounts, own_pod, signals, server, board, presence, started, inspector };
+    let denial = Cell::new(Denial::New);
+    let run = Run { plan, mounts, own_pod, signals, server, board, presence, started, denial, inspector };
     run.board.gate_over();
     afterwards(|| {
         // Who asks us to stop has no time for it, nor for anybody's exit where no command was to need them.
