@@ -128,6 +128,8 @@ type Findings = SelectAll<BoxStream<'static, (usize, Finding)>>;
 pub struct Closed {
     /// The Pod as last seen.
     pub snapshot: Option<Snapshot>,
+    /// Whether it was said that the API server denies us the Pod, or the cause says so.
+    pub denial_said: bool,
     /// Why.
     pub cause: Cause,
 }
@@ -141,6 +143,19 @@ pub enum Cause {
     Refused(Refusal),
     /// proa itself failed.
     Failed(anyhow::Error),
+}
+
+impl Cause {
+    /// Whether it says that the API server denies us the Pod.
+    fn is_denial(&self) -> bool {
+        match self {
+            Self::Refused(Refusal::Api(trouble)) => trouble.is_denial(),
+            Self::Refused(Refusal::NotReady(waiting) | Refusal::TimedOut { waiting, .. }) => {
+                waiting.pod.is_denial()
+            }
+            Self::Refused(_) | Self::Stopped(_) | Self::Failed(_) => false,
+        }
+    }
 }
 
 /// Why the gate was given up.
@@ -221,7 +236,10 @@ pub async fn pass(
                 let Wait { snapshot, denial_said, findings, .. } = wait;
                 return Ok(Opened { snapshot, denial_said, waits: Waits(findings) });
             }
-            Step::Shut(cause) => return Err(Closed { snapshot: wait.snapshot, cause }),
+            Step::Shut(cause) => {
+                let denial_said = wait.denial_said || cause.is_denial();
+                return Err(Closed { snapshot: wait.snapshot, denial_said, cause });
+            }
         }
         let (going_without, settled_at) =
             (wait.going_without, wait.clocks.settled_at(wait.snapshot.as_ref()));
@@ -421,8 +439,8 @@ impl<'a> Wait<'a> {
         }
         match &waiting.pod {
             // Said once, when we go on without it.
-            PodWait::Api(trouble) if self.is_dispensable() && trouble.is_denial() => return,
-            PodWait::Api(trouble) if trouble.is_denial() => {
+            pod if self.is_dispensable() && pod.is_denial() => return,
+            pod if pod.is_denial() => {
                 self.denial_said = true;
                 warn!("waiting for {waiting}");
             }
@@ -596,6 +614,7 @@ impl<'a> Wait<'a> {
         let after = self.gate.timeout.unwrap_or_default();
         match self.gate.on_timeout {
             OnTimeout::Run if !self.gate.looks.once => {
+                self.denial_said |= waiting.pod.is_denial();
                 warn!("not ready in time, going on all the same: {waiting}");
                 Step::Open
             }

@@ -29,6 +29,14 @@ pub enum PodWait {
     Api(Trouble),
 }
 
+impl PodWait {
+    /// Whether the API server denies us the Pod.
+    #[must_use]
+    pub fn is_denial(&self) -> bool {
+        matches!(self, Self::Api(trouble) if trouble.is_denial())
+    }
+}
+
 impl Waiting {
     /// Whether there is nothing left to wait for.
     #[must_use]

@@ -29,7 +29,7 @@ use crate::plan::sidecar::{Duty, SidecarPlan};
 use crate::pod::mains::{self, Awaited, End, Mains as MainContainers, Misplaced, Notifications, Progress};
 use crate::pod::run::Clocks;
 use crate::pod::{Exit, Snapshot, list};
-use crate::shortage::once_there_is_enough;
+use crate::shortage::{PAUSE, once_there_is_enough};
 use crate::shutdown::Sight;
 use crate::signal::Signal;
 use crate::signal::stream::{Listener, Signals};
@@ -39,6 +39,10 @@ use crate::telemetry::LogPhase;
 
 /// How long a look may take that confirms the main containers' end.
 pub(super) const CONFIRM: Duration = Duration::from_secs(5);
+
+/// What is said of them.
+const HAVE_EXITED: &str =
+    "the main containers whose exit this sidecar waits for have exited, as their proas say";
 
 /// What there is to say of the main containers.
 pub(super) enum Mains {
@@ -65,6 +69,9 @@ pub(super) struct Companion<'a> {
     _presence: Option<Presence>,
     listener: Option<MessageListener>,
     notifications: RefCell<Notifications>,
+    /// A word came, and the system was short of what it takes to tell whether it still holds.
+    unsettled: Cell<bool>,
+    is_unsettled: Notify,
     /// What a helper has been told, in whatever phase.
     told: Told,
     /// Since when the API server has shown nothing.
@@ -120,6 +127,8 @@ impl<'a> Companion<'a> {
             _presence: presence,
             listener,
             notifications: RefCell::default(),
+            unsettled: Cell::default(),
+            is_unsettled: Notify::new(),
             told: Told::default(),
             silence: Silence::default(),
             last: RefCell::default(),
@@ -354,22 +363,53 @@ impl<'a> Companion<'a> {
         }
     }
 
+    /// Takes a word; whether it is enough to stop on.
     fn is_enough(&self, word: &Word) -> bool {
-        let (mut notifications, named) = (self.notifications.borrow_mut(), &self.plan.mains);
-        let runs = |name: &str| {
-            let uid = self.uid.clone().unwrap_or_default();
-            Peer { uid, container: name.to_owned() }.runs()
-        };
+        let named = &self.plan.mains;
         match word {
-            // It comes last: what cannot be asked stops nobody.
+            // Nothing may come after it: who cannot be asked is taken for ended, or this sidecar might never stop.
             Word::Quit(Message { container, code }) => {
+                let mut notifications = self.notifications.borrow_mut();
                 notifications.note_quit(container, *code, named);
-                notifications.are_enough(named, |name| Ok::<_, io::Error>(runs(name).unwrap_or(false)))
+                let settled =
+                    notifications.settle(named, |name| Ok::<_, io::Error>(self.runs(name).unwrap_or(false)));
+                settled.unwrap_or(true)
             }
-            // Who waits for nobody by name waits for all of them. The word may have waited too, while its sender was started again.
             Word::Ended(Message { container, code }) => {
-                notifications.note_ended(container, *code, named);
-                !named.is_empty() && notifications.are_enough(named, runs)
+                self.notifications.borrow_mut().note_ended(container, *code, named);
+                self.have_ended()
+            }
+        }
+    }
+
+    /// Whether all that are named have ended. A word may have waited in the socket while its sender was started again.
+    fn have_ended(&self) -> bool {
+        let named = &self.plan.mains;
+        let settled = self.notifications.borrow_mut().settle(named, |name| self.runs(name));
+        if let Err(error) = &settled {
+            debug!(%error, "cannot ask whether main containers run again");
+            self.unsettled.set(true);
+            self.is_unsettled.notify_one();
+        }
+        // Who waits for nobody by name waits for all of them.
+        settled.unwrap_or(false) && !named.is_empty()
+    }
+
+    fn runs(&self, name: &str) -> io::Result<bool> {
+        Peer { uid: self.uid.clone().unwrap_or_default(), container: name.to_owned() }.runs()
+    }
+
+    /// Waits until it can be told that all that are named have ended, where it could not when the word came.
+    async fn have_ended_since(&self) {
+        loop {
+            // It may have been so in an earlier phase.
+            if !self.unsettled.get() {
+                self.is_unsettled.notified().await;
+            }
+            sleep(PAUSE).await;
+            self.unsettled.set(false);
+            if self.have_ended() {
+                return;
             }
         }
     }
@@ -380,11 +420,7 @@ impl<'a> Companion<'a> {
         }
         match word {
             Word::Quit(_) => info!("the main container's proa asks this sidecar to stop"),
-            Word::Ended(_) => {
-                info!(
-                    "the main containers whose exit this sidecar waits for have exited, as their proas say"
-                );
-            }
+            Word::Ended(_) => info!("{HAVE_EXITED}"),
         }
         Reply::Stopping
     }
@@ -423,7 +459,10 @@ impl<'a> Companion<'a> {
             Reply::ByItself
         };
         let gone = async {
-            complete.notified().await;
+            tokio::select! {
+                () = complete.notified() => {}
+                () = self.have_ended_since() => self.told.complete.set(true),
+            }
             let senders = self.told.by.borrow().clone();
             let uid = self.uid.clone().unwrap_or_default();
             let peers: Vec<_> =
@@ -449,7 +488,10 @@ impl<'a> Companion<'a> {
                     WhyQuit::Abandoned(self.told.by.borrow().values().max().copied().unwrap_or_default())
                 }
                 Some(listener) => {
-                    listener.asked(|word| self.answer(word)).await;
+                    tokio::select! {
+                        () = listener.asked(|word| self.answer(word)) => {}
+                        () = self.have_ended_since() => info!("{HAVE_EXITED}"),
+                    }
                     WhyQuit::Asked
                 }
                 None => pending().await,

@@ -46,6 +46,8 @@ use last::{Last, ShutDownBy};
 /// How many wrapped sidecars hear of the end of a main container that is not the last one: more than a Pod has in practice. Others hear
 /// of it from the last one.
 const MOST_WRAPPED: usize = 64;
+/// How many kinds of signals can ask proa to stop, and more.
+const STOP_SIGNALS: usize = 8;
 
 /// Carries the plan out. `asked`: when proa was asked to stop, so far.
 #[must_use]
@@ -144,7 +146,7 @@ impl End {
     }
 
     /// `asked`: what was known of it before this was read.
-    fn closed(Closed { snapshot, cause }: Closed, mut asked: StopRequests) -> Self {
+    fn closed(Closed { snapshot, cause, .. }: Closed, mut asked: StopRequests) -> Self {
         match cause {
             Cause::Stopped(received) => {
                 asked.note(now(), received.sender);
@@ -241,12 +243,11 @@ impl Run<'_> {
             Some(own_pod) => Api::Needed(own_pod.watch()),
         };
         let closed = |closed| Box::new(End::closed(closed, asked.clone()));
-        // One that stays shut says why.
-        self.denial.set(Denial::Said);
-        let opened = gate::pass(&self.plan.gate, api, signals, &self.board, &|pod| self.inspector.look(pod))
-            .await
-            .map_err(closed)?;
-        self.denial.set(if opened.denial_said { Denial::Said } else { Denial::New });
+        let passed =
+            gate::pass(&self.plan.gate, api, signals, &self.board, &|pod| self.inspector.look(pod)).await;
+        let is_said = passed.as_ref().map_or_else(|shut| shut.denial_said, |open| open.denial_said);
+        self.denial.set(if is_said { Denial::Said } else { Denial::New });
+        let opened = passed.map_err(closed)?;
         let stop = opened.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
         let phase = Phase::Gate { stop };
         let read = tokio::select! {
@@ -260,7 +261,10 @@ impl Run<'_> {
         match read {
             Ok(Ok(variables)) => Ok((opened, variables)),
             Ok(Err(unusable)) => Err(Box::new(End::of(Outcome::EnvFile(unusable), opened.snapshot))),
-            Err(cause) => Err(closed(Closed { snapshot: opened.snapshot, cause })),
+            Err(cause) => {
+                let Opened { snapshot, denial_said, .. } = opened;
+                Err(closed(Closed { snapshot, denial_said, cause }))
+            }
         }
     }
 
@@ -380,7 +384,7 @@ impl Run<'_> {
                 own_pod,
                 sight.snapshot,
                 sight.mains,
-                (need, Denial::Said),
+                (need, self.denial.get()),
                 &mut asked,
                 signals,
             )
@@ -428,9 +432,10 @@ impl Run<'_> {
         asked: &mut StopRequests,
         signals: &mut Listener<'_>,
     ) {
-        // A request to stop may have come since signals were last read.
+        // Requests to stop may have come since signals were last read: one of each kind at most waits (signal(7)).
         let stop = sight.snapshot.as_ref().and_then(|snapshot| snapshot.own.stop_signal);
-        while let Ok(Some(received)) = signals.stopped(Phase::Shutdown { stop }) {
+        for _ in 0..STOP_SIGNALS {
+            let Ok(Some(received)) = signals.stopped(Phase::Shutdown { stop }) else { break };
             asked_to_stop(received, asked);
         }
         if self.plan.shutdown.auto == ShutdownAuto::Off || !self.is_over_for_good(code, asked, sight) {

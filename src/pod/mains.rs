@@ -235,22 +235,30 @@ impl Notifications {
         self.ended.extend(counted(container, code, named));
     }
 
-    /// Whether that is enough to stop on: it was said of all that are named. `runs`: whether one of them runs again; who does has not
-    /// ended. An error says nothing, and nothing is decided on it.
-    pub fn are_enough<E>(&mut self, named: &[Awaited], runs: impl Fn(&str) -> Result<bool, E>) -> bool {
-        let are_all = |said: &Self| {
-            named.iter().all(|main| said.quit.contains(&main.name) || said.ended.contains(&main.name))
-        };
-        if !are_all(self) {
-            return false;
-        }
-        let mut known = true;
-        self.ended.retain(|name| {
-            let runs = runs(name);
-            known &= runs.is_ok();
-            !runs.unwrap_or(false)
+    /// Whether that is enough to stop on: it was said of all that are named. `runs`: whether one that has said that it ended runs again.
+    /// It has to say so once more then.
+    ///
+    /// # Errors
+    /// That of `runs`, which says nothing, and on which nothing is decided.
+    pub fn settle<E>(
+        &mut self,
+        named: &[Awaited],
+        runs: impl Fn(&str) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let mut unknown = None;
+        let Self { quit, ended } = self;
+        ended.retain(|name| {
+            // What it asked for itself it is not asked about.
+            quit.contains(name)
+                || !runs(name).unwrap_or_else(|error| {
+                    unknown = Some(error);
+                    false
+                })
         });
-        known && are_all(self)
+        match unknown {
+            Some(error) => Err(error),
+            None => Ok(named.iter().all(|main| quit.contains(&main.name) || ended.contains(&main.name))),
+        }
     }
 }
 
@@ -460,7 +468,7 @@ spec: {containers: [{name: own, image: o}, {name: web, image: w}, {name: app, im
             let mut said = Notifications::default();
             let take = |(name, code): &(&str, u8)| {
                 said.note_quit(name, *code, mains);
-                said.are_enough(mains, NOBODY)
+                said.settle(mains, NOBODY).unwrap()
             };
             words.iter().map(take).collect::<Vec<_>>()
         };
@@ -480,14 +488,14 @@ spec: {containers: [{name: own, image: o}, {name: web, image: w}, {name: app, im
         let both = named(&["app", "web"], End::ForGood);
         let runs = |running: &'static str| move |name: &str| Ok::<_, ()>(name == running);
         said.note_ended("app", 0, &both);
+        assert_eq!(said.settle(&both, runs("app")), Ok(false));
         said.note_ended("web", 0, &both);
-        assert!(!said.are_enough(&both, runs("app")));
-        assert!(!said.are_enough(&both, NOBODY), "it has to end once more");
+        assert_eq!(said.settle(&both, NOBODY), Ok(false), "it has to end once more");
         said.note_ended("app", 3, &both);
-        assert!(!said.are_enough(&both, |_| Err(())), "which says nothing");
-        assert!(said.are_enough(&both, runs("other")));
+        assert_eq!(said.settle(&both, |_| Err(())), Err(()), "which says nothing");
+        assert_eq!(said.settle(&both, runs("other")), Ok(true));
         said.note_quit("app", 0, &both);
-        assert!(said.are_enough(&both, runs("app")), "it asked for that");
+        assert_eq!(said.settle(&both, runs("app")), Ok(true), "it asked for that");
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Sight {
 pub enum Denial {
     /// By the gate.
     Said,
-    /// There was none.
+    /// Not yet.
     New,
 }
 

@@ -366,7 +366,6 @@ fn a_wrapped_sidecar_is_not_stopped_under_one_that_runs_again() {
     let again = again.flag("--api=off").start(&other.command);
     again.wait_stdout("up");
     web.signal(libc::SIGCONT);
-    // What came first is answered first.
     assert_eq!(say(&world, "web/q", "ended other 0\n"), "wait\n");
     held.let_go();
     second.finish().expect(0, &["left running for `main` (running)"]);
@@ -385,7 +384,8 @@ fn a_request_to_quit_completes_no_end_that_another_run_followed() {
     let [held, other] = dirs.each_ref().map(|dir| Held::in_dir(dir, ""));
     let second = second.flags(["--api=off", "--shutdown-when=never"]).start(&held.command);
     second.wait_stdout("up");
-    main.flag("--api=off").run(["true"]).expect(0, &["left running for `second` (running)"]);
+    let main = main.flags(["--api=off", "--log-level=debug"]).run(["true"]);
+    main.expect(0, &["left running for `second` (running)", "told `web` that this container has ended"]);
     let Some(again) = world.mounted("main", "pod") else { return };
     let again = again.flag("--api=off").start(&other.command);
     again.wait_stdout("up");

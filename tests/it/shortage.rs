@@ -9,7 +9,7 @@ use crate::filter;
 use crate::mains::{HIDDEN, SHOWN, answering, both, pod, wrapped};
 use crate::mistakes::beside_envoy;
 use crate::support::http::{Endpoint, Reply};
-use crate::support::{Beside, Dir, Held, PATIENCE, Proa, Running, World, eventually};
+use crate::support::{Beside, Dir, Held, PATIENCE, Proa, Running, World, eventually, say};
 
 /// As many as a process of these tests ever needs.
 const PLENTY: libc::rlim_t = 1024;
@@ -111,6 +111,22 @@ fn a_shortage_loses_nothing_that_another_main_container_has_left() {
         main.finish().expect(7, &["stop request to `web`: accepted\n"]);
         web.finish().expect(0, &[]);
     }
+}
+
+/// The word takes the last descriptor, and it takes one more to tell whether its sender runs again.
+#[test]
+fn a_word_that_comes_in_a_shortage_counts_after_it() {
+    let world = pod("Never", SHOWN);
+    let Some(web) = world.mounted("web", "pod") else { return };
+    let web = web.sidecar("web").flags(["--api=off", "--until-exit=main", "--log-level=debug"]);
+    let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
+    web.wait_stdout("up");
+    assert_eq!(say(&world, "web/q", "ended other 0\n"), "wait\n", "it listens");
+    limit_descriptors(web.pid(), none_left(web.pid()) + 1);
+    assert_eq!(say(&world, "web/q", "ended main 0\n"), "wait\n");
+    web.wait_stderr("cannot ask whether main containers run again");
+    limit_descriptors(web.pid(), PLENTY);
+    web.finish().expect(0, &["whose exit this sidecar waits for have exited"]);
 }
 
 /// It would take one more to look for other main containers, and nothing happens any more that could end a watch.

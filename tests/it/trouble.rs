@@ -86,6 +86,20 @@ fn a_denial_is_named_at_the_end_where_the_gate_knew_of_none() {
     assert!(line.contains("verbs: [\"watch\"]"), "{stderr}");
 }
 
+/// Who is asked to stop shuts the sidecars down too.
+#[test]
+fn a_denial_is_named_after_a_gate_that_stayed_shut_for_another_reason() {
+    let world = World::alone();
+    let down = world.cluster.refuse();
+    let main = world.proa().flag("--wait-file=/never").start(["true"]);
+    main.wait_stderr("cannot be reached");
+    world.cluster.authorize(Access::to(&[]));
+    down.clear();
+    main.signal(libc::SIGTERM);
+    let stderr = main.finish().expect(143, &[]).stderr;
+    assert_eq!(stderr.matches("verbs: [\"watch\"]").count(), 1, "{stderr}");
+}
+
 #[test]
 fn a_wrapped_sidecar_whose_rights_come_late_ends_with_its_main() {
     let world = with_web();
