@@ -87,14 +87,21 @@ fn is_alive(pid: &str) -> bool {
 
 #[test]
 fn a_native_sidecar_does_not_keep_the_pod_from_succeeding() {
-    let play = play(&pod("
+    let file = scratch("native").join("over");
+    let play = play(&pod(&format!(
+        "
   restartPolicy: Never
   initContainers:
-  - { name: prepare, command: [puppet, exit, '0'] }
-  - { name: proxy, restartPolicy: Always, command: [puppet, signals, --count, '1'] }
+  - {{ name: prepare, command: [puppet, exit, '0'] }}
+  - {{ name: proxy, restartPolicy: Always, command: [puppet, signals, --count, '1'] }}
   containers:
-  - { name: main, command: [puppet, exit, '0'] }
-"));
+  - {{ name: main, command: [sh, -c, 'until [ -e {file} ]; do sleep 0.01; done'] }}
+",
+        file = file.display()
+    )));
+    // Before that SIGTERM ends it.
+    await_event(&play, |what| matches!(what, What::Output { line, .. } if line.starts_with("ready")));
+    fs::write(&file, "").expect("a file");
     let outcome = end(&play);
     assert!(outcome.is_success());
     assert_eq!(outcome.failure, None);
