@@ -206,20 +206,18 @@ impl Peer {
     pub async fn tell(&self, ended: Message) -> io::Result<Reply> {
         let word = Word::Ended(ended);
         let attempts = async {
-            let mut last = self.converse(&word).await;
-            for _ in 1..ATTEMPTS {
-                // Nobody is there who could hear it.
-                if last
-                    .as_ref()
-                    .map_or_else(|error| error.kind() == io::ErrorKind::ConnectionRefused, |_| true)
-                {
-                    break;
+            let mut last = io::Error::from(io::ErrorKind::TimedOut);
+            for attempt in 0..ATTEMPTS {
+                if attempt > 0 {
+                    sleep(MOMENT / 10).await;
                 }
-                // Its queue was full, or the end of a phase has cut it off. Or it is of a release that does not know the word.
-                sleep(MOMENT / 10).await;
-                last = self.converse(&word).await;
+                match self.converse(&word).await {
+                    // Its queue was full, or the end of a phase has cut it off. Or it is of a release that does not know the word.
+                    Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => last = error,
+                    done => return done,
+                }
             }
-            last
+            Err(last)
         };
         timeout(MOMENT, attempts).await?
     }

@@ -214,14 +214,6 @@ fn a_wrapped_sidecar_is_told_of_the_mains_that_are_seen_to_have_ended() {
     main.finish().expect(0, &["every sidecar has exited"]);
 }
 
-/// A wrapped sidecar that sees nothing of the Pod and waits for `main` alone.
-fn waits_for_main(world: &World) -> Option<Running> {
-    let web = world.mounted("web", "pod")?.sidecar("web").flags(["--api=off", "--until-exit=main"]);
-    let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
-    web.wait_stdout("up");
-    Some(web)
-}
-
 /// The one that is left the sidecars knows who has ended, until it is killed.
 #[test]
 fn a_wrapped_sidecar_is_told_by_each_main_container_itself() {
@@ -290,7 +282,7 @@ fn a_wrapped_sidecar_is_told_by_one_that_is_over_for_good_alone() {
     ] {
         let world = pod(policy, SHOWN);
         let Some((main, second)) = both(&world) else { return };
-        let Some(web) = waits_for_main(&world) else { return };
+        let Some(web) = wrapped_with(&world, &["--until-exit=main"]) else { return };
         let held = Held::in_dir(&world.dir, "");
         let second = second.flag("--shutdown-when=never").start(&held.command);
         second.wait_stdout("up");
@@ -313,7 +305,7 @@ fn a_wrapped_sidecar_is_told_by_one_that_is_over_for_good_alone() {
 fn a_wrapped_sidecar_is_not_told_by_one_that_was_stopped() {
     let world = pod("OnFailure", SHOWN);
     let Some((main, second)) = both(&world) else { return };
-    let Some(web) = waits_for_main(&world) else { return };
+    let Some(web) = wrapped_with(&world, &["--until-exit=main"]) else { return };
     let held = Held::in_dir(&world.dir, "");
     let second = second.flag("--api=off").start(&held.command);
     second.wait_stdout("up");
@@ -335,10 +327,7 @@ fn a_wrapped_sidecar_is_not_told_by_one_that_was_stopped() {
 fn a_wrapped_sidecar_that_names_no_main_container_waits_for_the_last_one() {
     let world = pod("Never", SHOWN);
     let Some((main, second)) = both(&world) else { return };
-    let Some(web) = world.mounted("web", "pod") else { return };
-    let web = web.sidecar("web").flag("--api=off");
-    let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
-    web.wait_stdout("up");
+    let Some(web) = wrapped_with(&world, &[]) else { return };
     let held = Held::in_dir(&world.dir, "");
     let second = second.start(&held.command);
     second.wait_stdout("up");
@@ -355,7 +344,7 @@ fn a_wrapped_sidecar_that_names_no_main_container_waits_for_the_last_one() {
 fn a_wrapped_sidecar_is_not_stopped_under_one_that_runs_again() {
     let world = pod("Always", SHOWN);
     let Some((main, second)) = both(&world) else { return };
-    let Some(web) = waits_for_main(&world) else { return };
+    let Some(web) = wrapped_with(&world, &["--until-exit=main"]) else { return };
     let dirs = [Dir::new(), Dir::new()];
     let [held, other] = dirs.each_ref().map(|dir| Held::in_dir(dir, ""));
     let second = second.flag("--api=off").start(&held.command);
@@ -403,7 +392,7 @@ fn a_request_to_quit_completes_no_end_that_another_run_followed() {
 fn a_sidecar_that_hangs_hears_of_an_end_later() {
     let world = pod("Never", SHOWN);
     let Some((main, second)) = both(&world) else { return };
-    let Some(web) = waits_for_main(&world) else { return };
+    let Some(web) = wrapped_with(&world, &["--until-exit=main"]) else { return };
     let held = Held::in_dir(&world.dir, "");
     let second = second.flag("--shutdown-when=never").start(&held.command);
     second.wait_stdout("up");
@@ -817,10 +806,14 @@ fn out_of_sight_of_the_pod_a_wrapped_sidecar_hears_of_one_that_was_killed() {
     web.finish().expect(0, &[]);
 }
 
-/// A sidecar that proa wraps and that sees nothing of the Pod.
+/// A sidecar that proa wraps and that sees nothing of the Pod; it waits for both main containers.
 pub(crate) fn wrapped(world: &World) -> Option<Running> {
-    let web = world.mounted("web", "pod")?.sidecar("web");
-    let web = web.flags(["--api=off", "--until-exit=main", "--until-exit=second"]);
+    wrapped_with(world, &["--until-exit=main", "--until-exit=second"])
+}
+
+/// One that waits for whom these flags say.
+pub(crate) fn wrapped_with(world: &World, flags: &[&str]) -> Option<Running> {
+    let web = world.mounted("web", "pod")?.sidecar("web").flag("--api=off").flags(flags);
     let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
     web.wait_stdout("up");
     Some(web)

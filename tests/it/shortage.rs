@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::libc;
 
 use crate::filter;
-use crate::mains::{HIDDEN, SHOWN, answering, both, pod, wrapped};
+use crate::mains::{HIDDEN, SHOWN, answering, both, pod, wrapped, wrapped_with};
 use crate::mistakes::beside_envoy;
 use crate::support::http::{Endpoint, Reply};
 use crate::support::{Beside, Dir, Held, PATIENCE, Proa, Running, World, eventually, say};
@@ -117,10 +117,7 @@ fn a_shortage_loses_nothing_that_another_main_container_has_left() {
 #[test]
 fn a_word_that_comes_in_a_shortage_counts_after_it() {
     let world = pod("Never", SHOWN);
-    let Some(web) = world.mounted("web", "pod") else { return };
-    let web = web.sidecar("web").flags(["--api=off", "--until-exit=main", "--log-level=debug"]);
-    let web = web.start(["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done"]);
-    web.wait_stdout("up");
+    let Some(web) = wrapped_with(&world, &["--until-exit=main", "--log-level=debug"]) else { return };
     assert_eq!(say(&world, "web/q", "ended other 0\n"), "wait\n", "it listens");
     limit_descriptors(web.pid(), none_left(web.pid()) + 1);
     assert_eq!(say(&world, "web/q", "ended main 0\n"), "wait\n");
